@@ -1,0 +1,45 @@
+"""Atomic safetensors files: weights, and everything that a training run needs to go on as if never stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from helixbench.errors import UserError
+from helixbench.provenance import write_atomic
+
+
+def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any] | None = None) -> None:
+    """Write named tensors and JSON facts (kept in the file's header) as one atomic safetensors file."""
+    plain = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomic(path, lambda temporary: save_file(plain, temporary, {"facts": json.dumps(facts or {}, sort_keys=True)}))
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Read save_tensors' file; UserError when it is missing or damaged."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            facts = json.loads((handle.metadata() or {}).get("facts", "{}"))
+            return {name: handle.get_tensor(name) for name in handle.keys()}, facts
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: not a readable checkpoint ({error}); delete it and run again") from None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Adam's state as flat named tensors: `<parameter index>/<name>`."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}/{name}": torch.as_tensor(value) for i, values in state.items() for name, value in values.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    """Inverse of optimizer_tensors, into a freshly built optimizer over the same parameters."""
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split("/", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

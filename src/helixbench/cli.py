@@ -1,0 +1,220 @@
+"""The console script `helixbench`: one thin command a stage; the only file that imports across rooms.
+
+Rooms are imported inside the commands, so that `--help` and the Snakefile load no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from helixbench import __version__
+from helixbench.config import Slice, json_schema, load
+from helixbench.errors import UserError
+
+app = typer.Typer(
+    name="helixbench",
+    help="Few-shot industrial anomaly generation: prepare, train, generate, score, detect, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Dataset = Annotated[str, typer.Argument(help="Data set, as named in params.yaml")]
+Category = Annotated[str, typer.Argument(help="Category of the data set")]
+Method = Annotated[str, typer.Argument(help="Method key of params.yaml")]
+ConfigFile = Annotated[Path, typer.Option("--config", help="Configuration slice (JSON) written by the workflow")]
+Prepared = Annotated[Path, typer.Option(help="Folder written by `prepare`")]
+Pairs = Annotated[Path, typer.Option(help="Folder written by `generate`")]
+State = Annotated[Path, typer.Option(help="Folder for resume state")]
+Out = Annotated[Path, typer.Option(help="Output folder or file")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks for errors of the input, too.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    if debug:
+        os.environ["HELIXBENCH_DEBUG"] = "1"
+
+
+def _threads(threads: int | None) -> None:
+    from helixbench.devices import set_threads
+
+    set_threads(threads)
+
+
+@app.command()
+def draw(dataset: Dataset, category: Category, config: ConfigFile, out: Out) -> None:
+    """Draw a category of the procedural data set in the MVTec layout."""
+    from helixbench.datasets import procedural
+
+    values = Slice.load(config)
+    procedural.draw(out, dataset, category, values[f"prepare.datasets.{dataset}.procedural"], values["run.seed"])
+
+
+@app.command()
+def prepare(
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    raw: Annotated[Path, typer.Option(help="Raw root: holds one folder a category")],
+    out: Out,
+    layout: Annotated[str, typer.Option(help="Raw folder layout")] = "mvtec_ad",
+) -> None:
+    """Resize, binarise, split, check for leaks, cut references."""
+    from helixbench.prepare import stage
+
+    stage.run(dataset, category, Slice.load(config), layout=layout, raw=raw, out=out)
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="Method key of params.yaml, or `base` for the base model")],
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    prepared: Prepared,
+    state: State,
+    out: Out,
+    base: Annotated[Path | None, typer.Option(help="Base-model folder (not for `base` itself)")] = None,
+    threads: Threads = None,
+) -> None:
+    """Train the base model or a method on one category."""
+    _threads(threads)
+    values = Slice.load(config)
+    if method == "base":
+        from helixbench.diffusion import base as stage
+
+        stage.run(dataset, category, values, prepared=prepared, state=state, out=out)
+    else:
+        from helixbench.methods import training
+
+        training.run(method, dataset, category, values, prepared=prepared, base=base, state=state, out=out)
+
+
+@app.command()
+def generate(
+    method: Method,
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    prepared: Prepared,
+    state: State,
+    out: Out,
+    model: Annotated[Path | None, typer.Option(help="Trained model folder (methods that learn)")] = None,
+    threads: Threads = None,
+) -> None:
+    """Make the planned image+mask pairs of one category."""
+    from helixbench.generate import stage
+
+    _threads(threads)
+    stage.run(method, dataset, category, Slice.load(config), prepared=prepared, model=model, state=state, out=out)
+
+
+@app.command()
+def score(
+    method: Method, dataset: Dataset, category: Category, config: ConfigFile, prepared: Prepared, pairs: Pairs, out: Out, threads: Threads = None
+) -> None:
+    """Score generated pairs: IS and IC-LPIPS."""
+    from helixbench.score import stage
+
+    _threads(threads)
+    stage.run(method, dataset, category, Slice.load(config), prepared=prepared, pairs=pairs, out=out)
+
+
+@app.command()
+def detect(
+    method: Method,
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    prepared: Prepared,
+    pairs: Pairs,
+    state: State,
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Training seed")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Train the localization U-Net on pairs and normals, test it on held-out real pictures."""
+    from helixbench.detect import stage
+
+    _threads(threads)
+    stage.run(method, dataset, category, Slice.load(config), seed=seed, prepared=prepared, pairs=pairs, state=state, out=out)
+
+
+report_app = typer.Typer(help="Render tables and figures.", no_args_is_help=True)
+app.add_typer(report_app, name="report")
+
+
+@report_app.command()
+def table(
+    number: Annotated[int, typer.Argument(help="Table of the paper")],
+    config: ConfigFile,
+    published: Annotated[Path, typer.Option(help="Folder of the published tables")],
+    out: Out,
+    scores: Annotated[list[Path] | None, typer.Option(help="Score files")] = None,
+) -> None:
+    """One table of the paper as CSV, LaTeX and Markdown."""
+    from helixbench.report import tables
+
+    tables.run(number, Slice.load(config), published=published, scores=scores or [], out=out)
+
+
+@report_app.command()
+def grid(
+    dataset: Dataset,
+    config: ConfigFile,
+    results: Annotated[Path, typer.Option(help="Run folder that holds prepare/ and generate/")],
+    out: Out,
+) -> None:
+    """Generated pairs beside real ones, in the manner of the paper's Figure 5."""
+    from helixbench.report import figures
+
+    figures.run(dataset, Slice.load(config), results=results, out=out)
+
+
+config_app = typer.Typer(help="The configuration and its schema.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+
+@config_app.command()
+def check(files: Annotated[list[Path], typer.Argument(help="params.yaml and overlays")]) -> None:
+    """Validate a configuration."""
+    load(*files)
+
+
+@config_app.command()
+def schema() -> None:
+    """Print the JSON schema of params.yaml."""
+    print(json.dumps(json_schema(), indent=2, sort_keys=True))
+
+
+def main() -> None:
+    """Entry point: a UserError is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        if os.environ.get("HELIXBENCH_DEBUG"):
+            raise
+        print(f"helixbench: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Whole files only, and where they came from: manifest.json beside every stage's output."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Call `write` on a temporary sibling, flush it to disk, and rename: the file appears whole or not at all.
+
+    The sibling keeps the suffix, so that writers which look at it (PNG, safetensors) work.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Atomic UTF-8 text file."""
+    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Atomic, sorted, indented JSON."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def write_if_changed(path: str | Path, text: str) -> bool:
+    """Write only when the content differs, so that the modification time means a change; True if written."""
+    path = Path(path)
+    if path.is_file() and path.read_text(encoding="utf-8") == text:
+        return False
+    write_text(path, text)
+    return True
+
+
+def sha256(path: str | Path) -> str:
+    """Hex sha256 of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_tree(folder: str | Path) -> dict[str, str]:
+    """Relative path -> sha256 for every file below a folder, sorted."""
+    folder = Path(folder)
+    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+_PACKAGES = ("torch", "diffusers", "transformers", "lpips", "torch-fidelity", "segmentation-models-pytorch", "numpy")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
+    """Installed versions of helixbench, Python and the packages that can change a number."""
+    from helixbench import __version__
+
+    found = {name: version for name in packages if (version := _version(name))}
+    return {"helixbench": __version__, "python": platform.python_version(), **found}
+
+
+class Cost:
+    """Filled in by `measured`: wall and CPU seconds, peak resident memory [MiB]."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.cpu = time.process_time()
+
+    def as_dict(self) -> dict[str, float]:
+        """Cost so far."""
+        return {
+            "wall_s": round(time.perf_counter() - self.start, 2),
+            "cpu_s": round(time.process_time() - self.cpu, 2),
+            "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        }
+
+
+@contextmanager
+def manifest(path: str | Path, stage: str, config: Any, **facts: Any):
+    """Measure a stage and write its manifest.json when it succeeds; the dictionary given can be added to.
+
+    `config` is the stage's Slice. The manifest is the last file a stage writes, so that it vouches for the others.
+    """
+    cost = Cost()
+    record: dict[str, Any] = {"stage": stage, "config_digest": config.digest, "config": dict(config._values), **facts}
+    yield record
+    write_json(path, {**record, "cost": cost.as_dict(), "versions": versions()})

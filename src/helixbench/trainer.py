@@ -1,0 +1,172 @@
+"""The one training loop: autoencoders, generators and detectors all go through it.
+
+Nothing random lives in the loop. The batch and the noise of step k come from a generator seeded by (seed, k), so a
+resumed run repeats the unbroken one bit for bit on the same machine.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from helixbench import checkpoint
+from helixbench.config import Optim
+from helixbench.devices import autocast
+from helixbench.errors import UserError
+from helixbench.records import derive_seed
+
+log = logging.getLogger(__name__)
+
+
+def learning_rate(step: int, optim: Optim) -> float:
+    """Learning rate of step k (0-based): linear warm-up, then constant, half-cosine to 0, or x0.2 at 80 % and 90 %."""
+    if step < optim.warmup:
+        return optim.lr * (step + 1) / optim.warmup
+    progress = (step - optim.warmup) / max(1, optim.steps - optim.warmup)
+    if optim.decay == "cosine":
+        return optim.lr * 0.5 * (1 + math.cos(math.pi * progress))
+    if optim.decay == "multistep":
+        return optim.lr * 0.2 ** ((step >= 0.8 * optim.steps) + (step >= 0.9 * optim.steps))
+    return optim.lr
+
+
+class _State:
+    """Weights, optimiser, average and step of one run, as one file."""
+
+    def __init__(self, module: nn.Module, optim: Optim):
+        self.module = module
+        self.parameters = [p for p in module.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.parameters, lr=optim.lr, weight_decay=optim.weight_decay)
+        self.ema = [p.detach().clone() for p in self.parameters] if optim.ema else []
+        self.step = 0
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """Trainable parameters and all buffers (running statistics); frozen weights are not state."""
+        trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        return {**trained, **dict(self.module.named_buffers())}
+
+    def save(self, path: Path, facts: dict) -> None:
+        tensors = {f"weights/{name}": t for name, t in self._trained().items()}
+        tensors |= {f"ema/{i}": t for i, t in enumerate(self.ema)}
+        tensors |= {f"optimizer/{k}": t for k, t in checkpoint.optimizer_tensors(self.optimizer).items()}
+        checkpoint.save_tensors(path, tensors, {**facts, "step": self.step})
+
+    def load(self, path: Path, facts: dict) -> None:
+        tensors, found = checkpoint.load_tensors(path)
+        if {key: found.get(key) for key in facts} != facts:
+            log.info("%s belongs to another configuration; starting anew", path)
+            return
+        part = lambda prefix: {k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        with torch.no_grad():
+            own = self._trained()
+            for name, tensor in part("weights/").items():
+                own[name].copy_(tensor)
+            for i, tensor in part("ema/").items():
+                self.ema[int(i)].copy_(tensor)
+        checkpoint.restore_optimizer(self.optimizer, part("optimizer/"))
+        self.step = found["step"]
+
+    def average(self, decay: float) -> None:
+        decay = min(decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
+
+
+def fit(
+    module: nn.Module,
+    loss: Callable[[int, torch.Generator], torch.Tensor | dict[str, torch.Tensor]],
+    optim: Optim,
+    *,
+    seed: int,
+    state_dir: Path,
+    config_digest: str,
+    device: torch.device,
+    name: str,
+) -> None:
+    """Train `module` in place until `optim.steps`, resuming from `state_dir`; the averaged weights are left in it.
+
+    loss(step, rng): scalar of that step, or a dictionary of scalars to be summed (each is logged). rng is a CPU
+    generator seeded by (seed, name, step); all randomness must come from it. Writes `state_dir/state.safetensors`
+    (resume, atomic) and `state_dir/stats.jsonl` (step, loss, lr, grad_norm, steps_per_s, peak memory).
+    Raises UserError with the step when the loss is not finite; the last checkpoint is kept.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    file, stats = state_dir / "state.safetensors", state_dir / "stats.jsonl"
+    state = _State(module, optim)
+    facts = {"config_digest": config_digest, "seed": seed, "name": name}
+    if file.is_file():
+        state.load(file, facts)
+    first = state.step
+    _truncate_stats(stats, first)
+    if first:
+        log.info("%s: resuming at step %d of %d", name, first, optim.steps)
+    saved = logged = time.monotonic()
+    logged_step, sums = first, {}
+    bar = tqdm(total=optim.steps, initial=first, desc=name, disable=None if sys.stderr.isatty() else True)
+    for step in range(first, optim.steps):
+        rng = torch.Generator().manual_seed(derive_seed(seed, name, "step", step))
+        for group in state.optimizer.param_groups:
+            group["lr"] = learning_rate(step, optim)
+        with autocast(device, optim.precision):
+            terms = loss(step, rng)
+        terms = terms if isinstance(terms, dict) else {"loss": terms}
+        total = sum(terms.values())
+        if not torch.isfinite(total):
+            raise UserError(f"{name}: the loss is {total.item()} at step {step}; last good checkpoint: {file}")
+        state.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(state.parameters, optim.grad_clip)
+        state.optimizer.step()
+        state.step = step + 1
+        if state.ema:
+            state.average(optim.ema)
+        for key, value in terms.items():
+            sums[key] = sums.get(key, 0.0) + value.detach()
+        bar.update()
+        now = time.monotonic()
+        last = state.step == optim.steps
+        if now - logged >= optim.log_every_s or last or state.step == first + 1:
+            count = state.step - logged_step
+            row = {
+                "step": state.step,
+                **{key: round(float(value) / count, 6) for key, value in sums.items()},
+                "lr": learning_rate(step, optim),
+                "grad_norm": round(float(norm), 5),
+                "steps_per_s": round(count / max(now - logged, 1e-9), 4),
+            }
+            if device.type == "cuda":
+                row["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
+            with open(stats, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row) + "\n")
+            if bar.disable:
+                left = (optim.steps - state.step) / max(row["steps_per_s"], 1e-9)
+                text = "  ".join(f"{key} {row[key]:.4f}" for key in sums)
+                log.info("%s %d/%d  %s  %.2f steps/s  %d s left", name, state.step, optim.steps, text, row["steps_per_s"], left)
+            logged, logged_step, sums = now, state.step, {}
+        if now - saved >= optim.save_every_s or last:
+            state.save(file, facts)
+            saved = now
+    bar.close()
+    if state.ema:
+        with torch.no_grad():
+            for parameter, averaged in zip(state.parameters, state.ema, strict=True):
+                parameter.copy_(averaged)
+
+
+def _truncate_stats(path: Path, step: int) -> None:
+    """Drop lines past the checkpoint that training resumes from, so that no step is told twice."""
+    if path.is_file():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        os.replace(temporary, path)
