@@ -1,0 +1,1 @@
+"""Raw pictures in, working pictures out: size, binary masks, split, leak check, raw masks, reference crops."""

@@ -1,0 +1,68 @@
+"""What a category's raw pictures are, as text that changes exactly when their content does.
+
+The workflow keeps this text in a file that is the input of `prepare`: a changed picture reruns its category alone,
+and a touch, a copy or a clone reruns nothing, whatever happens to modification times.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from helixbench.datasets.mvtec_ad import is_picture
+from helixbench.errors import UserError
+from helixbench.provenance import sha256, write_text
+
+_SETTLED_NS = 2_000_000_000
+"""A file changed this recently could change again within one tick of the clock: it is hashed again next time."""
+
+
+def _files(folder: str) -> Iterator[os.DirEntry]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _files(entry.path)
+            elif is_picture(entry.name):
+                yield entry
+
+
+def _load(cache: Path) -> dict[str, list]:
+    """The cache, or nothing when it is missing or damaged: it only saves time."""
+    try:
+        known = json.loads(cache.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def fingerprint(root: Path, category: str, cache: Path) -> str:
+    """Sorted JSON {path relative to the category: sha256} of its raw pictures and masks.
+
+    cache: file of (size, mtime_ns, sha256) by absolute path, made when missing; categories may share it, one file a
+    category is faster. Raises UserError when the category's folder is missing or a picture cannot be read.
+    """
+    folder = os.path.abspath(Path(root) / category)
+    known = _load(Path(cache))
+    inside = folder + os.sep
+    fresh = {path: row for path, row in known.items() if not path.startswith(inside)}
+    found = {}
+    now = time.time_ns()
+    try:
+        for entry in _files(folder):
+            stat = entry.stat()
+            row = known.get(entry.path)
+            if not (isinstance(row, list) and row[:2] == [stat.st_size, stat.st_mtime_ns] and len(row) == 3):
+                row = [stat.st_size, stat.st_mtime_ns, sha256(entry.path)]
+            if now - stat.st_mtime_ns > _SETTLED_NS:
+                fresh[entry.path] = row
+            found[Path(entry.path).relative_to(folder).as_posix()] = row[2]
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: {error.strerror}; give a readable raw folder") from None
+    if fresh != known:
+        write_text(cache, json.dumps(fresh, sort_keys=True))
+    return json.dumps(found, indent=0, sort_keys=True) + "\n"

@@ -1,0 +1,111 @@
+"""Reading what cameras, annotation tools and data-set authors write; resizing; writing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from helixbench.errors import UserError
+
+
+def _open(path: str | Path) -> Image.Image:
+    """Decode a whole picture, upright; UserError for anything that is none."""
+    path = Path(path)
+    try:
+        if path.stat().st_size == 0:
+            raise UserError(f"{path}: empty file (0 bytes); copy it again from its source")
+        with Image.open(path) as picture:
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except UserError:
+        raise
+    except UnidentifiedImageError:
+        raise UserError(f"{path}: not a picture; replace it by a PNG, JPEG or BMP, or remove it") from None
+    except OSError as error:
+        reason = error.strerror or " ".join(str(error).split())
+        raise UserError(f"{path}: unreadable picture ({reason}); copy it again from its source") from None
+    except Exception as error:  # a damaged file can raise anything from within a decoder
+        raise UserError(f"{path}: unreadable picture ({' '.join(str(error).split())}); copy it again from its source") from None
+
+
+def _on_black(picture: Image.Image) -> Image.Image:
+    """RGB of a picture with transparency, laid on black; all-opaque pictures keep their values."""
+    rgba = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+
+
+def _transparent(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+
+
+def read_rgb(path: str | Path) -> np.ndarray:
+    """Picture as (H, W, 3) uint8 RGB, upright.
+
+    16-bit grey is scaled by its full range of 65535, never stretched a picture: brightness stays comparable between
+    pictures. Transparency is laid on black. Raises UserError, one line naming the file.
+    """
+    picture = _open(path)
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        grey = (np.asarray(picture).clip(0, 65535).astype(np.uint32) + 128) // 257
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    return np.array(_on_black(picture) if _transparent(picture) else picture.convert("RGB"))
+
+
+def _binarise(values: np.ndarray) -> np.ndarray:
+    """Anomalous pixels of grey values.
+
+    Two kinds of mask are around. Black and white, perhaps with antialiased edges: its brightest value lies in the
+    upper half of the range, and the threshold is half of the range (127 of 255; `> 0` would fatten it). Labels 0, 1, 2,
+    ...: all values lie in the lower half, and everything but 0 is anomalous.
+    """
+    top = int(values.max(initial=0))
+    full = 255 if top <= 255 else 65535
+    return values > (full // 2 if top > full // 2 else 0)
+
+
+def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Mask as (H, W) bool, True on anomalous pixels; see `_binarise` for what counts as such.
+
+    Of colour masks the brightest channel counts; a palette of colours is a label picture: all but black is anomalous.
+    size: (H, W) of its picture. Raises UserError when the file is unreadable or of another size.
+    """
+    picture = _open(path)
+    palette = picture.mode in ("P", "PA")
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I", "L"):
+        mask = _binarise(np.asarray(picture).clip(0, 65535))
+    else:
+        rgb = np.asarray(_on_black(picture) if _transparent(picture) else picture.convert("RGB"))
+        brightest = rgb.max(axis=2)
+        coloured = palette and bool((rgb.min(axis=2) != brightest).any())
+        mask = brightest > 0 if coloured else _binarise(brightest)
+    if size is not None and mask.shape != tuple(size):
+        wanted, given = (f"{w}x{h}" for h, w in (size, mask.shape))
+        raise UserError(f"{path}: mask is {given} pixels but its picture is {wanted}; export the mask at the picture's size")
+    return mask
+
+
+def resize_rgb(image: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) uint8 to (size, size, 3), antialiased Lanczos; other shapes become square, as is usual in the field."""
+    if image.shape[:2] == (size, size):
+        return image
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) bool to (size, size): at least half covered; a defect too thin for that keeps every pixel it touches."""
+    if mask.shape == (size, size):
+        return mask
+    area = Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX)
+    small = np.asarray(area) >= 0.5
+    if mask.any() and not small.any():
+        small = np.zeros((size, size), bool)
+        rows, columns = np.nonzero(mask)
+        small[rows * size // mask.shape[0], columns * size // mask.shape[1]] = True
+    return small
+
+
+def write_png(path: str | Path, array: np.ndarray) -> None:
+    """(H, W, 3) uint8 or (H, W) bool as PNG; bool becomes 0 and 255."""
+    Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == bool else array).save(path, compress_level=4)

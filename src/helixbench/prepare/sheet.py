@@ -1,0 +1,83 @@
+"""The picture sheet of what was prepared, to be looked at before anything is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from helixbench.prepare.raw_mask import cell_edges
+from helixbench.provenance import write_atomic
+
+TILE, GAP, LABEL, HEAD = 128, 4, 104, 18
+OUTLINE, CELL = (255, 32, 32), (255, 200, 0)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One picture of a row: caption, picture, and for defects the mask, its cells and the two references."""
+
+    caption: str
+    image: np.ndarray
+    mask: np.ndarray | None = None
+    k: int = 1
+    cells: tuple[int, ...] = ()
+    references: tuple[np.ndarray, ...] = ()
+
+
+def outline(mask: np.ndarray) -> np.ndarray:
+    """Border pixels of a (H, W) bool mask, drawn on its outside."""
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown & ~mask
+
+
+def _tile(image: np.ndarray) -> Image.Image:
+    return Image.fromarray(image).resize((TILE, TILE), Image.Resampling.LANCZOS)
+
+
+def _marked(shown: Shown) -> Image.Image:
+    tile = _tile(shown.image)
+    if shown.mask is None:
+        return tile
+    pixels = np.array(tile)
+    mask = np.asarray(Image.fromarray(shown.mask).resize((TILE, TILE), Image.Resampling.NEAREST))
+    pixels[outline(mask)] = OUTLINE
+    tile = Image.fromarray(pixels)
+    draw, edges = ImageDraw.Draw(tile), cell_edges(TILE, shown.k)
+    for cell in shown.cells:
+        i, j = divmod(cell, shown.k)
+        draw.rectangle((edges[j], edges[i], edges[j + 1] - 1, edges[i + 1] - 1), outline=CELL)
+    return tile
+
+
+def draw_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Shown]]]) -> None:
+    """Write the sheet: a row of pictures a group; groups of defects have rows of raw pictures, marks and references."""
+    lines: list[tuple[str, list[tuple[str, Image.Image]]]] = []
+    for name, shown in rows:
+        lines.append((name, [(s.caption, _tile(s.image)) for s in shown]))
+        if any(s.mask is not None for s in shown):
+            lines.append(("mask (red)\nraw mask (yellow)", [("", _marked(s)) for s in shown]))
+            for r, label in enumerate(("reference: cells", "reference: tight")):
+                lines.append((label, [("", _tile(s.references[r])) for s in shown]))
+    columns = max(len(tiles) for _, tiles in lines)
+    heights = [TILE + GAP + (HEAD if any(caption for caption, _ in tiles) else 0) for _, tiles in lines]
+    sheet = Image.new("RGB", (LABEL + columns * (TILE + GAP), HEAD + GAP + sum(heights)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    draw.text((GAP, GAP), title, "black", font)
+    top = HEAD + GAP
+    for (label, tiles), height in zip(lines, heights, strict=True):
+        head = height - TILE - GAP
+        draw.text((GAP, top + head + 2), label.replace("_", "_\n") if len(label) > 16 and "\n" not in label else label, "black", font)
+        for column, (caption, tile) in enumerate(tiles):
+            left = LABEL + column * (TILE + GAP)
+            draw.text((left, top + 3), caption, "black", font)
+            sheet.paste(tile, (left, top + head))
+        top += height
+    write_atomic(path, lambda temporary: sheet.save(temporary))

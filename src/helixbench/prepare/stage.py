@@ -1,0 +1,120 @@
+"""The stage `prepare` of one category."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from helixbench.config import Slice
+from helixbench.datasets import layouts
+from helixbench.datasets.folders import whole_folder
+from helixbench.errors import UserError
+from helixbench.prepare import pictures
+from helixbench.prepare.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
+from helixbench.prepare.sheet import Shown, draw_sheet
+from helixbench.prepare.split import check_leaks, roles, split_record
+from helixbench.provenance import manifest, sha256, write_json
+from helixbench.records import GOOD, RawSample, Sample, format_cells, parse_cells, write_csv
+
+SHOWN = 3
+"""Pictures of a role that the sheet shows."""
+
+
+def sample_id(raw: RawSample) -> str:
+    """E.g. `test_broken_large_003`: unique in a category, and stable at any size."""
+    return f"{raw.subset}_{raw.defect}_{raw.image.stem}"
+
+
+def _content(image: np.ndarray) -> str:
+    """Hash of decoded pixels: the same picture saved anew, under any name, is the same content."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+
+
+def prepare_one(raw: RawSample, role: str, root: Path, folder: Path, size: int, k: int) -> tuple[Sample, str]:
+    """Write the working files of one picture below `folder`; returns its record and the hash of its pixels."""
+    name = sample_id(raw)
+    image = pictures.read_rgb(raw.image)
+    content = _content(image)
+    mask = None if raw.mask is None else pictures.read_mask(raw.mask, image.shape[:2])
+    if mask is not None and not mask.any():
+        raise UserError(f"{raw.mask}: empty mask for the defect {raw.defect}; mark the defect, or move the picture to test/good")
+    image = pictures.resize_rgb(image, size)
+    sample = Sample(
+        id=name,
+        dataset=raw.dataset,
+        category=raw.category,
+        defect=raw.defect,
+        role=role,
+        image=f"images/{name}.png",
+        mask="",
+        raw_mask="",
+        reference_cells="",
+        reference_tight="",
+        source=raw.image.relative_to(root).as_posix(),
+        sha256=sha256(raw.image),
+    )
+    pictures.write_png(folder / sample.image, image)
+    if mask is None:
+        return sample, content
+    mask = pictures.resize_mask(mask, size)
+    numbers = raw_mask_cells(mask, k)
+    sample = replace(
+        sample,
+        mask=f"masks/{name}.png",
+        raw_mask=format_cells(k, numbers),
+        reference_cells=f"references/{name}_cells.png",
+        reference_tight=f"references/{name}_tight.png",
+    )
+    cells = cells_to_mask(k, numbers, size)
+    pictures.write_png(folder / sample.mask, mask)
+    pictures.write_png(folder / sample.reference_cells, reference_crop(image, cells, "cells"))
+    pictures.write_png(folder / sample.reference_tight, reference_crop(image, cells, "tight"))
+    return sample, content
+
+
+def _shown(folder: Path, sample: Sample) -> Shown:
+    image = pictures.read_rgb(folder / sample.image)
+    if not sample.mask:
+        return Shown(sample.id, image)
+    k, cells = parse_cells(sample.raw_mask)
+    references = tuple(pictures.read_rgb(folder / name) for name in (sample.reference_cells, sample.reference_tight))
+    return Shown(f"{sample.role} {Path(sample.source).stem}", image, pictures.read_mask(folder / sample.mask), k, cells, references)
+
+
+def _sheet(folder: Path, samples: list[Sample]) -> None:
+    groups = []
+    for defect in [GOOD, *sorted({s.defect for s in samples} - {GOOD})]:
+        chosen = [[s for s in samples if s.defect == defect and s.role == role][:SHOWN] for role in ("normal", "generator", "test")]
+        groups.append((defect, [_shown(folder, sample) for sample in sum(chosen, [])]))
+    draw_sheet(folder / "sheet.png", f"{samples[0].dataset} / {samples[0].category}", groups)
+
+
+def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, out: Path) -> None:
+    """Prepare one category from the raw folder `raw` into `out`, which appears whole or not at all.
+
+    Writes images/ (8-bit RGB), masks/ (0 and 255), references/, samples.csv, split.json, sheet.png and, last,
+    manifest.json. Reads the keys `prepare.size`, `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for
+    bad raw data, for a defect type that cannot be split, and for a test picture that is also in training.
+    """
+    size, rule, k = config["prepare.size"], config["prepare.split"], config["prepare.raw_mask_cells"]
+    root = Path(raw).absolute()
+    raw_samples = layouts.read(layout, Path(raw), dataset, category)
+    if len({sample_id(s) for s in raw_samples}) < len(raw_samples):
+        raise UserError(f"{raw}/{category}: two pictures get the same id <subset>_<defect>_<name>; rename a defect folder")
+    parts = roles(raw_samples, rule)
+    with whole_folder(out) as folder, manifest(folder / "manifest.json", "prepare", config, dataset=dataset, category=category) as record:
+        for name in ("images", "masks", "references"):
+            (folder / name).mkdir()
+        prepared = [prepare_one(s, role, root, folder, size, k) for s, role in zip(raw_samples, parts, strict=True)]
+        record["distinct_pictures"] = check_leaks((str(Path(raw) / sample.source), sample.role, content) for sample, content in prepared)
+        samples = sorted((sample for sample, _ in prepared), key=lambda s: s.id)
+        split = split_record(rule, k, dataset, category, ((s.id, s.defect, s.role) for s in samples))
+        write_csv(folder / "samples.csv", samples, Sample)
+        write_json(folder / "split.json", split)
+        _sheet(folder, samples)
+        record["split_sha256"] = split["sha256"]
+        record["roles"] = {role: parts.count(role) for role in ("normal", "generator", "test")}
+        record["defects"] = sorted(split["defects"])
