@@ -13,10 +13,12 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic_core import to_jsonable_python
 
 from helixbench.errors import UserError
 
@@ -73,6 +75,13 @@ class Prepare(_Section):
     )
     raw_mask_cells: int = Field(5, ge=1, le=32, description="K: raw masks are K x K cells (paper III-B)")
     datasets: dict[Name, Dataset] = Field(min_length=1, description="data sets by their published name")
+
+    @field_validator("datasets")
+    @classmethod
+    def _not_raw(cls, datasets):
+        if "raw" in datasets:
+            raise ValueError("`raw` is taken (folder of drawn pictures); choose another name")
+        return datasets
 
 
 # ---------------------------------------------------------------------------------------------------------- train
@@ -193,6 +202,13 @@ class Train(_Section):
     scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
     methods: dict[Name, MethodConfig] = Field(min_length=1, description="methods by key; ablations are further keys")
 
+    @field_validator("methods")
+    @classmethod
+    def _not_base(cls, methods):
+        if "base" in methods:
+            raise ValueError("`base` is taken (the base model); choose another name")
+        return methods
+
     @model_validator(mode="after")
     def _scratch_given(self):
         if self.base == "scratch" and self.scratch is None:
@@ -308,24 +324,47 @@ def _overlay(below: Any, above: Any) -> Any:
     return above
 
 
-def _known_keys(prefix: tuple) -> list[str]:
-    """Names that would have been right at a place in the tree, for 'did you mean'."""
-    node: Any = Config
-    for part in prefix:
+def _unwrap(annotation: Any) -> Any:
+    """A schema type without its constraints and without `| None`."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        members = [member for member in get_args(annotation) if member is not type(None)]
+        if len(members) == 1:
+            return _unwrap(members[0])
+    return annotation
+
+
+def _walk(root: Any, location: Iterable) -> tuple[list[str], Any]:
+    """Follow pydantic's location of an error: the key as the user wrote it, and the schema type there.
+
+    Pydantic names the tag of a discriminated union (`kind`) as a step of its own, which is no key of the file.
+    """
+    parts, node = [], _unwrap(root)
+    for part in location:
+        if get_origin(node) in (Union, UnionType):
+            tagged = [m for m in get_args(node) if "kind" in getattr(m, "model_fields", {})]
+            node = next((m for m in tagged if part in get_args(m.model_fields["kind"].annotation)), None)
+            continue
+        if part == "[key]" or str(part).startswith("function-"):
+            continue
+        parts.append(str(part))
         fields = getattr(node, "model_fields", {})
-        if part not in fields:
-            return []
-        node = fields[part].annotation
-    return list(getattr(node, "model_fields", {}))
+        if part in fields:
+            node = _unwrap(fields[part].annotation)
+        else:
+            node = _unwrap(get_args(node)[1]) if get_origin(node) is dict else None
+    return parts, node
 
 
-def _one_line(error: ValidationError, source: str) -> str:
+def _one_line(error: ValidationError, source: str, root: Any) -> str:
     lines = []
     for item in error.errors():
-        location = tuple(part for part in item["loc"] if not (isinstance(part, str) and part.startswith("function-")))
-        key = ".".join(str(part) for part in location)
+        location = item["loc"]
+        key = ".".join(_walk(root, location)[0] + (["kind"] if item["type"].startswith("union_tag") else []))
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(location[-1]), _known_keys(location[:-1]), 1)
+            known = getattr(_walk(root, location[:-1])[1], "model_fields", {})
+            near = difflib.get_close_matches(str(location[-1]), known, 1)
             lines.append(f"{key}: no such key" + (f" (did you mean {near[0]}?)" if near else ""))
         else:
             value = item.get("input")
@@ -334,12 +373,26 @@ def _one_line(error: ValidationError, source: str) -> str:
     return f"{source}: " + "; ".join(lines)
 
 
+def _without_removed(values: Mapping) -> dict:
+    """A null data set or method is taken out: the one thing that merging dictionaries cannot say."""
+    values = dict(values)
+    for section, key in (("prepare", "datasets"), ("train", "methods")):
+        entries = values[section].get(key) if isinstance(values.get(section), Mapping) else None
+        if isinstance(entries, Mapping):
+            kept = {name: entry for name, entry in entries.items() if entry is not None}
+            values[section] = {**values[section], key: kept}
+    return values
+
+
 def validate(values: Mapping, source: str = "params.yaml") -> Config:
-    """Parsed YAML in, configuration out; UserError with every wrong key's full name."""
+    """Parsed YAML in, configuration out; UserError with every wrong key's full name.
+
+    A null under `prepare.datasets` or `train.methods` removes that entry, so that an overlay can drop what it merges with.
+    """
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(_without_removed(values))
     except ValidationError as error:
-        raise UserError(_one_line(error, source)) from None
+        raise UserError(_one_line(error, source, Config)) from None
 
 
 def load(path: str | Path = "params.yaml", *overlays: str | Path) -> Config:
@@ -363,13 +416,9 @@ def lookup(config: Config, key: str) -> Any:
     return node
 
 
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value.model_dump(mode="json") if isinstance(value, BaseModel) else value))
-
-
 def slice_config(config: Config, keys: Iterable[str]) -> dict[str, Any]:
     """Exactly the values at `keys`, as plain JSON: what one stage may read."""
-    return {key: _plain(lookup(config, key)) for key in sorted(keys)}
+    return {key: to_jsonable_python(lookup(config, key)) for key in sorted(keys)}
 
 
 def digest(values: Any) -> str:
@@ -382,15 +431,13 @@ def _type_at(key: str) -> TypeAdapter:
     """The schema type at a dotted key; dictionary levels take any name."""
     annotation: Any = Config
     for part in key.split("."):
-        fields = getattr(annotation, "model_fields", None)
-        if fields is not None:
-            field = fields[part]
-            annotation = field.rebuild_annotation()
-        else:  # dict[Name, Value]
-            annotation = annotation.__args__[1]
-        arguments = [a for a in getattr(annotation, "__args__", ()) if a is not type(None)]
-        if type(None) in getattr(annotation, "__args__", ()) and len(arguments) == 1:
-            annotation = arguments[0]
+        node = _unwrap(annotation)
+        if part in getattr(node, "model_fields", {}):
+            annotation = node.model_fields[part].rebuild_annotation()
+        elif get_origin(node) is dict:
+            annotation = get_args(node)[1]
+        else:
+            raise KeyError(key)
     return TypeAdapter(annotation)
 
 
@@ -416,7 +463,7 @@ class Slice(Mapping):
         try:
             return _type_at(key).validate_python(value)
         except ValidationError as error:
-            raise UserError(_one_line(error, key)) from None
+            raise UserError(_one_line(error, f"configuration slice, {key}", _type_at(key)._type)) from None
 
     def __iter__(self):
         return iter(self._values)

@@ -1,0 +1,219 @@
+import copy
+import json
+
+import pytest
+import yaml
+
+from helixbench import config
+from helixbench.errors import UserError
+
+OPTIM = {"steps": 10, "batch": 2, "lr": 1e-4}
+BASE = {
+    "prepare": {
+        "datasets": {
+            "MVTec-AD": {"layout": "mvtec_ad", "root": "raw/mvtec", "categories": ["bottle", "cable"]},
+            "Procedural": {"layout": "procedural", "categories": ["disc"], "procedural": {"size": 64}},
+        }
+    },
+    "train": {"methods": {"dhdiff": {"kind": "dhdiff", "optim": OPTIM}, "cp": {"kind": "crop_paste"}}},
+    "detect": {"localization": {"optim": OPTIM, "seeds": [0, 1]}},
+}
+
+
+def changed(key, value):
+    values = copy.deepcopy(BASE)
+    node = values
+    *path, last = key.split(".")
+    for part in path:
+        node = node.setdefault(part, {})
+    node[last] = value
+    return values
+
+
+def write(path, values):
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------------- overlays
+
+
+def test_overlay_merges_dictionaries_and_replaces_the_rest(tmp_path):
+    below = write(tmp_path / "params.yaml", BASE)
+    overlay = {
+        "run": {"name": "mini"},
+        "prepare": {"datasets": {"MVTec-AD": {"categories": ["bottle"]}}},
+        "detect": {"localization": {"seeds": [7]}},
+    }
+    above = write(tmp_path / "mini.yaml", overlay)
+    loaded = config.load(below, above)
+    assert loaded.run.name == "mini" and loaded.run.seed == 0
+    assert loaded.prepare.datasets["MVTec-AD"].categories == ("bottle",)  # a list replaces
+    assert loaded.prepare.datasets["MVTec-AD"].root == "raw/mvtec"  # a dictionary merges
+    assert set(loaded.prepare.datasets) == {"MVTec-AD", "Procedural"}
+    assert loaded.detect.localization.seeds == (7,)
+    assert loaded.detect.localization.optim.steps == 10
+
+
+def test_later_overlay_wins_and_an_empty_one_changes_nothing(tmp_path):
+    files = [write(tmp_path / f"{i}.yaml", values) for i, values in enumerate((BASE, {"run": {"seed": 1}}, {"run": {"seed": 2}}))]
+    empty = tmp_path / "empty.yaml"
+    empty.write_text("", encoding="utf-8")
+    assert config.load(*files, empty).run.seed == 2
+
+
+def test_unreadable_and_broken_files_name_the_file(tmp_path):
+    with pytest.raises(UserError, match="nowhere.yaml"):
+        config.load(tmp_path / "nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,\n b", encoding="utf-8")
+    with pytest.raises(UserError, match="broken.yaml: not valid YAML") as caught:
+        config.load(broken)
+    assert "\n" not in str(caught.value)
+
+
+# --------------------------------------------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("generat", "generate"),
+        ("generate.pars", "pairs"),
+        ("generate.sampling.stepz", "steps"),
+        ("prepare.datasets.MVTec-AD.layot", "layout"),
+        ("prepare.datasets.Procedural.procedural.sizee", "size"),
+        ("train.methods.dhdiff.dda_encodr", "dda_encoder"),
+        ("train.methods.dhdiff.optim.warmpu", "warmup"),
+        ("train.methods.cp.fether", "feather"),
+        ("detect.localization.optim.presicion", "precision"),
+    ],
+)
+def test_typo_names_the_full_key_and_the_right_one(key, near):
+    with pytest.raises(UserError) as caught:
+        config.validate(changed(key, 3))
+    assert f"{key}: no such key (did you mean {near}?)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("run.seed", -1),
+        ("run.name", "../elsewhere"),
+        ("prepare.size", 100),
+        ("prepare.split", "all"),
+        ("prepare.datasets.MVTec-AD.layout", "mvtec"),
+        ("prepare.datasets.bad name", BASE["prepare"]["datasets"]["MVTec-AD"]),
+        ("train.methods.dhdiff.optim.lr", 0),
+        ("train.methods.dhdiff.dda_encoder", 5),
+        ("train.methods.dhdiff.kind", "dhdif"),
+        ("train.methods.cp.scale", [1]),
+        ("generate.pairs", "many"),
+        ("generate.sampling.guidance", 0.5),
+        ("detect.localization.seeds", []),
+    ],
+)
+def test_impossible_value_names_the_full_key(key, value):
+    with pytest.raises(UserError) as caught:
+        config.validate(changed(key, value), "params.yaml")
+    message = str(caught.value)
+    assert message.startswith("params.yaml: ") and "\n" not in message
+    assert f"{key}:" in message or f"{key}." in message
+
+
+def test_every_wrong_key_is_reported_at_once():
+    with pytest.raises(UserError) as caught:
+        config.validate({**changed("generate.pairs", 0), "run": {"sed": 1}})
+    assert "generate.pairs" in str(caught.value) and "run.sed" in str(caught.value)
+
+
+def test_dependent_keys():
+    with pytest.raises(UserError, match=r"prepare\.datasets\.MVTec-AD: needs `root`"):
+        config.validate(changed("prepare.datasets.MVTec-AD.root", ""))
+    with pytest.raises(UserError, match=r"train: base scratch needs the section `scratch`"):
+        config.validate(changed("train.base", "scratch"))
+
+
+def test_the_configuration_is_frozen():
+    with pytest.raises(ValueError, match="frozen"):
+        config.validate(BASE).run.seed = 1
+
+
+# --------------------------------------------------------------------------------------------------------- slices
+
+KEYS = (
+    "run.seed",
+    "train.base",
+    "train.methods",
+    "train.methods.dhdiff",
+    "train.scratch",
+    "prepare.datasets",
+    "prepare.datasets.Procedural.procedural",
+    "prepare.datasets.MVTec-AD.procedural",
+    "detect.localization",
+    "detect.localization.seeds",
+    "report",
+)
+
+
+@pytest.fixture
+def sliced(tmp_path):
+    full = config.validate(BASE)
+    path = tmp_path / "slice.json"
+    path.write_text(json.dumps(config.slice_config(full, KEYS)), encoding="utf-8")
+    return full, config.Slice.load(path)
+
+
+def test_slice_round_trips_typed_through_json(sliced):
+    full, part = sliced
+    assert set(part) == set(KEYS) and len(part) == len(KEYS)
+    for key in KEYS:
+        assert part[key] == config.lookup(full, key), key
+    assert isinstance(part["train.methods.dhdiff"], config.DHDiff)
+    assert isinstance(part["train.methods"]["cp"], config.CropPaste)
+    assert isinstance(part["prepare.datasets.Procedural.procedural"], config.Procedural)
+    assert isinstance(part["prepare.datasets"]["MVTec-AD"], config.Dataset)
+    assert part["run.seed"] == 0 and part["detect.localization.seeds"] == (0, 1)
+    assert part["prepare.datasets.MVTec-AD.procedural"] is None and part["train.scratch"] is None
+
+
+def test_slice_gives_only_what_was_declared(sliced):
+    _, part = sliced
+    for key in ("run", "run.name", "generate", "train", "train.methods.cp", "prepare.size"):
+        with pytest.raises(KeyError):
+            part[key]
+
+
+def test_slice_with_a_wrong_value_names_its_key():
+    with pytest.raises(UserError, match=r"run\.seed"):
+        config.Slice({"run.seed": -3})["run.seed"]
+    values = config.slice_config(config.validate(BASE), ["train.methods.dhdiff"])
+    values["train.methods.dhdiff"]["optim"]["lr"] = 5
+    with pytest.raises(UserError, match=r"train\.methods\.dhdiff.*optim\.lr"):
+        config.Slice(values)["train.methods.dhdiff"]
+
+
+def test_slice_file_that_is_not_one(tmp_path):
+    path = tmp_path / "slice.json"
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="slice.json"):
+        config.Slice.load(path)
+
+
+def test_digest_depends_on_the_declared_values_only():
+    def digest(values, keys=("run.seed", "train.methods.dhdiff")):
+        return config.Slice(config.slice_config(config.validate(values), keys)).digest
+
+    assert digest(BASE) == digest(BASE, keys=("train.methods.dhdiff", "run.seed"))
+    assert digest(BASE) == digest(changed("generate.pairs", 5))
+    assert digest(BASE) == digest(changed("train.methods.dhdiff.dda_encoder", 4))  # the default, written out
+    assert digest(BASE) != digest(changed("run.seed", 1))
+    assert digest(BASE) != digest(changed("train.methods.dhdiff.dda_encoder", 3))
+    assert config.digest({"b": 1, "a": [1.5, "x"]}) == "96cd3441b2bbfcba"  # the same on every machine and version
+
+
+def test_json_schema_is_plain_json_and_closed():
+    schema = json.loads(json.dumps(config.json_schema()))
+    assert schema["additionalProperties"] is False
+    assert set(schema["required"]) == {"prepare", "train", "detect"}
