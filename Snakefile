@@ -1,0 +1,42 @@
+# HelixBench: prepare, train, generate, score, detect, report.
+# The rules live in workflow/rules, one file a stage; the configuration is params.yaml plus overlays (--configfile).
+
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+
+configfile: "params.yaml"
+
+
+include: "workflow/rules/common.smk"
+
+
+wildcard_constraints:
+    dataset=one_of(CONFIG.prepare.datasets),
+    category=one_of(c for d in CONFIG.prepare.datasets.values() for c in d.categories),
+    method=one_of(CONFIG.train.methods),
+    seed=r"\d+",
+    number="|".join(map(str, TABLES)),
+
+
+include: "workflow/rules/prepare.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/generate.smk"
+include: "workflow/rules/score.smk"
+include: "workflow/rules/detect.smk"
+include: "workflow/rules/report.smk"
+include: "workflow/rules/collect.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    default_target: True
+    input:
+        rules.tables.input,
+        rules.figures.input,
+    message:
+        "All tables and figures are in {REPORT}"

@@ -1,0 +1,100 @@
+# Targets that a person types, and that dvc.yaml uses: rules with nothing but inputs.
+
+
+localrules:
+    prepared,
+    base,
+    models,
+    pairs,
+    scores,
+    detection,
+    tables,
+    figures,
+    table_1,
+    table_2,
+    table_4,
+    figure_5,
+
+
+rule prepared:
+    input:
+        each(rules.prepare.output.manifest),
+    message:
+        "All categories are prepared"
+
+
+rule base:
+    input:
+        each(BASE),
+    message:
+        "All base models are there"
+
+
+rule models:
+    input:
+        each(rules.train.output.manifest, LEARNING) if LEARNING else [],
+    message:
+        "All models are trained"
+
+
+rule pairs:
+    input:
+        each(rules.generate.output.manifest, CONFIG.train.methods),
+    message:
+        "All pairs are made"
+
+
+rule scores:
+    input:
+        SCORES,
+    message:
+        "All pairs are scored"
+
+
+rule detection:
+    input:
+        DETECTION,
+    message:
+        "All detectors are trained and tested"
+
+
+rule table_1:
+    input:
+        expand(rules.report_table.output, number=1),
+    message:
+        "Table I is in {REPORT}"
+
+
+rule table_2:
+    input:
+        expand(rules.report_table.output, number=2),
+    message:
+        "Table II is in {REPORT}"
+
+
+rule table_4:
+    input:
+        expand(rules.report_table.output, number=4),
+    message:
+        "Table IV is in {REPORT}"
+
+
+rule tables:
+    input:
+        expand(rules.report_table.output, number=CONFIG.report.tables),
+    message:
+        "The tables are in {REPORT}"
+
+
+rule figure_5:
+    input:
+        expand(rules.report_grid.output.grid, dataset=CONFIG.prepare.datasets),
+    message:
+        "Figure 5 is in {REPORT}"
+
+
+rule figures:
+    input:
+        rules.figure_5.input,
+    message:
+        "The figures are in {REPORT}"

@@ -1,0 +1,150 @@
+# The validated configuration, folders, configuration slices, the check of the inputs, and what the rules ask of them.
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from helixbench.config import slice_config, validate
+from helixbench.errors import UserError
+from helixbench.provenance import write_if_changed
+
+# Jobs find `helixbench` beside the interpreter that runs Snakemake, also when no environment is activated.
+shell.prefix(
+    f"export PYTHONUNBUFFERED=1 PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
+
+
+def or_stop(function, *arguments):
+    """Call; a UserError becomes one line of Snakemake, before any job."""
+    try:
+        return function(*arguments)
+    except UserError as error:
+        sys.exit(f"helixbench: {error}")
+
+
+CONFIG = or_stop(
+    validate,
+    config,
+    " + ".join(["params.yaml", *map(str, workflow.overwrite_configfiles)]),
+)
+TABLES = [1, 2, 4]
+
+RUN = f"results/{CONFIG.run.name}"
+LOGS = f"logs/{CONFIG.run.name}"
+SCRATCH = (
+    f"scratch/{CONFIG.run.name}"  # resume state: not declared, survives a failed job
+)
+REPORT = f"{RUN}/report"
+ONE = "{dataset}/{category}"
+ENVIRONMENT = "../../environment.yml"
+
+CATEGORIES = [
+    (name, c) for name, d in CONFIG.prepare.datasets.items() for c in d.categories
+]
+LEARNING = [
+    name for name, method in CONFIG.train.methods.items() if hasattr(method, "optim")
+]
+
+
+def one_of(names) -> str:
+    """Regular expression that matches exactly these names."""
+    return "|".join(sorted(map(re.escape, set(names))))
+
+
+def each(pattern: str, methods=(), seeds=()) -> list[str]:
+    """The pattern filled for every category, and for every method and seed where given."""
+    return [
+        pattern.format(dataset=d, category=c, method=m, seed=s)
+        for m in (methods or [""])
+        for d, c in CATEGORIES
+        for s in (seeds or [""])
+    ]
+
+
+def config_slice(*keys: str) -> str:
+    """Write exactly the values at these dotted keys, only when they changed, and return the file as a rule's input.
+
+    A key may hold {method} or {dataset}: one file is written for each, and the pattern is returned.
+    """
+    pattern = f"{RUN}/config/{'+'.join(sorted(keys))}.json"
+    names = [
+        {"method": method, "dataset": dataset}
+        for method in (CONFIG.train.methods if "{method}" in pattern else [""])
+        for dataset in (CONFIG.prepare.datasets if "{dataset}" in pattern else [""])
+    ]
+    for name in names:
+        values = slice_config(CONFIG, [key.format(**name) for key in keys])
+        write_if_changed(
+            pattern.format(**name), json.dumps(values, indent=2, sort_keys=True) + "\n"
+        )
+    return pattern
+
+
+def raw_root(wildcards) -> str:
+    """Folder that holds one raw folder a category."""
+    dataset = CONFIG.prepare.datasets[wildcards.dataset]
+    return (
+        f"{RUN}/prepare/raw/{wildcards.dataset}"
+        if dataset.layout == "procedural"
+        else dataset.root
+    )
+
+
+def raw_version(wildcards) -> str:
+    """File that changes when the raw pictures do: the list of what was drawn, or the fingerprint of what is read."""
+    if CONFIG.prepare.datasets[wildcards.dataset].layout == "procedural":
+        return f"{RUN}/prepare/raw/{ONE}.csv"
+    return f"{RUN}/config/data/{ONE}.json"
+
+
+def trained(wildcards) -> list[str]:
+    """Manifest of the trained model; nothing for a method that does not learn."""
+    return (
+        [f"{RUN}/train/{{method}}/{ONE}/manifest.json"]
+        if wildcards.method in LEARNING
+        else []
+    )
+
+
+def model_flag(wildcards) -> str:
+    """The flag that names the trained model, if there is one."""
+    folder = f"{RUN}/train/{wildcards.method}/{wildcards.dataset}/{wildcards.category}"
+    return f"--model {folder}" if wildcards.method in LEARNING else ""
+
+
+def pictures_of(wildcards) -> list[str]:
+    """Prepared and generated pictures of one data set."""
+    categories = CONFIG.prepare.datasets[wildcards.dataset].categories
+    patterns = [rules.prepare.output.manifest, rules.generate.output.manifest]
+    return expand(
+        patterns,
+        dataset=wildcards.dataset,
+        category=categories,
+        method=CONFIG.train.methods,
+    )
+
+
+def check_inputs() -> None:
+    """Raw pictures and pretrained weights are there; fingerprints of the pictures become inputs of `prepare`."""
+    from helixbench.datasets import fingerprint, layouts
+
+    read = {name: dataset for name, dataset in CONFIG.prepare.datasets.items() if dataset.layout != layouts.DRAWN}
+    for name, dataset in read.items():
+        layouts.check(dataset.layout, Path(dataset.root), dataset.categories, name)
+    weights = Path(CONFIG.train.pretrained.path)
+    if CONFIG.train.base != "scratch" and LEARNING and not (weights / "model_index.json").is_file():
+        raise UserError(
+            f"{weights}: no model_index.json; put a diffusers-format Stable Diffusion v1.5 there (unet/ vae/ "
+            "text_encoder/ tokenizer/ scheduler/), name its folder in train.pretrained.path, or set train.base: scratch"
+        )
+    for name, dataset in read.items():
+        for category in dataset.categories:
+            cache = Path(SCRATCH, "fingerprints", name, f"{category}.json")
+            text = fingerprint.fingerprint(Path(dataset.root), category, cache)
+            write_if_changed(f"{RUN}/config/data/{name}/{category}.json", text)
+
+
+if not {"--lint", "--list-rules"} & set(sys.argv):  # these two look at the rules only
+    or_stop(check_inputs)

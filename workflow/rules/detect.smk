@@ -1,0 +1,40 @@
+# The localization U-Net, trained on pairs and normals, tested on the held-out real pictures; one job a seed.
+
+
+rule detect:
+    input:
+        prepared=rules.prepare.output.manifest,
+        pairs=rules.generate.output.manifest,
+        config=config_slice("run.seed", "detect"),
+    output:
+        scores=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/scores.csv",
+        predictions=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/predictions.png",
+        manifest=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/manifest.json",
+    log:
+        f"{LOGS}/detect/{{method}}/{ONE}/seed{{seed}}.log",
+    benchmark:
+        f"{LOGS}/detect/{{method}}/{ONE}/seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime="6h",
+    params:
+        prepared=subpath(input.prepared, parent=True),
+        pairs=subpath(input.pairs, parent=True),
+        state=f"{SCRATCH}/detect/{{method}}/{ONE}/seed{{seed}}",
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Detect on {wildcards.dataset} {wildcards.category} with the pairs of {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "helixbench detect {wildcards.method} {wildcards.dataset} {wildcards.category} "
+        "--config {input.config:q} "
+        "--prepared {params.prepared:q} "
+        "--pairs {params.pairs:q} "
+        "--state {params.state:q} "
+        "--out {params.out:q} "
+        "--seed {wildcards.seed} "
+        "--threads {threads} "
+        "2>&1 | tee {log:q}"

@@ -1,0 +1,63 @@
+# Raw pictures to working pictures: resize, binarise, split, check for leaks, raw masks, reference crops.
+
+
+rule draw:
+    input:
+        config=config_slice("run.seed", "prepare.datasets.{dataset}.procedural"),
+    output:
+        pictures=f"{RUN}/prepare/raw/{ONE}.csv",
+    log:
+        f"{LOGS}/draw/{ONE}.log",
+    benchmark:
+        f"{LOGS}/draw/{ONE}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime="15m",
+    params:
+        out=subpath(output.pictures, parent=True),
+    message:
+        "Draw the procedural category {wildcards.category}"
+    shell:
+        "helixbench draw {wildcards.dataset} {wildcards.category} "
+        "--config {input.config:q} "
+        "--out {params.out:q} "
+        "2>&1 | tee {log:q}"
+
+
+rule prepare:
+    input:
+        raw=raw_version,
+        config=config_slice("prepare.size", "prepare.split", "prepare.raw_mask_cells"),
+    output:
+        samples=f"{RUN}/prepare/{ONE}/samples.csv",
+        split=f"{RUN}/prepare/{ONE}/split.json",
+        sheet=f"{RUN}/prepare/{ONE}/sheet.png",
+        manifest=f"{RUN}/prepare/{ONE}/manifest.json",
+    log:
+        f"{LOGS}/prepare/{ONE}.log",
+    benchmark:
+        f"{LOGS}/prepare/{ONE}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        layout=lambda wildcards: CONFIG.prepare.datasets[wildcards.dataset].layout,
+        raw=raw_root,
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Prepare {wildcards.dataset} {wildcards.category}"
+    shell:
+        "helixbench prepare {wildcards.dataset} {wildcards.category} "
+        "--config {input.config:q} "
+        "--layout {params.layout} "
+        "--raw {params.raw:q} "
+        "--out {params.out:q} "
+        "2>&1 | tee {log:q}"

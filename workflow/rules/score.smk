@@ -1,0 +1,34 @@
+# Quality and diversity of the generated pairs: Inception Score and intra-cluster LPIPS.
+
+
+rule score:
+    input:
+        prepared=rules.prepare.output.manifest,
+        pairs=rules.generate.output.manifest,
+        config=config_slice("run.seed", "score"),
+    output:
+        scores=f"{RUN}/score/{{method}}/{ONE}.csv",
+    log:
+        f"{LOGS}/score/{{method}}/{ONE}.log",
+    benchmark:
+        f"{LOGS}/score/{{method}}/{ONE}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        gpu=0,
+        mem_mb=8000,
+        runtime="4h",
+    params:
+        prepared=subpath(input.prepared, parent=True),
+        pairs=subpath(input.pairs, parent=True),
+    message:
+        "Score {wildcards.method} on {wildcards.dataset} {wildcards.category}"
+    shell:
+        "helixbench score {wildcards.method} {wildcards.dataset} {wildcards.category} "
+        "--config {input.config:q} "
+        "--prepared {params.prepared:q} "
+        "--pairs {params.pairs:q} "
+        "--out {output.scores:q} "
+        "--threads {threads} "
+        "2>&1 | tee {log:q}"

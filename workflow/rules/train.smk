@@ -1,0 +1,79 @@
+# Base models and methods, one a category. A killed training resumes from scratch/<run>/train.
+
+
+rule train_base:
+    input:
+        prepared=rules.prepare.output.manifest,
+        config=config_slice("run.seed", "train.base", "train.scratch"),
+    output:
+        manifest=f"{RUN}/train/base/{ONE}/manifest.json",
+    log:
+        f"{LOGS}/train_base/{ONE}.log",
+    benchmark:
+        f"{LOGS}/train_base/{ONE}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime="4h",
+    params:
+        prepared=subpath(input.prepared, parent=True),
+        state=f"{SCRATCH}/train/base/{ONE}",
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Train the base model of {wildcards.dataset} {wildcards.category}"
+    shell:
+        "helixbench train base {wildcards.dataset} {wildcards.category} "
+        "--config {input.config:q} "
+        "--prepared {params.prepared:q} "
+        "--state {params.state:q} "
+        "--out {params.out:q} "
+        "--threads {threads} "
+        "2>&1 | tee {log:q}"
+
+
+# The folder that a method grows on: trained here, or downloaded before.
+if CONFIG.train.base == "scratch":
+    BASE = rules.train_base.output.manifest
+else:
+    BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")
+
+
+rule train:
+    input:
+        prepared=rules.prepare.output.manifest,
+        base=BASE,
+        config=config_slice("run.seed", "train.methods.{method}"),
+    output:
+        manifest=f"{RUN}/train/{{method}}/{ONE}/manifest.json",
+    log:
+        f"{LOGS}/train/{{method}}/{ONE}.log",
+    benchmark:
+        f"{LOGS}/train/{{method}}/{ONE}.tsv"
+    wildcard_constraints:
+        method=one_of(LEARNING) or "(?!)",
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=32000,
+        runtime="12h",
+    params:
+        prepared=subpath(input.prepared, parent=True),
+        base=subpath(input.base, parent=True),
+        state=f"{SCRATCH}/train/{{method}}/{ONE}",
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Train {wildcards.method} on {wildcards.dataset} {wildcards.category}"
+    shell:
+        "helixbench train {wildcards.method} {wildcards.dataset} {wildcards.category} "
+        "--config {input.config:q} "
+        "--prepared {params.prepared:q} "
+        "--base {params.base:q} "
+        "--state {params.state:q} "
+        "--out {params.out:q} "
+        "--threads {threads} "
+        "2>&1 | tee {log:q}"
