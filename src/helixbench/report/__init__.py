@@ -1,0 +1,1 @@
+"""Tables and figures: published numbers, measured numbers, pictures."""

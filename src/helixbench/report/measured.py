@@ -1,0 +1,125 @@
+"""Our own numbers: score files gathered over seeds, one entry a protocol."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helixbench.config import Slice
+from helixbench.errors import UserError
+from helixbench.records import Score, read_csv
+from helixbench.report.published import AVERAGE
+
+ALL = "all"
+"""Defect name of a score that is the category's."""
+
+_PAPER_NAMES = {"inception_score": "IS", "ic_lpips": "IC-LPIPS"}
+_SUBSTITUTE = re.compile(r"\b(random|squeezenet1_1|squeezenet|squeeze)\b")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured number. `values`: per seed; `shuffles`: std over scoring shuffles when there is but one seed.
+
+    covers: number of categories behind an average, 0 for a category.
+    """
+
+    dataset: str
+    category: str
+    label: str
+    metric: str
+    protocol: str
+    values: dict[int, float] = field(hash=False)
+    shuffles: float | None = None
+    covers: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return statistics.fmean(self.values.values())
+
+    @property
+    def std(self) -> float | None:
+        """Sample standard deviation over seeds; of one seed, the scorer's own over shuffles; None without either."""
+        if len(self.values) > 1:
+            return statistics.stdev(self.values.values()) if all(map(math.isfinite, self.values.values())) else None
+        return self.shuffles
+
+    @property
+    def description(self) -> str:
+        """Protocol, number of seeds and spread, as the CSV carries them."""
+        n = len(self.values)
+        text = f"{self.protocol}; {n} seed{'s' * (n > 1)}"
+        if self.std is not None:
+            text += f", std {self.std:.4g}" + (" over shuffles" if n == 1 else "")
+        return text
+
+    @property
+    def substitute(self) -> str:
+        """Name of the feature network when it is not the paper's, else empty."""
+        found = _SUBSTITUTE.search(self.protocol) if self.metric in _PAPER_NAMES.values() else None
+        return found.group() if found else ""
+
+
+def labels(config: Slice) -> dict[str, str]:
+    """Method key -> name in the tables; UserError when two methods have one name."""
+    named = {key: method.label for key, method in config["train.methods"].items()}
+    owners: dict[str, str] = {}
+    for key, label in named.items():
+        if label in owners:
+            raise UserError(f"train.methods.{key}.label: {label!r} is {owners[label]}'s, too; numbers of two methods never share a column")
+        owners[label] = key
+    return named
+
+
+def _protocol(row: Score) -> str:
+    """Protocol text without the seed, with the split."""
+    text = re.sub(r"(^|[;,]\s*)(\w+ )?seed[ =:]*\d+", "", row.protocol).strip("; ,")
+    return text if re.search(rf"\b{re.escape(row.split)}\b", text) else f"{text}; split {row.split}".removeprefix("; ")
+
+
+def collect(files: Iterable[Path], config: Slice) -> list[Measured]:
+    """Category scores of all files, grouped over seeds, in the order of the configuration; averages follow.
+
+    An average exists only where every configured category of a data set is measured under the same protocol.
+    """
+    named = labels(config)
+    datasets = config["prepare.datasets"]
+    found: dict[tuple, Measured] = {}
+    for file in files:
+        for row in read_csv(Path(file), Score):
+            if row.defect != ALL:
+                continue
+            if row.method not in named:
+                raise UserError(f"{file}: method {row.method!r} is not in train.methods; give score files of this run only")
+            if row.dataset not in datasets or row.category not in datasets[row.dataset].categories:
+                raise UserError(f"{file}: {row.dataset}/{row.category} is not in prepare.datasets; give score files of this run only")
+            key = (row.dataset, row.category, named[row.method], _PAPER_NAMES.get(row.metric, row.metric), _protocol(row))
+            entry = found.setdefault(key, Measured(*key, values={}, shuffles=row.std))
+            known = entry.values.setdefault(row.seed, row.value)
+            if known != row.value and not (math.isnan(known) and math.isnan(row.value)):
+                what = f"{row.metric} of {row.method} on {row.category}, seed {row.seed}"
+                raise UserError(f"{file}: {what} is {row.value}, but {known} in an earlier row; give each score once")
+    order = [(d, c) for d, dataset in datasets.items() for c in dataset.categories]
+    entries = sorted(found.values(), key=lambda e: (order.index((e.dataset, e.category)), list(named.values()).index(e.label)))
+    groups: dict[tuple, list[Measured]] = {}
+    for entry in entries:
+        groups.setdefault((entry.dataset, entry.label, entry.metric, entry.protocol), []).append(entry)
+    complete = [group for key, group in groups.items() if len(group) == len(datasets[key[0]].categories)]
+    return entries + [_average(group) for group in complete]
+
+
+def _average(group: list[Measured]) -> Measured:
+    """Mean over categories, seed by seed where all have the same seeds."""
+    seeds = group[0].values.keys()
+    if all(entry.values.keys() == seeds for entry in group):
+        values = {seed: statistics.fmean(entry.values[seed] for entry in group) for seed in seeds}
+    else:
+        values = {0: statistics.fmean(entry.mean for entry in group)}
+    shuffles = group[0].shuffles if len(group) == 1 else None
+    return dataclasses.replace(group[0], category=AVERAGE, values=values, shuffles=shuffles, covers=len(group))

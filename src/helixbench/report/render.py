@@ -1,0 +1,170 @@
+"""Laid-out tables as Markdown and LaTeX text."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from helixbench.report.tables import Block, Cell, Column, Row
+
+LEGEND = (
+    "Published numbers are the paper's, as printed; measured numbers are this run's, mean ± standard deviation over seeds "
+    "(over scoring shuffles where there is one seed). Best bold, second underlined, among numbers of one kind and one protocol. "
+    "Higher is better."
+)
+
+
+def _restored(categories: tuple[str, ...]) -> list[str]:
+    if not categories:
+        return []
+    rows = ", ".join(categories)
+    return [f"The published rows {rows} were scrambled in the source text and re-ordered; their column means agree with the paper."]
+
+
+def _marks_used(columns: Iterable[tuple[int, Column]], rows: Iterable[Row]) -> set[str]:
+    used = set()
+    for index, column in columns:
+        used.add(column.mark)
+        used.update(mark for row in rows if row.cells and row.cells[index] for mark in row.cells[index].marks)
+    return used
+
+
+# -------------------------------------------------------------------------------------------------------- Markdown
+
+
+def _md(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def _md_sup(marks: Iterable[str]) -> str:
+    joined = ",".join(mark for mark in marks if mark)
+    return f" <sup>{joined}</sup>" if joined else ""
+
+
+def _md_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    text = {1: f"**{cell.text}**", 2: f"<u>{cell.text}</u>"}.get(cell.rank, cell.text)
+    return text + _md_sup(cell.marks)
+
+
+def _md_header(column: Column) -> str:
+    text = column.label if column.kind == "published" else f"measured: {column.label}"
+    if column.substitute:
+        text += f" ({column.substitute} network)"
+    return _md(text) + _md_sup([column.mark])
+
+
+def markdown(title: str, blocks: list[Block], names: dict[str, str], restored: tuple[str, ...] = ()) -> str:
+    """One Markdown table a metric, footnotes below each."""
+    lines = [f"# {_md(title)}", "", LEGEND, ""]
+    for number, block in enumerate(blocks):
+        if number:
+            lines += ["## Also measured", "", "The paper prints none of these.", ""]
+        for metric in block.metrics:
+            columns = [(i, column) for i, column in enumerate(block.columns) if column.metric == metric]
+            rows = [row for row in block.rows if row.cells is None or any(row.cells[i] for i, _ in columns)]
+            lines += [f"##{'#' * bool(number)} {_md(names.get(metric, metric))}", ""]
+            lines.append("| category | " + " | ".join(_md_header(column) for _, column in columns) + " |")
+            lines.append("|---|" + "---:|" * len(columns))
+            for row, after in itertools.zip_longest(rows, rows[1:]):
+                if row.cells is None:
+                    if after is not None and after.cells is not None:  # a data set without numbers here has no heading
+                        lines.append(f"| **{_md(row.name)}** |" + " |" * len(columns))
+                    continue
+                name = f"*{_md(row.name)}*" if row.average else _md(row.name)
+                lines.append(f"| {name} | " + " | ".join(_md_cell(row.cells[i]) for i, _ in columns) + " |")
+            used = _marks_used(columns, rows)
+            notes = [f"<sup>{mark}</sup> {_md(text)}" for mark, text in block.notes.items() if mark in used]
+            lines += ["", *(f"{note}  " for note in notes), ""]
+        if not number:
+            lines += [line for text in _restored(restored) for line in (text, "")]
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+# ----------------------------------------------------------------------------------------------------------- LaTeX
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "²": r"\textsuperscript{2}",
+    "–": "--",
+    "γ": r"$\gamma$",
+}
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it; characters that pdflatex has no glyph for become a question mark."""
+    return "".join(_TEX.get(c, c if c.isascii() else "?") for c in text)
+
+
+def _tex_sup(marks: Iterable[str]) -> str:
+    joined = ",".join(mark for mark in marks if mark)
+    return rf"\textsuperscript{{{joined}}}" if joined else ""
+
+
+def _tex_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    text = escape(cell.text)
+    return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text) + _tex_sup(cell.marks)
+
+
+def _spans(columns: list[Column], key: Callable) -> tuple[str, str]:
+    r"""A header row of \multicolumn groups, and the rules below it."""
+    cells, rules, start = [], [], 2
+    for name, group in itertools.groupby(columns, key):
+        width = len(list(group))
+        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(name[-1])}}}")
+        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+        start += width
+    return " & ".join(["", *cells]).strip() + r" \\", "".join(rules)
+
+
+def _tex_table(label: str, caption: str, block: Block, names: dict[str, str]) -> list[str]:
+    columns = block.columns
+    kinds, kinds_rule = _spans(columns, lambda c: (c.kind,))
+    methods, methods_rule = _spans(columns, lambda c: (c.kind, c.label + (f" ({c.substitute})" if c.substitute else "")))
+    metrics = " & ".join(["category", *(escape(names.get(c.metric, c.metric)) + _tex_sup([c.mark]) for c in columns)]) + r" \\"
+    published = sum(column.kind == "published" for column in columns)
+    shape = "l" + "c" * published + ("@{\\qquad}" if published else "") + "c" * (len(columns) - published)
+    lines = [r"\begin{table*}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\resizebox{\linewidth}{!}{%"]
+    lines += [rf"\begin{{tabular}}{{{shape}}}", r"\toprule", kinds, kinds_rule, methods, methods_rule, metrics]
+    for row in block.rows:
+        if row.cells is None:
+            lines += [r"\midrule", rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escape(row.name)}}}}} \\"]
+        else:
+            rule = [r"\cmidrule(lr){1-" + f"{len(columns) + 1}}}"] if row.average else []
+            lines += [*rule, " & ".join([escape(row.name), *map(_tex_cell, row.cells)]) + r" \\"]
+    lines += [r"\bottomrule", r"\end{tabular}}"]
+    if block.notes:
+        notes = [rf"\textsuperscript{{{mark}}}\,{escape(text)}" for mark, text in block.notes.items()]
+        lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", "\\quad\n".join(notes), r"\end{minipage}"]
+    return [*lines, r"\end{table*}"]
+
+
+def latex(label: str, title: str, blocks: list[Block], names: dict[str, str], restored: tuple[str, ...] = ()) -> str:
+    r"""A fragment for \input: one booktabs table a block, in a two-column-wide float."""
+    lines = [r"% needs \usepackage{booktabs,graphicx}"]
+    for number, block in enumerate(blocks):
+        caption = re.sub(r"^Table [IVX]+: ", "", title) + (", also measured" if number else "") + ". "
+        caption += " ".join([LEGEND, *([] if number else _restored(restored))])
+        lines += ["", *_tex_table(label + "-also" * bool(number), caption, block, names)]
+    return "\n".join(lines) + "\n"

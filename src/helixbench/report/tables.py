@@ -1,0 +1,222 @@
+"""The paper's tables: published, recomputed and measured numbers side by side, never mixed.
+
+Published: as printed. Recomputed: mean of the printed rows, since some printed averages are not. Measured: ours, one
+column a protocol.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from helixbench.config import Slice
+from helixbench.errors import UserError
+from helixbench.provenance import write_text
+from helixbench.report import render
+from helixbench.report.measured import Measured, collect
+from helixbench.report.published import AVERAGE, ROMAN, Published, read
+
+COLUMNS = ("table", "dataset", "category", "method", "metric", "published", "recomputed", "measured", "protocol")
+METRICS = {1: ("IS", "IC-LPIPS"), 2: ("image_auroc", "pixel_auroc"), 4: ("pixel_auroc", "pixel_ap")}
+ALSO = {4: ("image_ap", "pro", "f1_max")}
+"""Metrics that the paper does not print and that the localization gives anyway."""
+
+TITLES = {
+    1: "Quality and diversity of generated pairs",
+    2: "Detection and localization by a U-Net trained on generated pairs",
+    4: "Localization against anomaly detectors",
+}
+NAMES = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "pixel_ap": "pixel AP",
+    "image_ap": "image AP",
+    "pro": "PRO",
+    "f1_max": "pixel F1-max",
+}
+_DIGITS = {"IS": 2, "IC-LPIPS": 2}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: kind is `published` or `measured`; a measured one has one protocol."""
+
+    kind: str
+    label: str
+    metric: str
+    protocol: str = ""
+    substitute: str = ""
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a cell, its rank among its kind (1 best, 2 second, 0 neither), marks of its footnotes."""
+
+    text: str
+    rank: int = 0
+    marks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A category, an average (`average` is True), or with `cells` None the heading of a data set."""
+
+    name: str
+    cells: tuple[Cell | None, ...] | None
+    average: bool = False
+
+
+@dataclass
+class Block:
+    """What the renderers get: columns, rows, footnotes by mark (letters: protocols; numbers: remarks)."""
+
+    metrics: tuple[str, ...]
+    columns: list[Column]
+    rows: list[Row] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def mark(self, text: str, letters: bool = False) -> str:
+        """The mark of a footnote, made on first use."""
+        for mark, known in self.notes.items():
+            if known == text:
+                return mark
+        n = sum(mark.isalpha() == letters for mark in self.notes)
+        new = ("" if n < 26 else chr(96 + n // 26)) + chr(97 + n % 26) if letters else str(n + 1)
+        self.notes[new] = text
+        return new
+
+
+def run(number: int, config: Slice, *, published: Path, scores: list[Path], out: Path) -> None:
+    """Write table_<number>.csv, .tex and .md into the folder `out`.
+
+    published: folder of the printed tables. scores: score files of this run (any stage, seed and metric; what the
+    table does not show is left out). Raises UserError for a table not rendered yet, unreadable files, and numbers
+    that contradict each other.
+    """
+    if number not in METRICS:
+        raise UserError(f"table {number}: not one of {', '.join(map(str, METRICS))}")
+    table = read(published, number)
+    entries = collect(scores, config)
+    wanted = METRICS[number] + ALSO.get(number, ())
+    measured = [entry for entry in entries if entry.metric in wanted]
+    configured = {name: dataset.categories for name, dataset in config["prepare.datasets"].items()}
+    blocks = [build(table, measured, METRICS[number], configured)]
+    also = tuple(metric for metric in ALSO.get(number, ()) if any(entry.metric == metric for entry in measured))
+    if also:
+        blocks.append(build(table, measured, also, configured))
+    title = f"Table {ROMAN[number]}: {TITLES[number]}"
+    out = Path(out)
+    write_text(out / f"table_{number}.csv", long_form(table, measured, wanted, configured))
+    write_text(out / f"table_{number}.md", render.markdown(title, blocks, NAMES, table.restored))
+    write_text(out / f"table_{number}.tex", render.latex(f"tab:{number}", title, blocks, NAMES, table.restored))
+
+
+def _rows(table: Published, measured: list[Measured], configured: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
+    """(data set, category) of all rows: the paper's first, then ours; the average closes each data set."""
+    ours = {(entry.dataset, entry.category) for entry in measured}
+    rows = []
+    for dataset in dict.fromkeys([*table.datasets, *configured]):
+        printed = table.categories(dataset)
+        extra = [c for c in configured.get(dataset, ()) if c not in printed and (dataset, c) in ours]
+        rows += [(dataset, category) for category in (*printed, *extra)]
+        if (dataset, AVERAGE) in ours or any(key[:2] == (dataset, AVERAGE) for key in table.cells):
+            rows.append((dataset, AVERAGE))
+    return rows
+
+
+def _coverage(entry: Measured, table: Published) -> str:
+    """What a measured average is the mean of."""
+    paper = len(table.categories(entry.dataset))
+    if paper:
+        return f"mean of {entry.covers} of the paper's {paper} categories"
+    return f"mean of {entry.covers} categor{'y' if entry.covers == 1 else 'ies'}"
+
+
+def long_form(table: Published, measured: list[Measured], metrics: tuple[str, ...], configured: dict[str, tuple[str, ...]]) -> str:
+    """CSV text, one number a row; a measured number stands beside the printed one of its name."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    by_cell: dict[tuple, list[Measured]] = {}
+    for entry in measured:
+        by_cell.setdefault((entry.dataset, entry.category, entry.label, entry.metric), []).append(entry)
+    methods = dict.fromkeys([*table.methods, *(entry.label for entry in measured)])
+    for dataset, category in _rows(table, measured, configured):
+        for method in methods:
+            for metric in metrics:
+                printed = table.cells.get((dataset, category, method, metric))
+                mean = table.recomputed.get((dataset, method, metric)) if category == AVERAGE else None
+                left = [printed.text if printed else "", "" if mean is None else f"{mean:.3f}"]
+                ours = by_cell.get((dataset, category, method, metric), [])
+                texts = [e.description + (f"; {_coverage(e, table)}" if e.covers else "") for e in ours]
+                right = [[f"{e.mean:.6g}", text] for e, text in zip(ours, texts, strict=True)] or ([["", ""]] if printed else [])
+                writer.writerows([ROMAN[table.number], dataset, category, method, metric, *left, *pair] for pair in right)
+    return buffer.getvalue()
+
+
+def build(table: Published, measured: list[Measured], metrics: tuple[str, ...], configured: dict[str, tuple[str, ...]]) -> Block:
+    """Lay out columns and rows: published methods in the paper's order, then ours."""
+    measured = [entry for entry in measured if entry.metric in metrics]
+    printed = {key[2:] for key in table.cells}
+    block = Block(metrics, [Column("published", m, k) for m in table.methods for k in metrics if (m, k) in printed])
+    protocols = {(e.label, e.metric, e.protocol): e for e in measured}
+    for label in dict.fromkeys(entry.label for entry in measured):
+        for metric in metrics:
+            for entry in (e for key, e in protocols.items() if key[:2] == (label, metric)):
+                mark = block.mark(entry.protocol, letters=True)
+                block.columns.append(Column("measured", label, metric, entry.protocol, entry.substitute, mark))
+    by_cell = {(e.dataset, e.category, e.label, e.metric, e.protocol): e for e in measured}
+    heading = None
+    for dataset, category in _rows(table, measured, configured):
+        cells = [_cell(block, table, column, dataset, category, by_cell) for column in block.columns]
+        if all(cell is None for cell in cells):
+            continue
+        if heading != dataset:
+            block.rows.append(Row(heading := dataset, None))
+        block.rows.append(Row(category, tuple(_ranked(block.columns, cells)), category == AVERAGE))
+    return block
+
+
+def _cell(block: Block, table: Published, column: Column, dataset: str, category: str, by_cell: dict) -> Cell | None:
+    digits = _DIGITS.get(column.metric, 1)
+    if column.kind == "measured":
+        entry = by_cell.get((dataset, category, column.label, column.metric, column.protocol))
+        if entry is None:
+            return None
+        text = f"{entry.mean:.{digits}f}" if math.isfinite(entry.mean) else "n/a"
+        if entry.std is not None and math.isfinite(entry.std):
+            text += f" ± {entry.std:.{digits}f}"
+        return Cell(text, marks=(block.mark(_coverage(entry, table)),) if entry.covers else ())
+    printed = table.cells.get((dataset, category, column.label, column.metric))
+    if printed is None:
+        return None
+    remarks = []
+    if category == AVERAGE and table.mismatch(dataset, column.label, column.metric):
+        mean = table.recomputed[dataset, column.label, column.metric]
+        remarks.append(f"printed {printed.text}, but the mean of the printed rows is {mean:.{digits + 1}f}")
+    if printed.note:
+        remarks.append(printed.note)
+    name = f"{column.label}, {category}, {NAMES.get(column.metric, column.metric)}"
+    text = f"{printed.value:.{digits}f}" if len(printed.text.partition(".")[2]) < digits else printed.text
+    return Cell(text, marks=(block.mark(f"{name}: {'; '.join(remarks)}"),) if remarks else ())
+
+
+def _ranked(columns: list[Column], cells: list[Cell | None]) -> list[Cell | None]:
+    """Best and second best as displayed, among numbers of one kind, metric and protocol; ties share a rank."""
+    groups: dict[tuple, list[float]] = {}
+    for column, cell in zip(columns, cells, strict=True):
+        if cell is not None and cell.text != "n/a":
+            groups.setdefault((column.kind, column.metric, column.protocol), []).append(float(cell.text.split(" ")[0]))
+    ranked = []
+    for column, cell in zip(columns, cells, strict=True):
+        values = groups.get((column.kind, column.metric, column.protocol), [])
+        if cell is not None and cell.text != "n/a" and len(values) > 1:
+            places = sorted(set(values), reverse=True)
+            place = places.index(float(cell.text.split(" ")[0])) + 1
+            cell = Cell(cell.text, place if place <= 2 else 0, cell.marks)
+        ranked.append(cell)
+    return ranked

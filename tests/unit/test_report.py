@@ -1,0 +1,290 @@
+import csv
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from helixbench.config import Slice
+from helixbench.errors import UserError
+from helixbench.records import Score, write_csv
+from helixbench.report import measured, published, render, tables
+
+PUBLISHED = Path(__file__).parents[2] / "resources" / "published"
+OPTIM = {"steps": 1, "batch": 1, "lr": 1e-4}
+METHODS = {"dhdiff": {"kind": "dhdiff", "optim": OPTIM}, "crop": {"kind": "crop_paste"}}
+DATASETS = {
+    "MVTec-AD": {"layout": "mvtec_ad", "root": "raw", "categories": ["bottle", "cable"]},
+    "Procedural": {"layout": "procedural", "categories": ["disc"], "procedural": {}},
+}
+SQUEEZE = "squeezenet1_1 (ImageNet weights 1a2b), 10 splits; split half; seed 0"
+UNET = "U-Net vgg13_bn, last checkpoint; split half"
+
+
+def config(methods=METHODS, datasets=DATASETS, columns=3):
+    return Slice({"report": {"grid_columns": columns}, "train.methods": methods, "prepare.datasets": datasets})
+
+
+def score(metric, value, dataset="MVTec-AD", category="bottle", method="dhdiff", seed=0, protocol=UNET, defect="all", std=None):
+    return Score(dataset, category, defect, method, metric, value, std, 40, seed, "half", "0" * 64, protocol, "d" * 16)
+
+
+def render_table(tmp_path, number, rows, **kwargs):
+    file = tmp_path / "scores.csv"
+    write_csv(file, rows, Score)
+    tables.run(number, config(**kwargs), published=PUBLISHED, scores=[file], out=tmp_path / "report")
+    texts = {suffix: (tmp_path / "report" / f"table_{number}.{suffix}").read_text(encoding="utf-8") for suffix in ("csv", "md", "tex")}
+    return list(csv.DictReader(texts["csv"].splitlines())), texts["md"], texts["tex"]
+
+
+def pick(rows, **where):
+    return [row for row in rows if all(row[key] == value for key, value in where.items())]
+
+
+def detection(metrics=("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "pro", "f1_max"), seeds=(0, 1, 2)):
+    places = [("MVTec-AD", "bottle"), ("MVTec-AD", "cable"), ("Procedural", "disc")]
+    for m, method in enumerate(METHODS):
+        for p, (dataset, category) in enumerate(places):
+            for seed in seeds:
+                for k, metric in enumerate(metrics):
+                    yield score(metric, 90 - 3 * m - p + k + seed, dataset, category, method, seed)
+
+
+# ------------------------------------------------------------------------------------------------------- published
+
+
+@pytest.mark.parametrize("number", range(1, 10))
+def test_recomputed_averages_are_the_checked_ones(number):
+    table = published.read(PUBLISHED, number)
+    with open(PUBLISHED / "average_checks.csv", newline="", encoding="utf-8") as handle:
+        checks = [row for row in csv.DictReader(handle) if row["table"] == published.ROMAN[number]]
+    assert len(checks) == len(table.recomputed)
+    for row in checks:
+        key = (row["dataset"], row["method"], row["metric"])
+        assert table.recomputed[key] == pytest.approx(float(row["mean_of_rows"]), abs=6e-4)
+        assert table.mismatch(*key) == (row["status"] == "MISMATCH"), key
+
+
+def test_paper_order():
+    table = published.read(PUBLISHED, 1)
+    assert table.methods[0] == "DiffAug" and table.methods[-1] == "DH-Diff" and len(table.methods) == 9
+    assert table.categories("MVTec-AD")[:3] == ("bottle", "cable", "capsule") and len(table.categories("MVTec-AD")) == 15
+
+
+def test_notes_keep_what_is_about_the_number():
+    table = published.read(PUBLISHED, 1)
+    assert table.cells["MVTec-AD", "bottle", "CDC", "IS"].note == ""
+    assert "likely typo for 0.31" in table.cells["MVTec-AD", "capsule", "DH-Diff", "IC-LPIPS"].note
+    assert published.read(PUBLISHED, 4).cells["MVTec-AD", "average", "DevNet", "pixel_auroc"].note == ""
+
+
+def test_damaged_published_table_is_named(tmp_path):
+    with pytest.raises(UserError, match="table_1.csv"):
+        published.read(tmp_path, 1)
+    (tmp_path / "table_1.csv").write_text("table,dataset\nI,x\n", encoding="utf-8")
+    with pytest.raises(UserError, match="table_1.csv.*columns"):
+        published.read(tmp_path, 1)
+
+
+# -------------------------------------------------------------------------------------------------------- CSV form
+
+
+def test_without_scores_the_table_is_the_paper(tmp_path):
+    rows, md, _ = render_table(tmp_path, 1, [])
+    assert list(rows[0]) == list(tables.COLUMNS)
+    assert len(rows) == 288 and not any(row["measured"] or row["protocol"] for row in rows)
+    (average,) = pick(rows, category="average", method="DH-Diff", metric="IS")
+    assert (average["published"], average["recomputed"]) == ("1.94", "2.003")
+    assert "measured: " not in md
+
+
+def test_three_kinds_of_numbers_side_by_side(tmp_path):
+    rows, _, _ = render_table(tmp_path, 2, detection())
+    (cell,) = pick(rows, dataset="MVTec-AD", category="bottle", method="DH-Diff", metric="image_auroc")
+    assert cell["table"] == "II" and float(cell["published"]) > 99 and cell["recomputed"] == ""
+    assert float(cell["measured"]) == pytest.approx(91)
+    assert cell["protocol"] == f"{UNET}; 3 seeds, std 1"
+    (ours,) = pick(rows, dataset="MVTec-AD", category="bottle", method="Crop&Paste", metric="image_auroc")
+    assert ours["published"] == "" and float(ours["measured"]) == pytest.approx(88)
+    (other,) = pick(rows, dataset="Procedural", category="disc", method="DH-Diff", metric="pixel_auroc")
+    assert other["published"] == "" and float(other["measured"]) == pytest.approx(90)
+    assert not pick(rows, metric="pro")
+
+
+def test_measured_average_says_what_it_covers(tmp_path):
+    rows, md, _ = render_table(tmp_path, 2, detection())
+    (average,) = pick(rows, dataset="MVTec-AD", category="average", method="DH-Diff", metric="image_auroc")
+    assert float(average["measured"]) == pytest.approx(90.5)
+    assert average["protocol"].endswith("3 seeds, std 1; mean of 2 of the paper's 15 categories")
+    assert "mean of 2 of the paper's 15 categories" in md
+    (own,) = pick(rows, dataset="Procedural", category="average", method="DH-Diff", metric="image_auroc")
+    assert own["protocol"].endswith("mean of 1 category")
+
+
+def test_no_average_over_a_part(tmp_path):
+    rows, _, _ = render_table(tmp_path, 2, [score("image_auroc", 91.0)])
+    assert pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")[0]["measured"] == "91"
+    assert pick(rows, dataset="MVTec-AD", category="average", method="DH-Diff", metric="image_auroc")[0]["measured"] == ""
+
+
+def test_table_4_carries_what_else_was_measured(tmp_path):
+    rows, md, tex = render_table(tmp_path, 4, detection())
+    for metric in ("pro", "f1_max", "image_ap"):
+        assert all(row["published"] == "" and row["measured"] for row in pick(rows, metric=metric))
+        assert len(pick(rows, metric=metric, category="bottle")) == 2
+    assert "## Also measured" in md and "### PRO" in md
+    assert tex.count(r"\begin{table*}") == 2
+
+
+def test_defect_rows_are_not_the_category(tmp_path):
+    rows, _, _ = render_table(tmp_path, 1, [score("inception_score", 1.5, defect="hole"), score("inception_score", 2.5)])
+    (cell,) = pick(rows, category="bottle", method="DH-Diff", metric="IS")
+    assert cell["measured"] == "2.5"
+
+
+def test_one_seed_shows_the_spread_over_shuffles(tmp_path):
+    rows, md, _ = render_table(tmp_path, 1, [score("ic_lpips", 0.234, std=0.012, protocol=SQUEEZE)])
+    (cell,) = pick(rows, category="bottle", method="DH-Diff", metric="IC-LPIPS")
+    assert cell["protocol"].endswith("1 seed, std 0.012 over shuffles") and "seed 0" not in cell["protocol"]
+    assert "0.23 ± 0.01" in md
+
+
+def test_a_score_without_a_value_is_shown_as_such(tmp_path):
+    rows, md, _ = render_table(tmp_path, 1, [score("ic_lpips", float("nan")), score("ic_lpips", 0.2, method="crop")])
+    assert pick(rows, category="bottle", method="DH-Diff", metric="IC-LPIPS")[0]["measured"] == "nan"
+    assert "n/a" in md
+
+
+# ------------------------------------------------------------------------------------------------- protocols, errors
+
+
+def test_protocols_never_share_a_column(tmp_path):
+    best = UNET.replace("last", "best_on_test")
+    rows, md, tex = render_table(tmp_path, 2, [score("image_auroc", 91.0), score("image_auroc", 95.0, protocol=best)])
+    cells = pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")
+    assert [(cell["measured"], cell["protocol"].partition(";")[0]) for cell in cells] == [
+        ("91", "U-Net vgg13_bn, last checkpoint"),
+        ("95", "U-Net vgg13_bn, best_on_test checkpoint"),
+    ]
+    header = next(line for line in md.splitlines() if line.startswith("| category"))
+    assert "measured: DH-Diff <sup>a</sup> | measured: DH-Diff <sup>b</sup> |" in header
+    assert f"<sup>a</sup> {UNET}" in md and f"<sup>b</sup> {best}" in md
+    assert r"\textbf{91.0}" not in tex and r"\textbf{95.0}" not in tex  # nothing to compare with
+
+
+def test_the_split_is_part_of_the_protocol(tmp_path):
+    rows, _, _ = render_table(tmp_path, 2, [score("image_auroc", 91.0, protocol="U-Net")])
+    assert pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")[0]["protocol"].startswith("U-Net; split half; 1 seed")
+
+
+def test_substitute_network_is_named_in_the_header(tmp_path):
+    _, md, tex = render_table(tmp_path, 1, [score("inception_score", 1.4, protocol=SQUEEZE)])
+    assert "measured: DH-Diff (squeezenet1_1 network) <sup>a</sup>" in md
+    assert r"DH-Diff (squeezenet1\_1)" in tex
+
+
+def test_two_methods_may_not_have_one_name(tmp_path):
+    twins = {"dhdiff": METHODS["dhdiff"], "no_dda": {**METHODS["dhdiff"], "dda_encoder": 0}}
+    with pytest.raises(UserError, match=r"train\.methods\.no_dda\.label"):
+        render_table(tmp_path, 1, [], methods=twins)
+    twins["no_dda"]["label"] = "DH-Diff w/o DDA"
+    rows, _, _ = render_table(tmp_path, 1, [score("inception_score", 1.5, method="no_dda")], methods=twins)
+    assert pick(rows, method="DH-Diff w/o DDA", category="bottle")[0]["measured"] == "1.5"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([score("image_auroc", 1, method="other")], "method 'other' is not in train.methods"),
+        ([score("image_auroc", 1, category="pill")], "MVTec-AD/pill is not in prepare.datasets"),
+        ([score("image_auroc", 1), score("image_auroc", 2)], "image_auroc of dhdiff on bottle, seed 0 is 2.0, but 1.0"),
+    ],
+)
+def test_contradicting_scores_are_refused(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        render_table(tmp_path, 2, rows)
+    assert not (tmp_path / "report").exists()
+
+
+def test_unknown_table_and_missing_file(tmp_path):
+    with pytest.raises(UserError, match="table 3"):
+        tables.run(3, config(), published=PUBLISHED, scores=[], out=tmp_path)
+    with pytest.raises(UserError, match="gone.csv"):
+        tables.run(1, config(), published=PUBLISHED, scores=[tmp_path / "gone.csv"], out=tmp_path)
+
+
+# -------------------------------------------------------------------------------------------------------- rendering
+
+
+def test_markdown_separates_kinds_and_footnotes_the_average(tmp_path):
+    _, md, _ = render_table(tmp_path, 4, detection())
+    header = next(line for line in md.splitlines() if line.startswith("| category"))
+    names = [cell.strip() for cell in header.strip("|").split("|")[1:]]
+    kinds = [name.startswith("measured: ") for name in names]
+    assert kinds == sorted(kinds) and names[0] == "CFLOW" and names[9] == "DH-Diff"
+    assert names[10] == "measured: DH-Diff <sup>a</sup>" and names[11] == "measured: Crop&amp;Paste <sup>a</sup>"
+    assert "printed 81.4, but the mean of the printed rows is 82.23" in md
+    widths = {line.count("|") for line in md.split("## pixel AP")[0].splitlines() if line.startswith("|")}
+    assert len(widths) == 1
+    assert "**Procedural**" in md and "*average*" in md
+
+
+def test_best_and_second_within_a_kind():
+    columns = [tables.Column("published", name, "IS") for name in "ABCD"] + [tables.Column("measured", "A", "IS", "p")]
+    cells = [tables.Cell("1.50"), tables.Cell("1.70"), tables.Cell("1.70"), None, tables.Cell("9.00 ± 0.10")]
+    ranked = tables._ranked(columns, cells)
+    assert [cell and cell.rank for cell in ranked] == [2, 1, 1, None, 0]
+
+
+def test_many_footnotes_have_marks_of_their_own():
+    block = tables.Block(("IS",), [])
+    marks = [block.mark(f"protocol {i}", letters=True) for i in range(60)] + [block.mark(f"remark {i}") for i in range(3)]
+    assert len(set(marks)) == 63 and marks[:2] == ["a", "b"] and marks[26] == "aa" and marks[-3:] == ["1", "2", "3"]
+    assert block.mark("protocol 1", letters=True) == "b"
+
+
+def test_escape():
+    assert render.escape("Crop&Paste 50% metal_nut ± {x} a\\b") == r"Crop\&Paste 50\% metal\_nut $\pm$ \{x\} a\textbackslash{}b"
+    assert render.escape("ж") == "?"
+
+
+@pytest.mark.parametrize("number", [1, 2, 4])
+def test_latex(tmp_path, number):
+    rows = list(detection()) if number > 1 else [score("inception_score", 1.4, protocol=SQUEEZE), score("ic_lpips", 0.2, method="crop")]
+    _, _, tex = render_table(tmp_path, number, rows)
+    stack = []
+    for kind, name in re.findall(r"\\(begin|end)\{([a-z*]+)\}", tex):
+        if kind == "begin":
+            stack.append(name)
+        else:
+            assert stack.pop() == name
+    assert not stack and tex.replace(r"\{", "").replace(r"\}", "").count("{") == tex.replace(r"\{", "").replace(r"\}", "").count("}")
+    assert tex.isascii()
+    for body in re.findall(r"\\begin\{tabular\}\{(.*?)\}\n(.*?)\\end\{tabular\}", tex, re.DOTALL):
+        width = len(re.sub(r"@\{.*?\}", "", body[0]))
+        for line in body[1].splitlines():
+            if line.endswith(r"\\"):
+                spans = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+                assert len(re.findall(r"(?<!\\)&", line)) + 1 + sum(spans) == width, line
+    if shutil.which("pdflatex"):
+        document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}" + tex + r"\end{document}"
+        (tmp_path / "main.tex").write_text(document, encoding="utf-8")
+        done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True)
+        assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_rendering_is_deterministic(tmp_path):
+    first = render_table(tmp_path / "a", 4, detection())
+    second = render_table(tmp_path / "b", 4, detection())
+    assert first == second
+
+
+def test_average_over_unequal_seeds():
+    rows = [score("image_auroc", 80.0, seed=0), score("image_auroc", 90.0, seed=1), score("image_auroc", 95.0, category="cable", seed=0)]
+    entries = [
+        measured.Measured("MVTec-AD", c, "DH-Diff", "image_auroc", UNET, {r.seed: r.value for r in rows if r.category == c})
+        for c in ("bottle", "cable")
+    ]
+    average = measured._average(entries)
+    assert average.mean == pytest.approx(90) and average.std is None and average.covers == 2
