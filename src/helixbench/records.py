@@ -19,6 +19,9 @@ from helixbench.provenance import write_text
 GOOD = "good"
 """Defect name of a normal picture, as in the MVTec layout."""
 
+ALL = "all"
+"""Defect name of a score over all defect types of a category."""
+
 
 @dataclass(frozen=True)
 class RawSample:

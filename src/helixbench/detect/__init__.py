@@ -1,0 +1,1 @@
+"""What generated pairs are worth as training data: downstream detectors and their metrics."""

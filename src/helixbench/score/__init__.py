@@ -1,0 +1,1 @@
+"""What generated pairs are worth as pictures: Inception Score, IC-LPIPS."""

@@ -1,0 +1,166 @@
+"""Localization U-Net: trained on generated pairs and normals, tested on held-out real pictures.
+
+The protocol is the one AnomalyDiffusion and its successors use (DRAEM's segmentation network alone): RGB in [0, 1]
+without normalisation or augmentation, two-class focal loss, image score from the averaged anomaly map.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helixbench.config import Localization
+from helixbench.detect.metrics import Ranking
+from helixbench.errors import UserError
+from helixbench.records import derive_seed
+
+
+def build_unet(config: Localization, seed: int) -> nn.Module:
+    """U-Net (B, 3, H, W) -> logits (B, 2, H, W) without pretrained weights, seeded; one encoder level a decoder width.
+
+    Raises UserError when segmentation-models-pytorch cannot build it.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model = smp.Unet(
+                encoder_name=config.encoder,
+                encoder_weights=None,
+                encoder_depth=len(config.decoder_channels),
+                decoder_channels=config.decoder_channels,
+                decoder_interpolation="bilinear",
+                in_channels=3,
+                classes=2,
+            )
+        except (KeyError, ValueError) as error:
+            reason = str(error).strip("'\"").partition("\n")[0][:200]
+            raise UserError(f"detect.localization: no U-Net of encoder {config.encoder}, {config.decoder_channels}: {reason}") from None
+    return model.to(memory_format=torch.channels_last)
+
+
+def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float) -> torch.Tensor:
+    """Mean of -(1 - p)^gamma log p of the true class (Lin et al., ICCV 2017), no class weights.
+
+    logits: (B, 2, H, W); target: (B, H, W) int64 in {0, 1}. gamma 0 is cross-entropy.
+    """
+    log_p = F.log_softmax(logits.float(), dim=1).gather(1, target[:, None])
+    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Pictures in memory: normals (n, 3, H, W) uint8; per defect type, images (m, 3, H, W) uint8 and masks (m, H, W) bool."""
+
+    normals: torch.Tensor
+    defects: tuple[str, ...]
+    images: tuple[torch.Tensor, ...]
+    masks: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def from_arrays(cls, normals: np.ndarray, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> TrainingSet:
+        """Normals (n, H, W, 3) uint8; pairs: defect -> (images (m, H, W, 3) uint8, masks (m, H, W) bool), empty ones left out."""
+        planes = lambda array: torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()  # noqa: E731
+        kept = {defect: pair for defect, pair in sorted(pairs.items()) if len(pair[0])}
+        return cls(
+            planes(normals),
+            tuple(kept),
+            tuple(planes(images) for images, _ in kept.values()),
+            tuple(torch.from_numpy(masks) for _, masks in kept.values()),
+        )
+
+    def digest(self) -> str:
+        """sha256 of all pixels: a resume state belongs to the pictures it was trained on."""
+        found = hashlib.sha256(repr((self.defects, [tuple(t.shape) for t in (self.normals, *self.images)])).encode())
+        for tensor in (self.normals, *self.images, *self.masks):
+            found.update(tensor.numpy().tobytes())
+        return found.hexdigest()
+
+    def draw(self, rng: torch.Generator, batch: int, normal_share: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch (B, 3, H, W) float32 in [0, 1] and targets (B, H, W) int64.
+
+        Each item is a normal with probability `normal_share`, otherwise uniform over defect types, then over their pairs.
+        """
+        images, masks = [], []
+        for _ in range(batch):
+            coin, which, item = torch.rand(3, generator=rng, dtype=torch.float64).tolist()
+            if not self.defects or coin < normal_share:
+                image = self.normals[int(item * len(self.normals))]
+                mask = torch.zeros(image.shape[1:], dtype=torch.bool)
+            else:
+                kind = int(which * len(self.defects))
+                index = int(item * len(self.images[kind]))
+                image, mask = self.images[kind][index], self.masks[kind][index]
+            images.append(image)
+            masks.append(mask)
+        return torch.stack(images).float() / 255, torch.stack(masks).long()
+
+
+class LocalizationLoss:
+    """The trainer's loss(step, rng): draws a batch and returns its focal loss."""
+
+    def __init__(self, model: nn.Module, data: TrainingSet, config: Localization, device: torch.device):
+        self.model, self.data, self.config, self.device = model, data, config, device
+
+    def __call__(self, step: int, rng: torch.Generator) -> torch.Tensor:
+        """Focal loss of the batch that `rng` draws."""
+        images, target = self.data.draw(rng, self.config.optim.batch, self.config.normal_share)
+        images = images.to(self.device, memory_format=torch.channels_last)
+        return focal_loss(self.model(images), target.to(self.device), self.config.focal_gamma)
+
+
+@torch.no_grad()
+def anomaly_maps(model: nn.Module, images: np.ndarray, device: torch.device, batch: int = 8) -> np.ndarray:
+    """Softmax of the anomaly class for pictures (n, H, W, 3) uint8: (n, H, W) float32 in [0, 1].
+
+    In evaluation mode (running statistics) and full precision, whatever training used.
+    """
+    training = model.training
+    model.eval()
+    maps = []
+    for i in range(0, len(images), batch):
+        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float() / 255
+        logits = model(x.to(device, memory_format=torch.channels_last)).float()
+        maps.append(logits.softmax(1)[:, 1].cpu())
+    model.train(training)
+    return torch.cat(maps).numpy()
+
+
+def image_scores(maps: np.ndarray, window: int) -> np.ndarray:
+    """Maps (n, H, W) -> (n,): largest value of the window x window, stride-1, zero-padded average (reading 21).
+
+    Zeros count in the average, as in DRAEM's code. An even window averages over one row and column more of padding.
+    """
+    averaged = F.avg_pool2d(torch.from_numpy(maps)[:, None], window, stride=1, padding=window // 2)
+    return averaged.amax((1, 2, 3)).numpy()
+
+
+def evaluate(maps: np.ndarray, masks: np.ndarray, scores: np.ndarray, labels: np.ndarray, pro_limit: float) -> dict[str, float]:
+    """Metrics in percent: maps, masks (n, H, W); scores, labels (n,). Raises ValueError where one is not defined."""
+    image, pixel = Ranking(scores, labels), Ranking(maps, masks)
+    found = {
+        "image_auroc": image.auroc(),
+        "image_ap": image.average_precision(),
+        "pixel_auroc": pixel.auroc(),
+        "pixel_ap": pixel.average_precision(),
+        "pro": pixel.pro(masks, pro_limit),
+        "f1_max": pixel.f1_max(),
+    }
+    return {name: 100 * value for name, value in found.items()}
+
+
+def training_seed(root: int, dataset: str, category: str, seed: int) -> int:
+    """Seed of weights and batches: the same for every method, so that methods are compared on equal draws."""
+    return derive_seed(root, "localization", dataset, category, seed)
+
+
+def describe(config: Localization, split: str, size: Sequence[int]) -> str:
+    """Protocol text, e.g. `unet(vgg13_bn) half split, last checkpoint, 1000 steps x 8, 256 px`."""
+    ema = f", EMA {config.optim.ema:g}" if config.optim.ema else ""
+    return f"unet({config.encoder}) {split} split, last checkpoint, {config.optim.steps} steps x {config.optim.batch}{ema}, {size[0]} px"

@@ -1,0 +1,130 @@
+"""Detection metrics, exact: every distinct score is a threshold, no binning.
+
+One descending sort of the scores (`Ranking`) serves every metric. AUROC and average precision are scikit-learn's;
+PRO is the per-region overlap of Bergmann et al. (CVPR 2020), integrated over the false-positive rate as in MVTec's
+evaluation code. All values are in [0, 1]; a metric that is not defined raises ValueError, none is ever NaN.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+_EIGHT = np.ones((3, 3), int)
+"""Regions are 8-connected."""
+
+
+class Ranking:
+    """Scores sorted once, highest first, with the labels in that order and the last position of each distinct score.
+
+    scores: any shape, finite; labels: the same shape, bool (True: anomalous).
+    Raises ValueError for differing shapes, no scores, or scores that are not finite.
+    """
+
+    def __init__(self, scores: np.ndarray, labels: np.ndarray):
+        scores, labels = np.asarray(scores), np.asarray(labels).astype(bool)
+        if scores.shape != labels.shape:
+            raise ValueError(f"scores have shape {scores.shape}, labels {labels.shape}")
+        if not scores.size:
+            raise ValueError("no scores")
+        if not np.isfinite(scores).all():
+            raise ValueError("scores are not finite")
+        flat = scores.ravel()
+        self.order = np.argsort(flat)[::-1]  # order within ties is never looked at
+        self.scores = flat[self.order]
+        self.ends = np.append(np.flatnonzero(self.scores[1:] != self.scores[:-1]), flat.size - 1)
+        true = np.cumsum(labels.ravel()[self.order])[self.ends]
+        self.true_positives = true.astype(np.float64)
+        self.false_positives = self.ends + 1.0 - true
+        self.positives, self.negatives = int(true[-1]), int(flat.size - true[-1])
+
+    def need(self, positives: bool = False, negatives: bool = False) -> None:
+        """ValueError unless the asked classes are present."""
+        if positives and not self.positives:
+            raise ValueError("nothing is labelled anomalous")
+        if negatives and not self.negatives:
+            raise ValueError("nothing is labelled normal")
+
+    def auroc(self) -> float:
+        """Area under the ROC curve; ties count one half."""
+        self.need(positives=True, negatives=True)
+        tpr = np.append(0, self.true_positives / self.positives)
+        fpr = np.append(0, self.false_positives / self.negatives)
+        return float(np.trapezoid(tpr, fpr))
+
+    def average_precision(self) -> float:
+        """Sum of precision times recall gained, over thresholds; no interpolation."""
+        self.need(positives=True)
+        precision = self.true_positives / (self.true_positives + self.false_positives)
+        gained = np.diff(self.true_positives, prepend=0) / self.positives
+        return float(np.sum(precision * gained))
+
+    def f1_max(self) -> float:
+        """Largest F1 over all thresholds."""
+        self.need(positives=True)
+        return float(np.max(2 * self.true_positives / (self.true_positives + self.false_positives + self.positives)))
+
+    def pro(self, masks: np.ndarray, limit: float = 0.3) -> float:
+        """Per-region overlap of the masks (n, H, W) that are the labels; see `pro`."""
+        self.need(negatives=True)
+        weights = region_weights(masks)
+        overlap = np.append(0, np.cumsum(weights.ravel()[self.order], dtype=np.float64)[self.ends])
+        fpr = np.append(0, self.false_positives / self.negatives)
+        return area_up_to(fpr, overlap, limit)
+
+
+def region_weights(masks: np.ndarray) -> np.ndarray:
+    """Masks (n, H, W) bool -> float64 (n, H, W): what each pixel adds to the mean overlap over all regions, sum 1.
+
+    Raises ValueError when no mask has a region.
+    """
+    masks = np.asarray(masks).astype(bool)
+    if masks.ndim != 3:
+        raise ValueError(f"masks have shape {masks.shape}, not (n, H, W)")
+    weights = np.zeros(masks.shape)
+    regions = 0
+    for weight, mask in zip(weights, masks, strict=True):
+        labels, count = ndimage.label(mask, _EIGHT)
+        sizes = np.bincount(labels.ravel())
+        weight[mask] = 1 / sizes[labels[mask]]
+        regions += count
+    if not regions:
+        raise ValueError("nothing is labelled anomalous")
+    return weights / regions
+
+
+def area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
+    """Trapezoid area under (x, y), x rising from 0 to 1, up to x = limit (y interpolated there), divided by limit."""
+    if not 0 < limit <= 1:
+        raise ValueError(f"limit is {limit}, not in (0, 1]")
+    inside = int(np.searchsorted(x, limit, side="right"))
+    x_cut, y_cut = x[:inside], y[:inside]
+    if inside < len(x) and x_cut[-1] < limit:
+        share = (limit - x_cut[-1]) / (x[inside] - x_cut[-1])
+        x_cut, y_cut = np.append(x_cut, limit), np.append(y_cut, y_cut[-1] + share * (y[inside] - y_cut[-1]))
+    return float(np.trapezoid(y_cut, x_cut) / limit)
+
+
+def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Area under the ROC curve, equal to scikit-learn's roc_auc_score. Any equal shapes; ValueError for one class."""
+    return Ranking(scores, labels).auroc()
+
+
+def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Average precision, equal to scikit-learn's average_precision_score. ValueError when nothing is anomalous."""
+    return Ranking(scores, labels).average_precision()
+
+
+def f1_max(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Largest F1 over all distinct thresholds. ValueError when nothing is anomalous."""
+    return Ranking(scores, labels).f1_max()
+
+
+def pro(scores: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
+    """Area under mean per-region overlap against pixel false-positive rate up to `limit`, divided by `limit`.
+
+    scores, masks: (n, H, W); regions are 8-connected components of each mask and weigh the same whatever their size;
+    false positives are counted over all normal pixels of all pictures. ValueError when there is no region or no
+    normal pixel.
+    """
+    return Ranking(scores, masks).pro(masks, limit)

@@ -1,0 +1,91 @@
+"""Reading prepared pictures and generated pairs back: checked against their manifests, kept as 8-bit arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from helixbench.errors import UserError
+from helixbench.records import Pair, Sample, inside, read_csv
+
+
+def read_image(path: Path, mode: str, sha256: str | None = None) -> np.ndarray:
+    """One picture as uint8, (H, W, 3) for mode RGB and (H, W) for L.
+
+    Raises UserError naming the file when it is missing, unreadable, or not the one whose sha256 was recorded.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; make the folder again") from None
+    if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{path}: altered since its manifest was written (sha256 differs); make the folder again")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            return np.asarray(picture.convert(mode))
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not a readable picture ({error}); make the folder again") from None
+
+
+def _stack(arrays: list[np.ndarray], paths: list[Path], shape: tuple[int, ...]) -> np.ndarray:
+    for array, path in zip(arrays, paths, strict=True):
+        if array.shape[:2] != arrays[0].shape[:2]:
+            size, first = array.shape[:2], arrays[0].shape[:2]
+            raise UserError(f"{path}: is {size[1]}x{size[0]}, {paths[0]} is {first[1]}x{first[0]}; make the folder again")
+    return np.stack(arrays) if arrays else np.zeros(shape, np.uint8)
+
+
+def pair_images(folder: Path, pairs: Sequence[Pair]) -> np.ndarray:
+    """Images of generated pairs, (n, H, W, 3) uint8, each checked against its sha256."""
+    paths = [inside(folder, pair.image) for pair in pairs]
+    return _stack([read_image(path, "RGB", pair.sha256) for path, pair in zip(paths, pairs, strict=True)], paths, (0, 0, 0, 3))
+
+
+def pair_masks(folder: Path, pairs: Sequence[Pair]) -> np.ndarray:
+    """Masks of generated pairs, (n, H, W) bool, each checked against its sha256."""
+    paths = [inside(folder, pair.mask) for pair in pairs]
+    masks = [read_image(path, "L", pair.mask_sha256) for path, pair in zip(paths, pairs, strict=True)]
+    return _stack(masks, paths, (0, 0, 0)) > 127
+
+
+def sample_images(folder: Path, samples: Sequence[Sample]) -> np.ndarray:
+    """Prepared pictures, (n, H, W, 3) uint8."""
+    paths = [inside(folder, sample.image) for sample in samples]
+    return _stack([read_image(path, "RGB") for path in paths], paths, (0, 0, 0, 3))
+
+
+def sample_masks(folder: Path, samples: Sequence[Sample], size: tuple[int, int]) -> np.ndarray:
+    """Prepared masks, (n, H, W) bool; all False for normals, which have no mask file."""
+    masks = np.zeros((len(samples), *size), bool)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.mask:
+            path = inside(folder, sample.mask)
+            array = read_image(path, "L")
+            if array.shape != size:
+                raise UserError(f"{path}: is {array.shape[1]}x{array.shape[0]}, its picture {size[1]}x{size[0]}; prepare again")
+            mask[:] = array > 127
+    return masks
+
+
+def load_pairs(folder: Path) -> list[Pair]:
+    """Rows of a pairs folder's manifest; UserError when there are none."""
+    pairs = read_csv(folder / "manifest.csv", Pair)
+    if not pairs:
+        raise UserError(f"{folder / 'manifest.csv'}: lists no pairs; generate again")
+    return pairs
+
+
+def read_split(prepared: Path) -> tuple[str, str]:
+    """Rule and sha256 of a prepared folder's split.json."""
+    path = prepared / "split.json"
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))
+        return str(split["rule"]), str(split["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a readable split ({error}); prepare again") from None

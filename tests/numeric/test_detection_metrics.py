@@ -1,0 +1,140 @@
+"""Detection metrics against scikit-learn and against definitions written out threshold by threshold."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from scipy import ndimage
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from helixbench.detect import metrics
+
+
+def brute_force_pro(scores, masks, limit):
+    """The definition: at every threshold, FPR and the mean over regions of the share found; then the area."""
+    regions = []
+    for i, mask in enumerate(masks):
+        labels, count = ndimage.label(mask, np.ones((3, 3)))
+        regions += [(i, labels == k) for k in range(1, count + 1)]
+    points = [(0.0, 0.0)]
+    for threshold in np.unique(scores)[::-1]:
+        found = scores >= threshold
+        fpr = (found & ~masks).sum() / (~masks).sum()
+        points.append((fpr, np.mean([found[i][region].mean() for i, region in regions])))
+    area = 0.0
+    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+        if x0 >= limit:
+            break
+        if x1 > limit:
+            y1 = y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
+            x1 = limit
+        area += (x1 - x0) * (y0 + y1) / 2
+    return area / limit
+
+
+def brute_force_f1(scores, labels):
+    best = 0.0
+    for threshold in np.unique(scores):
+        found = scores >= threshold
+        hit = (found & labels).sum()
+        best = max(best, 2 * hit / (found.sum() + labels.sum()))
+    return best
+
+
+def example(seed, levels=None, shape=(4, 12, 12)):
+    rng = np.random.default_rng(seed)
+    masks = ndimage.gaussian_filter(rng.normal(size=shape), (0, 1.5, 1.5)) > 0.15
+    scores = rng.normal(size=shape) + masks
+    if levels:
+        scores = np.round(scores * levels) / levels
+    return scores.astype(np.float32), masks
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("levels", [None, 2])
+def test_agrees_with_references(seed, levels):
+    scores, masks = example(seed, levels)
+    assert metrics.auroc(scores, masks) == pytest.approx(roc_auc_score(masks.ravel(), scores.ravel()), abs=1e-12)
+    assert metrics.average_precision(scores, masks) == pytest.approx(average_precision_score(masks.ravel(), scores.ravel()), abs=1e-12)
+    assert metrics.f1_max(scores, masks) == pytest.approx(brute_force_f1(scores, masks), abs=1e-12)
+    for limit in (0.05, 0.3, 1.0):
+        assert metrics.pro(scores, masks, limit) == pytest.approx(brute_force_pro(scores, masks, limit), abs=1e-10)
+
+
+def test_pro_weighs_regions_equally_and_joins_diagonals():
+    masks = np.zeros((1, 8, 8), bool)
+    masks[0, 0, 0] = masks[0, 1, 1] = True  # one 8-connected region
+    masks[0, 4:8, 4:8] = True
+    scores = np.where(masks, 1.0, 0.5)
+    scores[0, :2, :2] = 0.0  # the small region is never found before everything else
+    assert len(np.unique(metrics.region_weights(masks))) == 3
+    # half of the regions until FPR 46/48, far past the limit... both at 1
+    assert metrics.pro(scores, masks, 0.3) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("name", ["auroc", "average_precision", "f1_max", "pro"])
+def test_degenerate(name):
+    metric = getattr(metrics, name)
+    masks = np.zeros((2, 4, 4), bool)
+    scores = np.linspace(0, 1, 32).reshape(2, 4, 4)
+    with pytest.raises(ValueError, match="nothing is labelled anomalous"):
+        metric(scores, masks)
+    masks[0, 1, 1] = True
+    with pytest.raises(ValueError, match="not finite"):
+        metric(np.full_like(scores, np.nan), masks)
+    with pytest.raises(ValueError, match="shape"):
+        metric(scores[:1], masks)
+    with pytest.raises(ValueError, match="no scores"):
+        metric(scores[:0], masks[:0])
+    one_score = metric(np.zeros_like(scores), masks)
+    share = 1 / 32
+    expected = {"auroc": 0.5, "average_precision": share, "f1_max": 2 * share / (1 + share), "pro": 0.15}
+    assert one_score == pytest.approx(expected[name])
+    assert metric(masks.astype(float), masks) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["auroc", "pro"])
+def test_all_anomalous_is_an_error(name):
+    with pytest.raises(ValueError, match="nothing is labelled normal"):
+        getattr(metrics, name)(np.ones((1, 3, 3)), np.ones((1, 3, 3), bool))
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.1])
+def test_limit_is_checked(limit):
+    with pytest.raises(ValueError, match="limit"):
+        metrics.pro(*example(0), limit)
+
+
+shapes = st.tuples(st.integers(1, 3), st.integers(2, 6), st.integers(2, 6))
+
+
+@st.composite
+def scored(draw):
+    shape = draw(shapes)
+    scores = draw(hnp.arrays(np.int64, shape, elements=st.integers(-8, 8)))
+    masks = draw(hnp.arrays(bool, shape))
+    masks.flat[0], masks.flat[-1] = True, False
+    return scores.astype(float), masks
+
+
+@settings(max_examples=60, deadline=None)
+@given(scored(), st.sampled_from([lambda x: 3 * x - 7, np.exp, lambda x: x**3, np.arctan]))
+def test_only_the_order_of_scores_counts(data, transform):
+    scores, masks = data
+    assert np.array_equal(np.unique(scores, return_inverse=True)[1], np.unique(transform(scores), return_inverse=True)[1])
+    for metric in (metrics.auroc, metrics.average_precision, metrics.f1_max, metrics.pro):
+        value = metric(scores, masks)
+        assert 0 <= value <= 1 + 1e-12
+        assert metric(transform(scores), masks) == pytest.approx(value, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(scored(), st.randoms(use_true_random=False))
+def test_order_of_pictures_does_not_count_and_pro_is_exact(data, random):
+    scores, masks = data
+    order = list(range(len(scores)))
+    random.shuffle(order)
+    assert metrics.pro(scores[order], masks[order]) == pytest.approx(metrics.pro(scores, masks), abs=1e-12)
+    assert metrics.pro(scores, masks) == pytest.approx(brute_force_pro(scores, masks, 0.3), abs=1e-10)
+    assert metrics.auroc(-scores, masks) == pytest.approx(1 - metrics.auroc(scores, masks), abs=1e-12)
