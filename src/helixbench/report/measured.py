@@ -12,11 +12,8 @@ from pathlib import Path
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
-from helixbench.records import Score, read_csv
+from helixbench.records import ALL, Score, read_csv
 from helixbench.report.published import AVERAGE
-
-ALL = "all"
-"""Defect name of a score that is the category's."""
 
 _PAPER_NAMES = {"inception_score": "IS", "ic_lpips": "IC-LPIPS"}
 _SUBSTITUTE = re.compile(r"\b(random|squeezenet1_1|squeezenet|squeeze)\b")
