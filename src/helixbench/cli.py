@@ -129,7 +129,14 @@ def generate(
 
 @app.command()
 def score(
-    method: Method, dataset: Dataset, category: Category, config: ConfigFile, prepared: Prepared, pairs: Pairs, out: Out, threads: Threads = None
+    method: Method,
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    prepared: Prepared,
+    pairs: Pairs,
+    out: Out,
+    threads: Threads = None,
 ) -> None:
     """Score generated pairs: IS and IC-LPIPS."""
     from helixbench.score import stage

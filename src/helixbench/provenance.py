@@ -57,10 +57,11 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def sha256_tree(folder: str | Path) -> dict[str, str]:
+def sha256_tree(folder: str | Path, exclude: Iterable[str] = ()) -> dict[str, str]:
     """Relative path -> sha256 for every file below a folder, sorted."""
     folder = Path(folder)
-    return {str(p.relative_to(folder)): sha256(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+    files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: sha256(p) for name, p in files.items() if name not in exclude}
 
 
 _PACKAGES = ("torch", "diffusers", "transformers", "lpips", "torch-fidelity", "segmentation-models-pytorch", "numpy")

@@ -1,0 +1,1 @@
+"""Plan, mask quality gate and writing of pairs."""

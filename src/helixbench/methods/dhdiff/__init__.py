@@ -1,0 +1,1 @@
+"""Double Helix Diffusion."""

@@ -1,0 +1,253 @@
+"""The base model: a diffusers-format folder, downloaded or built small, random and in the workflow.
+
+`unet/ vae/ text_encoder/ tokenizer/ scheduler/`, safetensors only. One loading path serves both kinds.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from helixbench import provenance
+from helixbench.config import Autoencoder, Scratch, Slice, TextEncoder, Unet
+from helixbench.devices import describe, pick_device
+from helixbench.diffusion.data import Pictures
+from helixbench.errors import UserError
+from helixbench.records import derive_seed
+from helixbench.trainer import fit
+
+log = logging.getLogger(__name__)
+transformers_logging.disable_progress_bar()
+
+PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+_WORDS = (
+    "a an the photo picture of with without and on in flawless good normal defective broken large small scratch hole "
+    "bend bent stain missing part crack cut contamination color colour spot dent glue poke squeeze fold print thread "
+    "metal rust scratches oil surface left right top bottom center object texture"
+)
+
+
+@dataclass
+class BaseModel:
+    """A loaded base model; `train()` and device moves are the caller's."""
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    text_encoder: CLIPTextModel
+    tokenizer: PreTrainedTokenizerFast
+    scheduler: DDPMScheduler
+
+    @classmethod
+    def load(cls, folder: Path) -> BaseModel:
+        """Load a diffusers folder with `from_pretrained`, offline; UserError naming the part that is missing."""
+        for part in PARTS:
+            if not (folder / part).is_dir():
+                raise UserError(f"{folder / part}: no such folder; put a diffusers-format Stable Diffusion 1.x model into {folder}")
+        offline = {"local_files_only": True}
+        return cls(
+            unet=UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, **offline),
+            vae=AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, **offline),
+            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, **offline),
+            tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", **offline),
+            # Any SD scheduler (PNDM, DDIM) describes the same noise; training needs it as DDPM.
+            scheduler=DDPMScheduler.from_pretrained(folder / "scheduler", **offline),
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write all parts in diffusers format."""
+        for part in PARTS:
+            getattr(self, part).save_pretrained(folder / part)
+
+    def modules(self) -> list[nn.Module]:
+        """The parts with weights."""
+        return [self.unet, self.vae, self.text_encoder]
+
+    def to(self, device: torch.device) -> BaseModel:
+        """Move all weights."""
+        for module in self.modules():
+            module.to(device)
+        return self
+
+    def tokens(self, prompts: list[str]) -> torch.Tensor:
+        """Token ids (B, L), padded to the model's length as Stable Diffusion does."""
+        length = self.tokenizer.model_max_length
+        return torch.tensor(self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length).input_ids)
+
+    @torch.no_grad()
+    def embed(self, prompts: list[str]) -> torch.Tensor:
+        """Text embeddings T (B, L, D) of prompts, on the text encoder's device."""
+        return self.text_encoder(self.tokens(prompts).to(self.text_encoder.device)).last_hidden_state
+
+    @torch.no_grad()
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, 3, H, W) in [0, 1] -> scaled latents (B, C, H/f, W/f): the posterior mean."""
+        latents = self.vae.encode(pictures.to(self.vae.device) * 2 - 1).latent_dist.mode()
+        return latents.float() * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Scaled latents -> (B, 3, H, W) in [0, 1]."""
+        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample.float() / 2 + 0.5).clamp(0, 1)
+
+    @property
+    def latent_factor(self) -> int:
+        """Pixels per latent position, along one side."""
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+# ------------------------------------------------------------------------------------------- building from scratch
+
+
+def words_of(texts: Iterable[str]) -> list[str]:
+    """Lower-case words and numbers, underscores apart, sorted and unique."""
+    return sorted({word for text in texts for word in re.findall(r"[^\W_]+", text.lower())})
+
+
+def build_tokenizer(texts: Iterable[str], config: TextEncoder) -> PreTrainedTokenizerFast:
+    """Word-level tokenizer over common defect words and the data set's own; unknown words share one token."""
+    special = ["<pad>", "<unk>", "<bos>", "<eos>"]
+    vocabulary = {word: i for i, word in enumerate(special + words_of([_WORDS, *texts]))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("_", " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        model_max_length=config.max_tokens,
+    )
+
+
+def build_text_encoder(vocabulary_size: int, config: TextEncoder) -> CLIPTextModel:
+    """Small CLIP text model with random weights, frozen like Stable Diffusion's: it has to tell words apart only."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=vocabulary_size,
+            hidden_size=config.width,
+            intermediate_size=4 * config.width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.max_tokens,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+        )
+    )
+
+
+def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
+    """AutoencoderKL shrinking by 2^(levels-1)."""
+    levels = len(config.channels)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        latent_channels=config.latent_channels,
+        norm_num_groups=min(32, config.channels[0]),
+    )
+
+
+def build_unet(config: Unet, latent_channels: int, latent_size: int, text_width: int) -> UNet2DConditionModel:
+    """U-Net with attention in all four down and up blocks and none between them (reading 2)."""
+    return UNet2DConditionModel(
+        sample_size=latent_size,
+        in_channels=latent_channels,
+        out_channels=latent_channels,
+        down_block_types=("CrossAttnDownBlock2D",) * 4,
+        mid_block_type="UNetMidBlock2D",
+        up_block_types=("CrossAttnUpBlock2D",) * 4,
+        block_out_channels=config.channels,
+        layers_per_block=config.layers,
+        cross_attention_dim=text_width,
+        # diffusers' argument of this name is the number of heads
+        attention_head_dim=tuple(max(1, width // config.head_dim) for width in config.channels),
+        norm_num_groups=min(32, *config.channels),
+    )
+
+
+def build_scheduler() -> DDPMScheduler:
+    """Stable Diffusion's noise: scaled-linear beta 0.00085 to 0.012, T = 1000, noise prediction (reading 1)."""
+    return DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+
+
+def build(config: Scratch, size: int, texts: Iterable[str], seed: int) -> BaseModel:
+    """A whole small base model with seeded random weights for pictures of `size` x `size` pixels."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "base"))
+        tokenizer = build_tokenizer(texts, config.text_encoder)
+        vae = build_autoencoder(config.autoencoder)
+        latent_size = size // 2 ** (len(config.autoencoder.channels) - 1)
+        return BaseModel(
+            unet=build_unet(config.unet, config.autoencoder.latent_channels, latent_size, config.text_encoder.width),
+            vae=vae,
+            text_encoder=build_text_encoder(len(tokenizer), config.text_encoder),
+            tokenizer=tokenizer,
+            scheduler=build_scheduler(),
+        )
+
+
+# ------------------------------------------------------------------------------------------ training the autoencoder
+
+
+def autoencoder_loss(vae: AutoencoderKL, pictures: torch.Tensor, noise: torch.Tensor, kl_weight: float) -> dict[str, torch.Tensor]:
+    """Reconstruction (L1 of pixels and of their gradients) + weighted KL, for pictures (B, 3, H, W) in [-1, 1].
+
+    The gradient term keeps edges, which a mask consists of, sharp without a perceptual network.
+    """
+    posterior = vae.encode(pictures).latent_dist
+    out = vae.decode(posterior.mean + posterior.std * noise).sample
+    difference = (out - pictures).float()
+    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+    return {"pixel": difference.abs().mean(), "edge": edges, "kl": kl_weight * posterior.kl().mean()}
+
+
+def run(dataset: str, category: str, config: Slice, *, prepared: Path, state: Path, out: Path) -> None:
+    """Stage `train base`: build the scratch base, train its autoencoder on the generator's pictures and masks, save."""
+    scratch: Scratch = config["train.scratch"]
+    seed = derive_seed(config["run.seed"], dataset, category)
+    device = pick_device()
+    with provenance.manifest(out / "manifest.json", "train_base", config, device=describe(device)) as facts:
+        data = Pictures.load(prepared)
+        texts = [category, *data.defects]
+        base = build(scratch, data.size, texts, seed)
+        vae = base.vae.to(device).train()
+        options = scratch.autoencoder
+        factor = base.latent_factor
+        shape = (options.optim.batch, options.latent_channels, data.size // factor, data.size // factor)
+
+        def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
+            pictures = data.autoencoder_batch(options.optim.batch, options.mask_share, rng)
+            noise = torch.randn(shape, generator=rng)
+            return autoencoder_loss(vae, pictures.to(device) * 2 - 1, noise.to(device), options.kl_weight)
+
+        name = f"autoencoder {category}"
+        fit(vae, loss, options.optim, seed=seed, state_dir=state, config_digest=config.digest, device=device, name=name)
+        vae.eval()
+        with torch.no_grad():
+            rng = torch.Generator().manual_seed(derive_seed(seed, "latent scale"))
+            pictures = data.autoencoder_batch(32, options.mask_share, rng).to(device)
+            latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
+            errors = (vae.decode(latents).sample / 2 + 0.5 - pictures).square().flatten(1).mean(1)
+        # Unit variance over pictures and masks, as Stable Diffusion's 0.18215 does for its own latents.
+        vae.register_to_config(scaling_factor=1.0 / float(latents.std()))
+        facts["psnr_db"] = round(float(-10 * errors.mean().log10()), 2)
+        facts["scaling_factor"] = vae.config.scaling_factor
+        log.info("autoencoder %s: PSNR %.1f dB", category, facts["psnr_db"])
+        base.to(torch.device("cpu")).save(out)
+        shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
+        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json",))

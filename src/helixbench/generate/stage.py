@@ -1,0 +1,167 @@
+"""Stage `generate`: planned pairs in the MVTec layout, with seeds, redraws and hashes in manifest.csv."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import sys
+import time
+from collections import Counter, deque
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from helixbench import provenance
+from helixbench.config import Generate, Slice, digest
+from helixbench.devices import describe, pick_device
+from helixbench.diffusion.data import Pictures
+from helixbench.errors import UserError
+from helixbench.generate.gate import verdict
+from helixbench.generate.plan import conditions, make_plan
+from helixbench.methods.method import Learner, Method
+from helixbench.methods.registry import method_class
+from helixbench.records import Pair, Plan, derive_seed, write_csv
+
+log = logging.getLogger(__name__)
+
+
+def _write_png(path: Path, array: np.ndarray) -> str:
+    """Atomic PNG of uint8 (H, W[, 3]); returns its sha256."""
+    provenance.write_atomic(path, lambda temporary: Image.fromarray(array).save(temporary, compress_level=4))
+    return provenance.sha256(path)
+
+
+class _Journal:
+    """Pairs that are done, so that a killed run goes on: one JSON line each, valid for one configuration and data."""
+
+    def __init__(self, path: Path, identity: str, out: Path):
+        self.path, self.done = path, {}
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        if lines and lines[0] == identity:
+            for line in lines[1:]:
+                try:
+                    pair = Pair(**json.loads(line))
+                except (ValueError, TypeError):
+                    break  # cut off by a kill in mid-write
+                files = ((out / pair.image, pair.sha256), (out / pair.mask, pair.mask_sha256))
+                if all(file.is_file() and provenance.sha256(file) == digest for file, digest in files):
+                    self.done[pair.defect, pair.index] = pair
+        provenance.write_text(path, "\n".join([identity, *(self._line(pair) for pair in self.done.values())]) + "\n")
+
+    @staticmethod
+    def _line(pair: Pair) -> str:
+        return json.dumps(dataclasses.asdict(pair), sort_keys=True)
+
+    def add(self, pairs: list[Pair]) -> None:
+        self.done |= {(pair.defect, pair.index): pair for pair in pairs}
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.writelines(self._line(pair) + "\n" for pair in pairs)
+            handle.flush()
+            os.fsync(handle.fileno())
+
+
+def _sample(method: Method, data: Pictures, batch: list[tuple[Plan, int]], config: Generate) -> tuple[np.ndarray, np.ndarray]:
+    """One batch of (plan, attempt) -> uint8 (n, H, W, 3) and bool (n, H, W)."""
+    plans = [plan for plan, _ in batch]
+    # Attempt 0 is seeded by the pair's own seed; a redraw by one derived from it.
+    seeds = [plan.seed if attempt == 0 else derive_seed(plan.seed, "redraw", attempt) for plan, attempt in batch]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    images, masks = method.sample(conditions(data, plans, config.sampling.control), generators)
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy(), masks[:, 0].numpy() > 0.5
+
+
+def load_method(name: str, config: Slice, model: Path | None) -> Method:
+    """A method ready to sample: trained from `model` when it learns."""
+    options, sampling = config[f"train.methods.{name}"], config["generate"].sampling
+    kind = method_class(options.kind)
+    if not issubclass(kind, Learner):
+        return kind(options, sampling)
+    if model is None:
+        raise UserError(f"{name}: needs --model, the folder written by train")
+    return kind.load(options, model, sampling).to(pick_device())
+
+
+def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Path, model: Path | None, state: Path, out: Path) -> None:
+    """Make all pairs of one category; writes pictures, manifest.json and, last, manifest.csv."""
+    options: Generate = config["generate"]
+    generator = load_method(method, config, model)
+    data = Pictures.load(prepared)
+    plans = make_plan(data, options, config["run.seed"])
+    vouchers = [prepared / "manifest.json", *([model / "manifest.json"] if model else [])]
+    identity = digest([config.digest, *(provenance.sha256(file) for file in vouchers)])
+    journal = _Journal(state / "journal.jsonl", identity, out)
+    stale = {out / p.image for p in journal.done.values()} | {out / p.mask for p in journal.done.values()}
+    for file in (out / category).rglob("*.png"):
+        if file not in stale:
+            file.unlink()
+    cost = provenance.Cost()
+    waiting = deque((plan, 0) for plan in plans if (plan.defect, plan.index) not in journal.done)
+    name = f"{method} {category}"
+    log.info("%s: %d of %d pairs to make on %s", name, len(waiting), len(plans), describe(pick_device()))
+    bar = tqdm(
+        total=len(plans), initial=len(plans) - len(waiting), desc=f"{method} {category}", disable=None if sys.stderr.isatty() else True
+    )
+    drawn, logged = 0, time.monotonic()
+    while waiting:
+        batch = [waiting.popleft() for _ in range(min(options.batch, len(waiting)))]
+        images, masks = _sample(generator, data, batch, options)
+        drawn += len(batch)
+        kept = []
+        for (plan, attempt), image, mask in zip(batch, images, masks, strict=True):
+            gate = verdict(mask, options.gate)
+            if gate != "ok" and attempt < options.gate.redraws:
+                waiting.append((plan, attempt + 1))
+                continue
+            image_file = f"{category}/test/{plan.defect}/{plan.index:03d}.png"
+            mask_file = f"{category}/ground_truth/{plan.defect}/{plan.index:03d}_mask.png"
+            kept.append(
+                Pair(
+                    index=plan.index,
+                    dataset=dataset,
+                    category=category,
+                    defect=plan.defect,
+                    method=method,
+                    image=image_file,
+                    mask=mask_file,
+                    seed=plan.seed,
+                    donor=plan.donor,
+                    background=plan.background,
+                    raw_mask=plan.raw_mask,
+                    prompt=generator.prompt(category, plan.defect),
+                    gate=gate,
+                    redraws=attempt,
+                    mask_area=round(float(mask.mean()), 6),
+                    sha256=_write_png(out / image_file, image),
+                    mask_sha256=_write_png(out / mask_file, mask.astype(np.uint8) * 255),
+                )
+            )
+        journal.add(kept)
+        bar.update(len(kept))
+        if bar.disable and (time.monotonic() - logged > 15 or not waiting):
+            log.info(
+                "%s %s: %d/%d pairs, %.2f s a drawing", method, category, len(journal.done), len(plans), cost.as_dict()["wall_s"] / drawn
+            )
+            logged = time.monotonic()
+    bar.close()
+    pairs = [journal.done[plan.defect, plan.index] for plan in plans]
+    verdicts = Counter(pair.gate for pair in pairs)
+    log.info("%s: gate %s, %d redraws", name, dict(verdicts), sum(pair.redraws for pair in pairs))
+    facts = {
+        "stage": "generate",
+        "method": method,
+        "config_digest": config.digest,
+        "config": dict(config._values),
+        "device": describe(pick_device()),
+        "drawn_now": drawn,
+        "gate": dict(verdicts),
+        "redraws": sum(pair.redraws for pair in pairs),
+        "cost": cost.as_dict(),
+        "versions": provenance.versions(),
+    }
+    provenance.write_json(out / "manifest.json", facts)
+    write_csv(out / "manifest.csv", pairs, Pair)

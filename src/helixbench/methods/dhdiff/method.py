@@ -1,0 +1,271 @@
+"""DH-Diff as a method: its training batch, loss (Eq. 8) and sampler."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+from torch.nn import functional as F
+
+from helixbench.config import DHDiff, Sampling
+from helixbench.devices import autocast
+from helixbench.diffusion.base import BaseModel
+from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
+from helixbench.diffusion.sampler import denoise, draw_noise, guided, sampling_scheduler
+from helixbench.methods.dhdiff.modules import Flow
+from helixbench.methods.dhdiff.unet import DHDiffUNet
+from helixbench.methods.method import Conditions, Learner
+from helixbench.prepare.raw_mask import cells_to_mask, reference_crop
+from helixbench.provenance import write_json
+from helixbench.records import parse_cells
+
+MIN_COMPONENT = 10
+"""Pixels below which a connected piece of a generated mask is noise (reading 10)."""
+
+
+class DHDiffMethod(Learner):
+    """Joint generation of image and annotation in one U-Net."""
+
+    def __init__(self, config: DHDiff, base: BaseModel, sampling: Sampling | None = None):
+        self.config, self.base, self.sampling = config, base, sampling
+        base.vae.requires_grad_(False).eval()
+        base.text_encoder.requires_grad_(False).eval()
+        self.unet = DHDiffUNet(base.unet, config)
+        self._latents: dict[tuple, torch.Tensor] = {}
+        self._texts: dict[str, torch.Tensor] = {}
+
+    @classmethod
+    def create(cls, config: DHDiff, base: BaseModel, seed: int) -> DHDiffMethod:
+        """Untrained; nothing in it is random but the base, since all new modules start at zero or as copies."""
+        method = cls(config, base)
+        method.unet.trainable_()
+        return method
+
+    @classmethod
+    def load(cls, config: DHDiff, folder: Path, sampling: Sampling) -> DHDiffMethod:
+        """Trained, from the folder that `save` wrote."""
+        method = cls(config, BaseModel.load(folder), sampling)
+        method.unet.load_helix(folder / "dhdiff.safetensors")
+        method.unet.eval().requires_grad_(False)
+        return method
+
+    def save(self, folder: Path) -> None:
+        """A diffusers-format folder plus dhdiff.safetensors and dhdiff.json (the method's configuration)."""
+        self.base.save(folder)
+        self.unet.save(folder)
+        write_json(folder / "dhdiff.json", json.loads(self.config.model_dump_json()))
+
+    @property
+    def module(self) -> nn.Module:
+        """The U-Net with the new modules."""
+        return self.unet
+
+    def to(self, device: torch.device) -> DHDiffMethod:
+        """Move all weights."""
+        self.base.to(device)
+        self.unet.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return next(self.unet.parameters()).device
+
+    # ------------------------------------------------------------------------------------------------ conditions
+
+    def prompt(self, category: str, defect: str) -> str:
+        """Prompt of a defective pair (reading 16)."""
+        return self.config.prompt.format(category=_words(category), defect=_words(defect))
+
+    def embed(self, prompts: list[str]) -> torch.Tensor:
+        """Text embeddings (n, L, D); each prompt is encoded once."""
+        for prompt in set(prompts) - self._texts.keys():
+            self._texts[prompt] = self.base.embed([prompt])[0]
+        return torch.stack([self._texts[prompt] for prompt in prompts])
+
+    def flow(self, control: torch.Tensor | None, present: torch.Tensor | None, prompts: list[str], words: list[str]) -> Flow:
+        """Control state of one pass: graphical masks (n, 1, H, W) in {0, 1}, where present, tied to the words' tokens.
+
+        S^O has weight on the tokens of the defect's words inside the mask and on BOS outside (reading 12).
+        """
+        if control is None:
+            return Flow()
+        tokens = self.base.tokens(prompts)
+        inside = torch.zeros(tokens.shape)
+        outside = torch.zeros(tokens.shape)
+        if self.config.control == "broadcast":
+            inside.fill_(1.0)
+        else:
+            for row, (ids, word) in enumerate(zip(tokens.tolist(), words, strict=True)):
+                # Without the words in it (an empty prompt) a prompt has nothing that S^O could point at.
+                inside[row, _positions(ids, self.base.tokenizer(" " + word).input_ids[1:-1]) or [0]] = 1.0
+            inside = inside / inside.sum(1, keepdim=True)
+            outside[:, 0] = 1.0
+        to = self.device
+        return Flow(control=control.to(to), has_control=present.float().to(to), inside=inside.to(to), outside=outside.to(to))
+
+    def reference(self, image: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """Reference picture (H, W, 3) uint8 of the configured kind (reading 8)."""
+        return reference_crop(image, cells, self.config.reference)
+
+    # -------------------------------------------------------------------------------------------------- training
+
+    def _encode(self, keys: list[tuple], pictures: list[np.ndarray]) -> torch.Tensor:
+        """Latents of pictures, remembered by key on the CPU; a key of None is not remembered."""
+        missing = [i for i, key in enumerate(keys) if key is None or key not in self._latents]
+        found: dict[int, torch.Tensor] = {}
+        if missing:
+            batch = [_rgb(pictures[i]) for i in missing]
+            with torch.autocast(self.device.type, enabled=False):
+                latents = self.base.encode(to_tensor(batch)).cpu()
+            found = dict(zip(missing, latents, strict=True))
+            self._latents |= {keys[i]: latent for i, latent in found.items() if keys[i] is not None}
+        return torch.stack([found[i] if i in found else self._latents[key] for i, key in enumerate(keys)]).to(self.device)
+
+    def batch(self, data: Pictures, rng: torch.Generator) -> dict:
+        """Draw a training batch: latents of image, annotation and reference, prompts, control maps."""
+        size, config = self.config.optim.batch, self.config
+        pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
+        chance = lambda p: bool(torch.rand((), generator=rng) < p)  # noqa: E731
+        names = symmetries(config.augment)
+        normals = round(size * config.normal_share)
+        rows = {"image": [], "annotation": [], "reference": []}
+        keys = {"image": [], "annotation": [], "reference": []}
+        prompts, words, controls, present = [], [], [], []
+        for position in range(size):
+            normal = position < normals
+            pool = data.normal if normal else data.defective
+            i, symmetry = pool[pick(len(pool))], names[pick(len(names))]
+            sample = data.samples[i]
+            image, mask = transform(data.images[i], symmetry), transform(data.masks[i], symmetry)
+            # A normal has no defect to show; as an in-painting task it borrows some defect's raw mask.
+            donor = data.defective[pick(len(data.defective))] if normal else i
+            k, chosen = parse_cells(data.samples[donor].raw_mask)
+            cells = transform(cells_to_mask(k, chosen, data.size), symmetry)
+            blank = normal and config.reference != "background"
+            reference = np.full_like(image, 128) if blank else self.reference(image, cells)
+            rows["image"].append(image)
+            rows["annotation"].append(mask)
+            rows["reference"].append(reference)
+            keys["image"].append((i, symmetry, "image"))
+            keys["annotation"].append(("empty",) if normal else (i, symmetry, "annotation"))
+            keys["reference"].append(("blank",) if blank else None if normal else (i, symmetry, "reference"))
+            text = config.prompt_good.format(category=_words(sample.category)) if normal else self.prompt(sample.category, sample.defect)
+            dropped = chance(config.prompt_drop)
+            prompts.append("" if dropped else text)
+            words.append(_words(sample.defect))
+            present.append(not (normal or dropped or chance(config.control_drop)))
+            kind = ("raw", "detailed", "point")[pick(3)]
+            controls.append(cells if kind == "raw" else mask if kind == "detailed" else _point(mask, rng))
+        out = {name: self._encode(keys[name], rows[name]) for name in rows}
+        return out | {
+            "prompts": prompts,
+            "words": words,
+            "control": to_tensor(controls),
+            "present": torch.tensor(present),
+        }
+
+    def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        """Eq. 8: squared error of the noise predicted for the joint latent, one term a domain."""
+        batch = self.batch(data, rng)
+        z0, a0, r0 = batch["image"], batch["annotation"], batch["reference"]
+        scheduler = self.base.scheduler
+        shape = (3, *z0.shape)
+        noise = torch.randn(shape, generator=rng).to(self.device)
+        if self.config.train_noise_offset:
+            noise = noise + self.config.train_noise_offset * torch.randn((*shape[:3], 1, 1), generator=rng).to(self.device)
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(z0),), generator=rng).to(self.device)
+        z_reference = self.noised_reference(r0, noise[0], noise[2], t)
+        flow = self.flow(batch["control"], batch["present"], batch["prompts"], batch["words"])
+        predicted = self.unet(
+            scheduler.add_noise(z0, noise[0], t), scheduler.add_noise(a0, noise[1], t), t, self.embed(batch["prompts"]), z_reference, flow
+        )
+        return {name: F.mse_loss(p.float(), e) for name, p, e in zip(("image", "annotation"), predicted, noise[:2], strict=True)}
+
+    def noised_reference(self, latents: torch.Tensor, same: torch.Tensor, independent: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """z_R(t): the image's own noise added (paper III-C), noise of its own, or none (reading 7)."""
+        if self.config.reference_noise == "none":
+            return latents
+        noise = same if self.config.reference_noise == "same" else independent
+        return self.base.scheduler.add_noise(latents, noise, t)
+
+    # -------------------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pair per condition; see Method.sample."""
+        n, sampling, base = len(conditions), self.sampling, self.base
+        pictures = conditions.background if self.config.reference == "background" else conditions.donor
+        arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+        cells = conditions.raw_mask[:, 0].numpy() > 0.5
+        references = to_tensor([self.reference(image, mask) for image, mask in zip(arrays, cells, strict=True)])
+        r0 = base.encode(references)
+        channels, height, width = r0.shape[1:]
+        noise = draw_noise(generators, (3, channels, height, width)).to(self.device)
+        prompts = [self.prompt(conditions.category, defect) for defect in conditions.defects]
+        words = [_words(defect) for defect in conditions.defects]
+        texts = {True: self.embed(prompts), False: self.embed([""] * n)}
+        scheduler = sampling_scheduler(base.scheduler, sampling)
+
+        def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            steps = t.to(self.device).expand(n)
+            # At sampling the true noise is unknown; the initial noise stands in for it (reading 7).
+            z_reference = self.noised_reference(r0, noise[:, 0], noise[:, 2], steps)
+
+            def branch(conditional: bool) -> torch.Tensor:
+                control = conditions.control if conditional else None
+                flow = self.flow(control, torch.ones(n), prompts, words)
+                out = self.unet(*x.chunk(2, dim=1), steps, texts[conditional], z_reference, flow)
+                return torch.cat(out, dim=1).float()
+
+            return guided(branch, sampling.guidance)
+
+        start = None
+        if sampling.start == "reference":
+            coarse = base.encode(conditions.raw_mask.expand(-1, 3, -1, -1))
+            start = torch.cat([r0, coarse], dim=1)
+        with autocast(self.device, self.config.optim.precision):
+            latents = denoise(predict, noise[:, :2].flatten(1, 2), scheduler, start, sampling.strength)
+            images, annotations = (base.decode(part).cpu().float() for part in latents.chunk(2, dim=1))
+        masks = annotations.mean(1) > 0.5  # reading 10
+        return images, torch.from_numpy(np.stack([clean_mask(mask.numpy()) for mask in masks]))[:, None].float()
+
+
+def clean_mask(mask: np.ndarray) -> np.ndarray:
+    """Drop connected pieces of fewer than MIN_COMPONENT pixels from a (H, W) bool mask."""
+    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    return sizes[labels] >= MIN_COMPONENT
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _rgb(picture: np.ndarray) -> np.ndarray:
+    """Masks (H, W) bool become three channels of 0 and 255 (reading 10)."""
+    return picture if picture.ndim == 3 else np.repeat(picture[..., None] * np.uint8(255), 3, axis=2)
+
+
+def _positions(ids: list[int], wanted: list[int]) -> list[int]:
+    """Where the token sequence `wanted` stands in `ids`; empty when it does not."""
+    for start in range(len(ids) - len(wanted) + 1):
+        if wanted and ids[start : start + len(wanted)] == wanted:
+            return list(range(start, start + len(wanted)))
+    return []
+
+
+def _point(mask: np.ndarray, rng: torch.Generator) -> np.ndarray:
+    """A disc of 1/32 of the side around a random pixel of the mask; empty for an empty mask."""
+    out = np.zeros_like(mask)
+    rows, columns = np.nonzero(mask)
+    if len(rows):
+        i = int(torch.randint(len(rows), (), generator=rng))
+        y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
+        out = (y - rows[i]) ** 2 + (x - columns[i]) ** 2 <= (mask.shape[0] / 32) ** 2
+    return out

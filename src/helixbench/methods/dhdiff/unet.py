@@ -1,0 +1,216 @@
+"""DH-Diff's U-Net: a plain diffusers U-Net whose attention layers carry DDA, SSM and merging."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention import BasicTransformerBlock
+from torch import nn
+
+from helixbench import checkpoint
+from helixbench.config import DHDiff
+from helixbench.methods.dhdiff.modules import (
+    DomainDecoupledAttention,
+    Flow,
+    Merging,
+    SemanticScoreMapModification,
+    concatenated_attention,
+    cross_attention,
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One transformer block of the U-Net and its place: part `encoder` or `decoder`, stage counted from 0.
+
+    key: its place in words, e.g. `encoder.2.0` (stage 2, layer 0); reads: key of the encoder layer whose reference
+    features a DDA layer at this place takes (its own in the encoder, the one of the same resolution in the decoder).
+    """
+
+    key: str
+    part: str
+    stage: int
+    reads: str | None
+    block: BasicTransformerBlock
+
+
+def layers(unet: UNet2DConditionModel) -> list[Layer]:
+    """All transformer blocks in order of computation.
+
+    Encoder stages are the down blocks with attention; a mid block with attention is one more where Stable Diffusion
+    has only three of them, and otherwise belongs to the last (reading 2).
+    """
+
+    def blocks(module: nn.Module) -> Iterator[BasicTransformerBlock]:
+        for attention in getattr(module, "attentions", None) or ():
+            yield from attention.transformer_blocks
+
+    out: list[Layer] = []
+    level_stage: dict[int, int] = {}
+    for level, down in enumerate(unet.down_blocks):
+        found = list(blocks(down))
+        if found:
+            stage = level_stage[level] = len(level_stage)
+            keys = [f"encoder.{stage}.{i}" for i in range(len(found))]
+            out += [Layer(key, "encoder", stage, key, block) for key, block in zip(keys, found, strict=True)]
+    stages = len(level_stage)
+    mid = list(blocks(unet.mid_block))
+    for i, block in enumerate(mid):
+        stage = stages if stages < 4 else stages - 1
+        out.append(Layer(f"encoder.mid.{i}", "encoder", stage, f"encoder.mid.{i}", block))
+    count = {stage: sum(x.stage == stage and "mid" not in x.key for x in out) for stage in level_stage.values()}
+    decoder_stage = 0
+    for position, up in enumerate(unet.up_blocks):
+        found = list(blocks(up))
+        if not found:
+            continue
+        stage = level_stage.get(len(unet.down_blocks) - 1 - position)
+        for i, block in enumerate(found):
+            reads = None if stage is None else f"encoder.{stage}.{min(i, count[stage] - 1)}"
+            out.append(Layer(f"decoder.{decoder_stage}.{i}", "decoder", decoder_stage, reads, block))
+        decoder_stage += 1
+    return out
+
+
+def chosen_stages(part: str, stages: int, count: int) -> set[int]:
+    """Which of `stages` stages carry a module: the first `count` of the encoder, every other one of the decoder.
+
+    The decoder's are counted from the output side (2 of 4 -> stages 1 and 3), then the gaps are filled.
+    """
+    if part == "encoder":
+        return set(range(min(count, stages)))
+    order = list(range(stages - 1, -1, -2)) + list(range(stages - 2, -1, -2))
+    return set(order[:count])
+
+
+class DHDiffUNet(nn.Module):
+    """Predicts the noise of the joint latent z = (z^I, z^A) (Eq. 8).
+
+    The streams share one U-Net, folded on the batch axis (reading 3). `unet` stays a plain diffusers model;
+    `helix` holds the new modules by layer key.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, config: DHDiff):
+        super().__init__()
+        self.unet, self.config = unet, config
+        self.flow = Flow()
+        self.layers = layers(unet)
+        stages = {part: 1 + max((x.stage for x in self.layers if x.part == part), default=-1) for part in ("encoder", "decoder")}
+        wants = {("dda", "encoder"): config.dda_encoder, ("dda", "decoder"): config.dda_decoder}
+        wants |= {("ssm", "encoder"): config.ssm_encoder, ("ssm", "decoder"): config.ssm_decoder}
+        where = {(name, part): chosen_stages(part, stages[part], count) for (name, part), count in wants.items()}
+        self.helix = nn.ModuleDict()
+        for layer in self.layers:
+            block, modules = layer.block, nn.ModuleDict()
+            if layer.stage in where["dda", layer.part]:
+                modules["dda"] = DomainDecoupledAttention(block.attn1)
+            if layer.stage in where["ssm", layer.part]:
+                modules["ssm"] = SemanticScoreMapModification(block.attn2, config.eta_kernel, config.renormalise)
+            if config.merging:
+                modules["merging"] = Merging(block.attn1.to_q.in_features)
+                block.register_forward_hook(self._merge(modules["merging"]))
+            self.helix[layer.key.replace(".", "_")] = modules
+            block.attn1.set_processor(_SelfAttention(self, layer, modules["dda"] if "dda" in modules else None))
+            block.attn2.set_processor(_CrossAttention(self, modules["ssm"] if "ssm" in modules else None))
+        self.read = {x.reads for x in self.layers if "dda" in self.helix[x.key.replace(".", "_")] and x.reads}
+
+    def _merge(self, merging: Merging):
+        return lambda block, args, out: out if self.flow.writing else merging(out)
+
+    def forward(
+        self,
+        z_image: torch.Tensor,
+        z_annotation: torch.Tensor,
+        t: torch.Tensor,
+        text: torch.Tensor,
+        z_reference: torch.Tensor | None = None,
+        flow: Flow | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise predictions of both domains.
+
+        Args:
+            z_image: noisy image latents z^I(t) (B, C, h, w).
+            z_annotation: noisy annotation latents z^A(t), same shape.
+            t: timesteps (B,), shared by the two domains (reading 11).
+            text: text embeddings T (B, L, D).
+            z_reference: (noised) reference latents, same shape; None: no reference.
+            flow: a Flow holding the control map; None: no control.
+        """
+        self.flow = flow or Flow()
+        self.flow.aspect = z_image.shape[-2] / z_image.shape[-1]
+        try:
+            if z_reference is not None and self.read:
+                self._write(z_reference, t, text)
+            z = torch.cat([z_image, z_annotation])
+            out = self.unet(z, torch.cat([t, t]), torch.cat([text, text])).sample
+        finally:
+            self.flow = Flow()
+        return tuple(out.chunk(2))
+
+    def _write(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> None:
+        """Siamese encoder tau_theta (reading 6): the U-Net's own encoder path, run no further than it is read."""
+        unet, flow = self.unet, self.flow
+        flow.writing, flow.reference = True, {}
+        embedding = unet.time_embedding(unet.time_proj(t).to(z.dtype))
+        hidden = unet.conv_in(z)
+        for down in unet.down_blocks:
+            if self.read <= flow.reference.keys():
+                break
+            extra = {"encoder_hidden_states": text} if getattr(down, "has_cross_attention", False) else {}
+            hidden, _ = down(hidden_states=hidden, temb=embedding, **extra)
+        if not self.read <= flow.reference.keys():
+            unet.mid_block(hidden, embedding, encoder_hidden_states=text)
+        flow.writing = False
+
+    def trainable_(self) -> DHDiffUNet:
+        """Set requires_grad: the new modules and, by `config.trainable`, the attention layers or all (reading 17)."""
+        self.unet.requires_grad_(self.config.trainable == "all")
+        if self.config.trainable == "attention":
+            for layer in self.layers:
+                layer.block.attn1.requires_grad_(True)
+                layer.block.attn2.requires_grad_(True)
+        self.helix.requires_grad_(True)
+        return self
+
+    def save(self, folder: Path) -> None:
+        """`unet/` as diffusers writes it, the new modules as `dhdiff.safetensors`."""
+        self.unet.save_pretrained(folder / "unet")
+        checkpoint.save_tensors(folder / "dhdiff.safetensors", self.helix.state_dict())
+
+    def load_helix(self, file: Path) -> None:
+        """Load the new modules' weights; every name must match."""
+        self.helix.load_state_dict(checkpoint.load_tensors(file)[0])
+
+
+class _SelfAttention:
+    """diffusers attention processor of attn1: DDA, concatenated tokens, or the plain layer of the reference pass."""
+
+    def __init__(self, owner: DHDiffUNet, layer: Layer, dda: DomainDecoupledAttention | None):
+        self.owner, self.layer, self.dda = owner, layer, dda
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
+        flow = self.owner.flow
+        if flow.writing:
+            if self.layer.key in self.owner.read:
+                flow.reference[self.layer.key] = hidden_states
+            return cross_attention(attn, hidden_states, hidden_states)
+        if self.dda is None:
+            return concatenated_attention(attn, hidden_states)
+        reference = (flow.reference or {}).get(self.layer.reads)
+        return self.dda(attn, hidden_states, reference)
+
+
+class _CrossAttention:
+    """diffusers attention processor of attn2: SSM or plain text cross-attention."""
+
+    def __init__(self, owner: DHDiffUNet, ssm: SemanticScoreMapModification | None):
+        self.owner, self.ssm = owner, ssm
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
+        if self.ssm is None or self.owner.flow.writing:
+            return cross_attention(attn, hidden_states, encoder_hidden_states)
+        return self.ssm(attn, hidden_states, encoder_hidden_states, self.owner.flow)

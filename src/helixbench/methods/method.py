@@ -1,0 +1,89 @@
+"""The interface of a method: a class with a typed config and two verbs, `loss` and `sample`.
+
+Data, batching, resume, seeds, logging and writing are outside it. A third party's method is one file with a subclass
+and one line in registry.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from helixbench.config import MethodConfig, Sampling
+from helixbench.diffusion.base import BaseModel
+from helixbench.diffusion.data import Pictures
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the plan gives a method for a batch of n pairs.
+
+    category: its name; defects: n defect types; background: normal pictures (n, 3, H, W) in [0, 1]; donor,
+    donor_mask: real defective pictures (n, 3, H, W) in [0, 1] and their masks (n, 1, H, W) in {0, 1}, moved by the
+    plan; raw_mask: the cells that the donor's mask touches (n, 1, H, W) in {0, 1}; control: graphical mask
+    (n, 1, H, W) in {0, 1} or None.
+    """
+
+    category: str
+    defects: list[str]
+    background: torch.Tensor
+    donor: torch.Tensor
+    donor_mask: torch.Tensor
+    raw_mask: torch.Tensor
+    control: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.defects)
+
+
+class Method(ABC):
+    """A generator of image+mask pairs."""
+
+    config: MethodConfig
+
+    @abstractmethod
+    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make one pair per condition: images (n, 3, H, W) in [0, 1] and masks (n, 1, H, W) in {0, 1}, on the CPU.
+
+        Pure in its arguments: all randomness of pair i comes from CPU generator i, so that neither the batch nor the
+        shard that a pair is made in changes it.
+        """
+
+    def prompt(self, category: str, defect: str) -> str:
+        """Text given to the model, for the manifest; empty for methods without text."""
+        return ""
+
+
+class Learner(Method):
+    """A method that trains on one category before it samples."""
+
+    @classmethod
+    @abstractmethod
+    def create(cls, config: MethodConfig, base: BaseModel, seed: int) -> Learner:
+        """Untrained, on a loaded base model."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, config: MethodConfig, folder: Path, sampling: Sampling) -> Learner:
+        """Trained, ready to sample."""
+
+    @property
+    @abstractmethod
+    def module(self) -> nn.Module:
+        """All weights that training moves; frozen ones have requires_grad off."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> Learner:
+        """Move all weights."""
+
+    @abstractmethod
+    def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        """Loss terms of one step, to be summed; the batch is drawn from `data` with `rng` (CPU)."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the trained model: a diffusers-format folder plus the method's own safetensors."""

@@ -1,0 +1,18 @@
+"""Kinds of methods by the name that `kind` has in params.yaml."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from helixbench.methods.method import Method
+
+_KINDS = {
+    "dhdiff": ("helixbench.methods.dhdiff.method", "DHDiffMethod"),
+    "crop_paste": ("helixbench.methods.crop_paste", "CropPasteMethod"),
+}
+
+
+def method_class(kind: str) -> type[Method]:
+    """Class of a kind; imported only when asked for."""
+    module, name = _KINDS[kind]
+    return getattr(import_module(module), name)

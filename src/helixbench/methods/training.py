@@ -1,0 +1,52 @@
+"""Stage `train` of the methods that learn."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from helixbench import provenance
+from helixbench.config import Slice
+from helixbench.devices import describe, pick_device
+from helixbench.diffusion.base import BaseModel
+from helixbench.diffusion.data import Pictures
+from helixbench.errors import UserError
+from helixbench.methods.method import Learner
+from helixbench.methods.registry import method_class
+from helixbench.records import derive_seed
+from helixbench.trainer import fit
+
+log = logging.getLogger(__name__)
+
+
+def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Path, base: Path | None, state: Path, out: Path) -> None:
+    """Train one method on one category; writes the model folder `out`, stats.jsonl and, last, manifest.json."""
+    options = config[f"train.methods.{method}"]
+    kind = method_class(options.kind)
+    if not issubclass(kind, Learner):
+        raise UserError(f"{method}: does not learn; nothing to train")
+    if base is None:
+        raise UserError(f"{method}: needs --base, a diffusers-format folder")
+    device = pick_device()
+    seed = derive_seed(config["run.seed"], dataset, category, method)
+    with provenance.manifest(out / "manifest.json", "train", config, device=describe(device), method=method) as facts:
+        data = Pictures.load(prepared)
+        learner = kind.create(options, BaseModel.load(base), seed).to(device)
+        trained = sum(p.numel() for p in learner.module.parameters() if p.requires_grad)
+        log.info("%s %s: %.1f M trained weights, %d defective and %d normal pictures", method, category, trained / 1e6,
+                 len(data.defective), len(data.normal))  # fmt: skip
+        fit(
+            learner.module,
+            lambda step, rng: learner.loss(data, rng),
+            options.optim,
+            seed=seed,
+            state_dir=state,
+            config_digest=config.digest,
+            device=device,
+            name=f"{method} {category}",
+        )
+        learner.save(out)
+        shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
+        facts["trained_weights"] = trained
+        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json",))
