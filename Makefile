@@ -3,7 +3,8 @@
 # make lock   write requirements.lock and environment.yml from what is installed in .venv
 # make clean  remove what runs wrote; results/measured stays
 
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PYTHON ?= $(shell for p in python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
@@ -27,15 +28,19 @@ bottle: $(INSTALLED)
 	$(BIN)/snakemake --cores all --configfile config/bottle.yaml
 
 $(INSTALLED): requirements.lock pyproject.toml
-	@test -n "$(PYTHON)" || { echo "no python3.11 or python3 found; install Python 3.11 or name one: make PYTHON=/path/to/python3.11"; exit 2; }
-	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(None if sys.version_info >= (3, 11) else f"$(PYTHON) is Python {v}; 3.11 is needed: make PYTHON=/path/to/python3.11")'
+	@test -n "$(PYTHON)" || { echo "no Python 3.11 found; install it, or name it: make PYTHON=/path/to/python3.11"; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
 
+# Packages that exist only for Linux get a marker, so that the same file installs elsewhere.
 lock:
-	$(BIN)/python docs/lock.py
+	$(BIN)/pip freeze --exclude helixbench --exclude pip --exclude setuptools --exclude wheel \
+	| sed -E '/^(cuda-|nvidia-|triton==)/s/$$/ ; sys_platform == "linux"/' > requirements.lock
+	sed -i '/^  - pip:/q' environment.yml
+	sed 's/^/      - /' requirements.lock >> environment.yml
 
 clean:
-	rm -rf results/[!m]* results/m[!e]* scratch logs .snakemake
+	rm -rf scratch logs .snakemake
+	find results -mindepth 1 -maxdepth 1 ! -name measured ! -name .gitkeep -exec rm -rf {} +

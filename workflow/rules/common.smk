@@ -11,9 +11,7 @@ from helixbench.errors import UserError
 from helixbench.provenance import write_if_changed
 
 # Jobs find `helixbench` beside the interpreter that runs Snakemake, also when no environment is activated.
-shell.prefix(
-    f"export PYTHONUNBUFFERED=1 PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
-)
+shell.prefix(f"export PYTHONUNBUFFERED=1 PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
 def or_stop(function, *arguments):
@@ -33,19 +31,13 @@ TABLES = [1, 2, 4]
 
 RUN = f"results/{CONFIG.run.name}"
 LOGS = f"logs/{CONFIG.run.name}"
-SCRATCH = (
-    f"scratch/{CONFIG.run.name}"  # resume state: not declared, survives a failed job
-)
+SCRATCH = f"scratch/{CONFIG.run.name}"  # resume state: not declared, survives a failed job
 REPORT = f"{RUN}/report"
 ONE = "{dataset}/{category}"
 ENVIRONMENT = "../../environment.yml"
 
-CATEGORIES = [
-    (name, c) for name, d in CONFIG.prepare.datasets.items() for c in d.categories
-]
-LEARNING = [
-    name for name, method in CONFIG.train.methods.items() if hasattr(method, "optim")
-]
+CATEGORIES = [(name, c) for name, d in CONFIG.prepare.datasets.items() for c in d.categories]
+LEARNING = [name for name, method in CONFIG.train.methods.items() if hasattr(method, "optim")]
 
 
 def one_of(names) -> str:
@@ -56,10 +48,7 @@ def one_of(names) -> str:
 def each(pattern: str, methods=(), seeds=()) -> list[str]:
     """The pattern filled for every category, and for every method and seed where given."""
     return [
-        pattern.format(dataset=d, category=c, method=m, seed=s)
-        for m in (methods or [""])
-        for d, c in CATEGORIES
-        for s in (seeds or [""])
+        pattern.format(dataset=d, category=c, method=m, seed=s) for m in (methods or [""]) for d, c in CATEGORIES for s in (seeds or [""])
     ]
 
 
@@ -76,20 +65,14 @@ def config_slice(*keys: str) -> str:
     ]
     for name in names:
         values = slice_config(CONFIG, [key.format(**name) for key in keys])
-        write_if_changed(
-            pattern.format(**name), json.dumps(values, indent=2, sort_keys=True) + "\n"
-        )
+        write_if_changed(pattern.format(**name), json.dumps(values, indent=2, sort_keys=True) + "\n")
     return pattern
 
 
 def raw_root(wildcards) -> str:
     """Folder that holds one raw folder a category."""
     dataset = CONFIG.prepare.datasets[wildcards.dataset]
-    return (
-        f"{RUN}/prepare/raw/{wildcards.dataset}"
-        if dataset.layout == "procedural"
-        else dataset.root
-    )
+    return f"{RUN}/prepare/raw/{wildcards.dataset}" if dataset.layout == "procedural" else dataset.root
 
 
 def raw_version(wildcards) -> str:
@@ -101,11 +84,7 @@ def raw_version(wildcards) -> str:
 
 def trained(wildcards) -> list[str]:
     """Manifest of the trained model; nothing for a method that does not learn."""
-    return (
-        [f"{RUN}/train/{{method}}/{ONE}/manifest.json"]
-        if wildcards.method in LEARNING
-        else []
-    )
+    return [f"{RUN}/train/{{method}}/{ONE}/manifest.json"] if wildcards.method in LEARNING else []
 
 
 def model_flag(wildcards) -> str:
@@ -146,5 +125,5 @@ def check_inputs() -> None:
             write_if_changed(f"{RUN}/config/data/{name}/{category}.json", text)
 
 
-if not {"--lint", "--list-rules"} & set(sys.argv):  # these two look at the rules only
+if not {"--lint", "--list-rules", "--list-target-rules"} & set(sys.argv):  # these look at the rules only
     or_stop(check_inputs)

@@ -2,9 +2,7 @@
 
 PUBLISHED = "resources/published"
 SCORES = each(rules.score.output.scores, CONFIG.train.methods)
-DETECTION = each(
-    rules.detect.output.scores, CONFIG.train.methods, CONFIG.detect.localization.seeds
-)
+DETECTION = each(rules.detect.output.scores, CONFIG.train.methods, CONFIG.detect.localization.seeds)
 SOURCES = {1: SCORES, 2: DETECTION, 4: DETECTION}
 
 

@@ -1,0 +1,130 @@
+"""What Snakemake would run, and what stops it before it runs anything."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+from conftest import ROOT, fake_mvtec
+
+from helixbench.config import load
+
+PAPER = load(ROOT / "params.yaml")
+CATEGORIES = PAPER.prepare.datasets["MVTec-AD"].categories
+
+
+@pytest.fixture
+def paper(project):
+    """The paper's configuration with something in the place of data and weights."""
+    fake_mvtec(project.root / "data/mvtec_ad", CATEGORIES)
+    weights = project.root / PAPER.train.pretrained.path
+    weights.mkdir(parents=True)
+    (weights / "model_index.json").write_text("{}")
+    return project
+
+
+def only_line(result) -> str:
+    """The one line of ours in a stopped run."""
+    assert result.returncode != 0
+    assert "Traceback" not in result.stdout
+    assert "Building DAG" not in result.stdout
+    lines = [line for line in result.stdout.splitlines() if not line.startswith(("Using workflow", "Config file"))]
+    assert len(lines) == 1, result.stdout
+    return lines[0]
+
+
+def test_paper_configuration(paper):
+    assert paper.job_counts() == {
+        "prepare": 15,
+        "train": 15,
+        "generate": 30,
+        "score": 30,
+        "detect": 30,
+        "report_table": 3,
+        "report_grid": 1,
+        "all": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    "target, expected",
+    [
+        ("prepared", {"prepare": 15}),
+        ("models", {"prepare": 15, "train": 15}),
+        ("table_1", {"prepare": 15, "train": 15, "generate": 30, "score": 30, "report_table": 1}),
+        ("table_4", {"prepare": 15, "train": 15, "generate": 30, "detect": 30, "report_table": 1}),
+        ("figure_5", {"prepare": 15, "train": 15, "generate": 30, "report_grid": 1}),
+    ],
+)
+def test_named_targets(paper, target, expected):
+    assert paper.job_counts(target) == {**expected, target: 1}
+
+
+def test_a_scratch_base_is_trained_and_an_overlay_takes_a_data_set_out(project):
+    counts = project.job_counts("models", "base", overlays=("config/smoke.yaml",))
+    assert counts == {"draw": 1, "prepare": 1, "train_base": 1, "train": 1, "models": 1, "base": 1}
+
+
+def test_a_method_that_does_not_learn_needs_no_model(project):
+    overlay = project.write("only.yaml", {"train": {"methods": {"dhdiff": None}}})
+    counts = project.job_counts("pairs", overlays=("config/smoke.yaml", overlay))
+    assert counts == {"draw": 1, "prepare": 1, "generate": 1, "pairs": 1}
+
+
+def test_missing_data_is_one_line_before_any_job(project):
+    line = only_line(project.snakemake())
+    assert "data/mvtec_ad/bottle" in line
+    assert "prepare.datasets.MVTec-AD.root" in line
+    assert not (project.root / "results/paper/prepare").exists()
+
+
+def test_missing_weights_are_one_line_before_any_job(project):
+    fake_mvtec(project.root / "data/mvtec_ad", CATEGORIES)
+    line = only_line(project.snakemake())
+    assert line.startswith("helixbench: models/stable-diffusion-v1-5")
+    assert "train.pretrained.path" in line
+
+
+@pytest.mark.parametrize(
+    "values, key",
+    [
+        ({"train": {"methods": {"dhdiff": {"optim": {"stepz": 3}}}}}, "train.methods.dhdiff.optim.stepz"),
+        ({"generate": {"pairs": 0}}, "generate.pairs"),
+        ({"detect": {"localization": {"optim": {"lr": "fast"}}}}, "detect.localization.optim.lr"),
+        ({"prepare": {"size": 100}}, "prepare.size"),
+        ({"sampling": {"steps": 3}}, "sampling"),
+        ({"train": {"methods": {"base": {"kind": "crop_paste"}}}}, "train.methods"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_line_with_its_full_name(project, values, key):
+    overlay = project.write("wrong.yaml", values)
+    line = only_line(project.snakemake(overlays=("config/smoke.yaml", overlay)))
+    assert f" {key}: " in line
+    assert not (project.root / "results").exists()
+
+
+def test_configuration_slices_hold_their_keys_only_and_keep_their_time(project):
+    folder = project.root / "results/smoke/config"
+    project.job_counts(overlays=("config/smoke.yaml",))
+    score = folder / "run.seed+score.json"
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert set(json.loads(score.read_text())) == {"run.seed", "score"}
+    overlay = project.write("score.yaml", {"score": {"ic_lpips": {"cap": 7}}})
+    project.job_counts(overlays=("config/smoke.yaml", overlay))
+    after = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert {file.name for file in folder.iterdir() if before[file] != after[file]} == {score.name}
+
+
+def test_overlays_hold_differences_only():
+    paper = yaml.safe_load((ROOT / "params.yaml").read_text())
+
+    def same(below, above, path=()):
+        for key, value in above.items():
+            if isinstance(value, dict) and isinstance(below.get(key), dict):
+                yield from same(below[key], value, (*path, key))
+            elif key in below and below[key] == value:
+                yield ".".join((*path, key))
+
+    for file in (ROOT / "config").glob("*.yaml"):
+        assert list(same(paper, yaml.safe_load(file.read_text()))) == [], file.name

@@ -1,0 +1,109 @@
+"""Pins, schema, comments and the first lines of the README agree with each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+
+import jsonschema
+import pytest
+import yaml
+from conftest import ROOT
+
+from helixbench.config import json_schema, load
+
+OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
+
+
+def test_conda_environment_holds_the_pins_of_the_lock_file():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    locked = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    assert pip == locked
+    assert "python=3.11" in environment["dependencies"]
+    assert all(re.match(r"[A-Za-z0-9_.-]+==[\w.+!]+( ; .+)?$", line) for line in locked)
+
+
+def test_lock_file_pins_every_declared_dependency():
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = project["dependencies"] + [d for group in project["optional-dependencies"].values() for d in group]
+    canonical = lambda text: re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", text)[0]).lower()  # noqa: E731
+    locked = {canonical(line) for line in (ROOT / "requirements.lock").read_text().splitlines()}
+    assert {canonical(d) for d in declared} <= locked
+
+
+def test_schema_is_the_generated_one():
+    written = json.loads((ROOT / "workflow/schemas/params.schema.json").read_text())
+    assert written == json.loads(json.dumps(json_schema())), (
+        "write it again: helixbench config schema > workflow/schemas/params.schema.json"
+    )
+
+
+def test_paper_configuration_is_valid_against_the_schema():
+    jsonschema.validate(yaml.safe_load((ROOT / "params.yaml").read_text()), json_schema())
+
+
+@pytest.mark.parametrize("file", [ROOT / "params.yaml", *OVERLAYS], ids=lambda path: path.name)
+def test_configurations_are_valid_and_name_their_schema(file):
+    load(ROOT / "params.yaml", *([file] if file in OVERLAYS else []))
+    named = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", file.read_text().splitlines()[0])
+    assert named
+    assert (file.parent / named[1]).is_file()
+
+
+def test_overlays_have_names_of_their_own():
+    names = [load(ROOT / "params.yaml", *overlays).run.name for overlays in [(), *((file,) for file in OVERLAYS)]]
+    assert len(set(names)) == len(names)
+
+
+def test_every_value_of_the_paper_configuration_names_its_source():
+    for line in (ROOT / "params.yaml").read_text().splitlines():
+        leaf = re.match(r" *[\w-]+: *(?P<value>[^ #].*)$", line)
+        if leaf:
+            comment = leaf["value"].partition("  # ")[2]
+            assert re.search(r"paper|not printed|ours", comment), line
+
+
+def test_every_value_of_the_schema_is_in_the_paper_configuration():
+    """Nothing that the paper run uses is a hidden default."""
+
+    def leaves(node, path=()):
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from leaves(value, (*path, key))
+        else:
+            yield path
+
+    written = set(leaves(yaml.safe_load((ROOT / "params.yaml").read_text())))
+    used = set(leaves(load(ROOT / "params.yaml").model_dump(mode="json")))
+    absent = {(*path,) for path in used - written}
+    assert absent == {("train", "scratch"), ("prepare", "datasets", "MVTec-AD", "procedural")}
+
+
+def test_reading_numbers_of_the_configuration_exist():
+    readings = set(map(int, re.findall(r"^## (\d+)\. ", (ROOT / "docs/readings.md").read_text(), flags=re.M)))
+    assert readings == set(range(1, 25))
+    assert set(map(int, re.findall(r"reading (\d+)", (ROOT / "params.yaml").read_text()))) <= readings
+
+
+def test_readme_begins_with_the_two_commands():
+    block = re.search(r"```\w*\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)[1]
+    assert [line.split("#")[0].strip() for line in block.splitlines()][:2] == ["make demo", "make test"]
+
+
+def test_readme_names_files_that_exist():
+    links = re.findall(r"\]\((?!http|#)([^)#]+)", (ROOT / "README.md").read_text())
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
+
+
+def test_continuous_integration_calls_make_test_and_nothing_else():
+    script = ROOT / ".ci/run"
+    assert os.stat(script).st_mode & stat.S_IXUSR
+    commands = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]
