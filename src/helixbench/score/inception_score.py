@@ -128,9 +128,10 @@ class InceptionScorer:
         """Images (n, H, W, 3) uint8 -> (mean, standard deviation over splits, splits used: at most n)."""
         used = max(1, min(splits, len(images)))
         found = isc_input_id_to_metric(
-            _Images(images),
+            1,
             self.extractor,
             self.layer,
+            input1=_Images(images),
             isc_splits=used,
             batch_size=self.batch,
             cuda=self.cuda,

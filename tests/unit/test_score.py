@@ -1,0 +1,158 @@
+"""The stage `score` on tiny folders."""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch_fidelity.metric_isc import isc_features_to_metric
+
+from helixbench.config import Slice
+from helixbench.errors import UserError
+from helixbench.records import Pair, Sample, Score, read_csv, write_csv
+from helixbench.score import inception_score, networks, stage
+
+SIZE = 32
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two defect types, three anchors and six pairs each."""
+    rng = np.random.default_rng(0)
+    prepared, pairs = tmp_path / "prepare", tmp_path / "pairs"
+    samples, rows = [], []
+    for defect in ("crack", "hole"):
+        for i in range(3):
+            sha = save(prepared / f"{defect}/{i}.png", rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+            samples.append(Sample(f"{defect}_{i}", "toy", "disc", defect, "generator", f"{defect}/{i}.png", "", "", "", "", "", sha))
+        for i in range(6):
+            image, mask = f"disc/test/{defect}/{i:03d}.png", f"disc/ground_truth/{defect}/{i:03d}_mask.png"
+            sha = save(pairs / image, rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+            mask_sha = save(pairs / mask, np.full((SIZE, SIZE), 255, np.uint8))
+            gate = "empty" if defect == "hole" and i == 5 else "ok"
+            rows.append(Pair(i, "toy", "disc", defect, "m", image, mask, i, "", "", "", "", gate, 2 * (gate != "ok"), 0.1, sha, mask_sha))
+    write_csv(prepared / "samples.csv", samples, Sample)
+    write_csv(pairs / "manifest.csv", rows, Pair)
+    (prepared / "split.json").write_text(json.dumps({"rule": "half", "sha256": "f" * 64}))
+    return prepared, pairs
+
+
+def config(**score):
+    values = {"inception_score": {"network": "random", "splits": 3}, "ic_lpips": {"network": "random", "cap": 3, "shuffles": 2}}
+    return Slice({"score": {**values, **score}, "run.seed": 4})
+
+
+def run(folders, out, values=None):
+    stage.run("m", "toy", "disc", values or config(), prepared=folders[0], pairs=folders[1], out=out)
+    return {(row.defect, row.metric): row for row in read_csv(out, Score)}
+
+
+def test_rows(folders, tmp_path):
+    rows = run(folders, tmp_path / "scores.csv")
+    metrics = {"inception_score", "ic_lpips", "ic_lpips_empty_clusters", "gate_failed", "redraws"}
+    assert set(rows) == {(defect, metric) for defect in ("crack", "hole", "all") for metric in metrics}
+    for metric in ("inception_score", "ic_lpips"):
+        parts = [rows[defect, metric].value for defect in ("crack", "hole")]
+        assert rows["all", metric].value == pytest.approx(np.mean(parts))
+        assert rows["all", metric].n == 12 and rows["hole", metric].n == 6
+    assert rows["crack", "inception_score"].value > 1
+    assert rows["crack", "ic_lpips"].std is not None and rows["crack", "gate_failed"].std is None
+    assert rows["hole", "gate_failed"].value == rows["all", "gate_failed"].value == 1
+    assert rows["all", "redraws"].value == 2
+    protocol = rows["all", "inception_score"].protocol
+    assert "random SqueezeNet" in protocol and "3 splits" in protocol and "6 images" in protocol
+    protocol = rows["all", "ic_lpips"].protocol
+    assert "random SqueezeNet" in protocol and "cap 3" in protocol and "split half" in protocol
+    assert {(row.split, row.split_sha256, row.seed, row.config_digest) for row in rows.values()} == {("half", "f" * 64, 4, config().digest)}
+    assert run(folders, tmp_path / "again.csv") == rows
+
+
+def test_too_few_images_for_the_splits_is_said(folders, tmp_path):
+    rows = run(folders, tmp_path / "scores.csv", config(inception_score={"network": "random", "splits": 10}))
+    assert "6 splits (10 asked, too few images)" in rows["crack", "inception_score"].protocol
+
+
+def test_altered_missing_and_stray_pictures_are_noticed(folders, tmp_path):
+    picture = folders[1] / "disc/test/hole/002.png"
+    save(picture, np.zeros((SIZE, SIZE, 3), np.uint8))
+    with pytest.raises(UserError, match=r"hole/002\.png: altered"):
+        run(folders, tmp_path / "scores.csv")
+    picture.unlink()
+    with pytest.raises(UserError, match=r"hole/002\.png: No such file"):
+        run(folders, tmp_path / "scores.csv")
+    rows = read_csv(folders[1] / "manifest.csv", Pair)
+    write_csv(folders[1] / "manifest.csv", [dataclasses.replace(rows[0], image="../prepare/crack/0.png")], Pair)
+    with pytest.raises(UserError, match="stay inside"):
+        run(folders, tmp_path / "scores.csv")
+    assert not (tmp_path / "scores.csv").exists()
+
+
+def test_a_type_without_anchor_is_an_error(folders, tmp_path):
+    samples = read_csv(folders[0] / "samples.csv", Sample)
+    write_csv(folders[0] / "samples.csv", [s for s in samples if s.defect != "hole"], Sample)
+    with pytest.raises(UserError, match="hole has role generator"):
+        run(folders, tmp_path / "scores.csv")
+
+
+@pytest.mark.parametrize(
+    ("section", "network"),
+    [("inception_score", "inception-v3"), ("inception_score", "squeezenet1_1"), ("ic_lpips", "vgg"), ("ic_lpips", "alex")],
+)
+def test_missing_weights_are_never_fetched(folders, tmp_path, monkeypatch, section, network):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    with pytest.raises(UserError, match=f"{networks.FILES[network]}.* missing; fetch https"):
+        run(folders, tmp_path / "scores.csv", config(**{section: {"network": network}}))
+    rows = run(folders, tmp_path / "auto.csv", config(**{section: {"network": "auto"}}))
+    assert "random SqueezeNet" in rows["all", section].protocol
+
+
+def test_damaged_weights_are_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    file = tmp_path / "hub/checkpoints" / networks.FILES["squeezenet1_1"]
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"not weights")
+    with pytest.raises(UserError, match="not a readable weights file") as caught:
+        inception_score.InceptionScorer("auto", torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
+    """A SqueezeNet file with known weights goes through the hub cache, torch-fidelity and the formula."""
+    import torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    torch.manual_seed(1)
+    net = torchvision.models.squeezenet1_1(weights=None)
+    net.classifier[1].weight.data.mul_(30)
+    file = tmp_path / "hub/checkpoints" / networks.FILES["squeezenet1_1"]
+    file.parent.mkdir(parents=True)
+    torch.save(net.state_dict(), file)
+    scorer = inception_score.InceptionScorer("auto", torch.device("cpu"), batch=3)
+    assert scorer.network == "squeezenet1_1"
+    images = np.random.default_rng(0).integers(0, 256, (7, 224, 224, 3), np.uint8)
+    value, std, used = scorer(images, 2)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        logits = net.eval()((x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+    expected = isc_features_to_metric(logits, splits=2)
+    assert value == pytest.approx(expected["inception_score_mean"], rel=1e-5) and value > 1.0001
+    assert std == pytest.approx(expected["inception_score_std"], abs=1e-5)
+    assert used == 2
+
+
+def test_random_network_tells_pictures_apart():
+    scorer = inception_score.InceptionScorer("random", torch.device("cpu"))
+    rng = np.random.default_rng(3)
+    varied = np.stack([np.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(8)])
+    same = np.repeat(varied[:1], 8, axis=0)
+    assert scorer(same, 1)[0] == pytest.approx(1, abs=1e-5)
+    assert scorer(varied, 1)[0] > 1.05
