@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -125,28 +126,41 @@ def test_damaged_weights_are_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
-    """A SqueezeNet file with known weights goes through the hub cache, torch-fidelity and the formula."""
-    import torchvision
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+def squeezenet_weights(home, monkeypatch, gain):
+    """A SqueezeNet file with known weights in the hub cache; gain sharpens its softmax."""
+    monkeypatch.setenv("TORCH_HOME", str(home))
     torch.manual_seed(1)
-    net = torchvision.models.squeezenet1_1(weights=None)
-    net.classifier[1].weight.data.mul_(30)
-    file = tmp_path / "hub/checkpoints" / networks.FILES["squeezenet1_1"]
+    net = torchvision.models.squeezenet1_1(weights=None).eval()
+    net.classifier[1].weight.data.mul_(gain)
+    file = home / "hub/checkpoints" / networks.FILES["squeezenet1_1"]
     file.parent.mkdir(parents=True)
     torch.save(net.state_dict(), file)
+    return net
+
+
+def contrasts(n):
+    """Noise of rising contrast, (n, 224, 224, 3) uint8."""
+    return (np.random.default_rng(0).random((n, 224, 224, 3)) * np.linspace(20, 255, n)[:, None, None, None]).astype(np.uint8)
+
+
+def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
+    net, images = squeezenet_weights(tmp_path, monkeypatch, 300), contrasts(7)
     scorer = inception_score.InceptionScorer("auto", torch.device("cpu"), batch=3)
     assert scorer.network == "squeezenet1_1"
-    images = np.random.default_rng(0).integers(0, 256, (7, 224, 224, 3), np.uint8)
     value, std, used = scorer(images, 2)
     x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        logits = net.eval()((x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        logits = net((x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
     expected = isc_features_to_metric(logits, splits=2)
-    assert value == pytest.approx(expected["inception_score_mean"], rel=1e-5) and value > 1.0001
-    assert std == pytest.approx(expected["inception_score_std"], abs=1e-5)
+    assert value == pytest.approx(expected["inception_score_mean"], rel=1e-5) and value > 1.001
+    assert std == pytest.approx(expected["inception_score_std"], rel=1e-3)
     assert used == 2
+
+
+def test_a_score_that_is_not_a_number_is_refused(tmp_path, monkeypatch):
+    squeezenet_weights(tmp_path, monkeypatch, 3e5)
+    with pytest.raises(UserError, match="not a finite number"):
+        inception_score.InceptionScorer("squeezenet1_1", torch.device("cpu"))(contrasts(3), 1)
 
 
 def test_random_network_tells_pictures_apart():

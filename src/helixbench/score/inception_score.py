@@ -16,6 +16,7 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, i
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
+from helixbench.errors import UserError
 from helixbench.score import networks
 
 ORDER = ("inception-v3", "squeezenet1_1")
@@ -139,4 +140,6 @@ class InceptionScorer:
             verbose=False,
             cache=False,
         )
+        if not np.isfinite(found[KEY_METRIC_ISC_MEAN]):  # 0 log 0 of a class that no image of a split can be
+            raise UserError(f"{self.network}: the Inception Score is not a finite number; its weights file is not the published one")
         return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD], used

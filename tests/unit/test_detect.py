@@ -1,0 +1,220 @@
+"""The localization U-Net and the stage `detect` on tiny folders."""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helixbench import trainer
+from helixbench.config import Localization, Slice
+from helixbench.detect import localization, sheet, stage
+from helixbench.errors import UserError
+from helixbench.records import Pair, Sample, Score, read_csv, write_csv
+
+SIZE = 32
+METRICS = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "f1_max"}
+
+
+def config(steps=6, **changes):
+    optim = {"steps": steps, "batch": 4, "lr": 3e-3, "precision": "fp32", "ema": changes.pop("ema", 0.0)}
+    section = {"encoder": "resnet18", "decoder_channels": [16, 8, 8], "score_window": 5, "optim": optim, **changes}
+    return Slice({"detect": {"localization": section}, "run.seed": 1})
+
+
+def save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def draw(rng, defect):
+    """A grey picture with a bright or a dark square, and its mask."""
+    image = rng.integers(100, 140, (SIZE, SIZE, 3), np.uint8)
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    if defect != "good":
+        y, x = rng.integers(2, SIZE - 12, 2)
+        image[y : y + 9, x : x + 9] = 250 if defect == "bright" else 5
+        mask[y : y + 9, x : x + 9] = 255
+    return image, mask
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    prepared, pairs = tmp_path / "prepare", tmp_path / "pairs"
+    samples, rows = [], []
+    for defect, role, count in (("good", "normal", 5), ("good", "test", 4), ("bright", "test", 3), ("dark", "test", 3)):
+        for i in range(count):
+            name = f"{defect}_{role}_{i}"
+            image, mask = draw(rng, defect)
+            sha = save(prepared / f"images/{name}.png", image)
+            path = "" if defect == "good" else f"masks/{name}.png"
+            if path:
+                save(prepared / path, mask)
+            samples.append(Sample(name, "toy", "disc", defect, role, f"images/{name}.png", path, "", "", "", "", sha))
+    for defect in ("bright", "dark"):
+        for i in range(4):
+            image, mask = draw(rng, defect)
+            a, b = f"disc/test/{defect}/{i:03d}.png", f"disc/ground_truth/{defect}/{i:03d}_mask.png"
+            gate = "border" if (defect, i) == ("dark", 1) else "ok"
+            rows.append(
+                Pair(i, "toy", "disc", defect, "m", a, b, i, "", "", "", "", gate, 0, 0.1, save(pairs / a, image), save(pairs / b, mask))
+            )
+    write_csv(prepared / "samples.csv", samples, Sample)
+    write_csv(pairs / "manifest.csv", rows, Pair)
+    (prepared / "split.json").write_text(json.dumps({"rule": "half", "sha256": "f" * 64}))
+    return prepared, pairs
+
+
+def run(folders, tmp_path, values=None, name="run", seed=0):
+    out = tmp_path / name
+    stage.run(
+        "m", "toy", "disc", values or config(), seed=seed, prepared=folders[0], pairs=folders[1], state=out / "state", out=out / "out"
+    )
+    return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
+
+
+def test_rows_and_files(folders, tmp_path):
+    rows = run(folders, tmp_path)
+    assert set(rows) == {(defect, metric) for defect in ("bright", "dark", "all") for metric in METRICS}
+    assert all(0 <= row.value <= 100 for row in rows.values())
+    assert rows["all", "pro"].n == 10 and rows["dark", "pro"].n == 7
+    assert rows["all", "pro"].protocol == "unet(resnet18) half split, last checkpoint, 6 steps x 4, 32 px"
+    out = tmp_path / "run/out"
+    record = json.loads((out / "manifest.json").read_text())
+    assert record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1}
+    assert (out / "stats.jsonl").read_text().count("\n") >= 1
+    with Image.open(out / "predictions.png") as picture:
+        assert picture.width >= 3 * SIZE and picture.height >= 9 * SIZE
+
+
+def test_it_learns(folders, tmp_path):
+    rows = run(folders, tmp_path, config(60))
+    assert rows["all", "pixel_auroc"].value > 90
+    assert rows["all", "image_auroc"].value > 90
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypatch, ema):
+    values = config(6, ema=ema)
+    unbroken = run(folders, tmp_path, values, "unbroken")
+    monkeypatch.setattr(trainer.time, "monotonic", iter(range(10**6)).__next__)  # every step is old enough ...
+    eager = json.loads(json.dumps(dict(values._values)))
+    eager["detect"]["localization"]["optim"]["save_every_s"] = 0.5  # ... to be saved
+    eager = Slice(eager)
+    call = localization.LocalizationLoss.__call__
+
+    def killed(self, step, rng):
+        if step == 4:
+            raise KeyboardInterrupt
+        return call(self, step, rng)
+
+    monkeypatch.setattr(localization.LocalizationLoss, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(folders, tmp_path, eager, "broken")
+    assert (tmp_path / "broken/state/state.safetensors").is_file()
+    assert not (tmp_path / "broken/out/scores.csv").exists()
+    steps = []
+    monkeypatch.setattr(localization.LocalizationLoss, "__call__", lambda self, step, rng: (steps.append(step), call(self, step, rng))[1])
+    resumed = run(folders, tmp_path, eager, "broken")
+    assert steps == [4, 5]
+    assert {key: row.value for key, row in resumed.items()} == {key: row.value for key, row in unbroken.items()}
+    # a finished state is not taken for other pictures
+    rows = read_csv(folders[1] / "manifest.csv", Pair)
+    write_csv(folders[1] / "manifest.csv", rows[1:], Pair)
+    steps.clear()
+    run(folders, tmp_path, eager, "broken")
+    assert steps == [0, 1, 2, 3, 4, 5]
+
+
+def test_seeds_differ_and_methods_share_draws(folders, tmp_path):
+    first, second = run(folders, tmp_path), run(folders, tmp_path, seed=1, name="second")
+    assert {k: r.value for k, r in first.items()} != {k: r.value for k, r in second.items()}
+    assert second["all", "pro"].seed == 1
+
+
+def test_altered_pictures_are_noticed(folders, tmp_path):
+    mask = folders[1] / "disc/ground_truth/dark/002_mask.png"
+    save(mask, np.zeros((SIZE, SIZE), np.uint8))
+    with pytest.raises(UserError, match=r"dark/002_mask\.png: altered"):
+        run(folders, tmp_path)
+    assert not (tmp_path / "run/out").exists()
+
+
+def replace_samples(folders, change):
+    samples = [change(s) for s in read_csv(folders[0] / "samples.csv", Sample)]
+    write_csv(folders[0] / "samples.csv", [s for s in samples if s], Sample)
+
+
+def test_a_test_set_without_normals_or_masks_is_an_error(folders, tmp_path):
+    samples = read_csv(folders[0] / "samples.csv", Sample)
+    replace_samples(folders, lambda s: dataclasses.replace(s, mask="") if s.id == "dark_test_1" else s)
+    with pytest.raises(UserError, match="dark_test_1.png: a defective test picture without a mask"):
+        run(folders, tmp_path)
+    write_csv(folders[0] / "samples.csv", samples, Sample)
+    replace_samples(folders, lambda s: s if not (s.defect == "good" and s.role == "test") else None)
+    with pytest.raises(UserError, match="no normal picture has role test"):
+        run(folders, tmp_path)
+    write_csv(folders[0] / "samples.csv", [s for s in samples if s.role != "normal"], Sample)
+    with pytest.raises(UserError, match="no picture has role normal"):
+        run(folders, tmp_path)
+
+
+def test_pairs_that_all_fail_the_gate_give_a_result(folders, tmp_path, caplog):
+    rows = read_csv(folders[1] / "manifest.csv", Pair)
+    write_csv(folders[1] / "manifest.csv", [dataclasses.replace(row, gate="empty") for row in rows], Pair)
+    assert len(run(folders, tmp_path)) == 18
+    assert "no pair passed" in caplog.text
+
+
+def test_unknown_encoder_is_one_line():
+    with pytest.raises(UserError, match="no U-Net of encoder resnet1"):
+        localization.build_unet(Localization(encoder="resnet1", optim={"steps": 1, "batch": 1, "lr": 1e-4}), 0)
+
+
+def test_unet_is_seeded_and_leaves_the_global_generator_alone():
+    values = config()["detect"].localization
+    torch.manual_seed(0)
+    before = torch.random.get_rng_state()
+    first, second, other = (localization.build_unet(values, seed).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+def test_focal_loss():
+    logits, target = torch.randn(2, 2, 4, 4), torch.randint(0, 2, (2, 4, 4))
+    p = logits.softmax(1).gather(1, target[:, None])
+    assert torch.allclose(localization.focal_loss(logits, target, 2.0), (-((1 - p) ** 2) * p.log()).mean())
+    assert torch.allclose(localization.focal_loss(logits, target, 0.0), torch.nn.functional.cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("window", [1, 3, 21])
+def test_image_score_is_the_largest_zero_padded_average(window):
+    maps = np.random.default_rng(0).random((2, 9, 12)).astype(np.float32)
+    padded = np.pad(maps, ((0, 0), (window // 2,) * 2, (window // 2,) * 2))
+    expected = [max(m[y : y + window, x : x + window].mean() for y in range(9) for x in range(12)) for m in padded]
+    np.testing.assert_allclose(localization.image_scores(maps, window), expected, rtol=1e-5)
+
+
+def test_batches_have_the_asked_shares():
+    blank = np.zeros((3, 4, 4, 3), np.uint8)
+    pairs = {name: (np.full((n, 4, 4, 3), v, np.uint8), np.ones((n, 4, 4), bool)) for name, n, v in (("a", 1, 51), ("b", 9, 102))}
+    data = localization.TrainingSet.from_arrays(blank, {**pairs, "none": (blank[:0], np.zeros((0, 4, 4), bool))})
+    images, target = data.draw(torch.Generator().manual_seed(0), 4000, 0.3)
+    values = images[:, 0, 0, 0]
+    shares = [(values - v).abs().lt(1e-6).float().mean().item() for v in (0.0, 0.2, 0.4)]
+    assert shares == pytest.approx([0.3, 0.35, 0.35], abs=0.03)
+    assert torch.equal(target[:, 0, 0] == 1, values > 0)
+    assert data.draw(torch.Generator().manual_seed(1), 8, 0.3)[0].shape == (8, 3, 4, 4)
+
+
+def test_outline_surrounds_the_mask():
+    image, mask = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), bool)
+    mask[5:9, 5:9] = True
+    drawn = sheet.outline(image, mask)
+    assert (drawn[mask] == 0).all() and (drawn[4, 5:9] == (0, 255, 0)).all()
