@@ -156,10 +156,12 @@ BREAKERS: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {
 }
 _CLOSING = {"bend": 0.1}
 """Radius that joins changed pixels [unit of length]: a bent pattern matches itself here and there inside the bend."""
+_MOVED = {"bend": 1, "missing_part": 1}
+"""These take an outline away: a ring of pixels more, so that no ghost of its antialiased rim stays behind."""
 
 
 def changed_region(before: np.ndarray, after: np.ndarray, defect: str) -> np.ndarray:
-    """(H, W) bool mask of what a defect changed: gaps and holes closed, specks dropped, a ring of a pixel or two added."""
+    """(H, W) bool mask of what a defect changed: gaps and holes closed, specks dropped."""
     side = len(before)
     changed = np.abs(after.astype(int) - before).max(axis=2) > VISIBLE // 2
     reach = max(1, round(_CLOSING.get(defect, 0.03) * side / 2))
@@ -171,5 +173,5 @@ def changed_region(before: np.ndarray, after: np.ndarray, defect: str) -> np.nda
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     keep = sizes >= max(3, 0.0008 * side * side)
     keep[0] = False
-    # one more ring of pixels: the antialiased rim of what was there before must not stay behind as a ghost line
-    return binary_dilation(keep[parts], iterations=1 + side // 200, structure=np.ones((3, 3)))
+    ring = (side >= 48) * _MOVED.get(defect, 0) * (1 + side // 200)
+    return binary_dilation(keep[parts], iterations=ring, structure=np.ones((3, 3))) if ring else keep[parts]

@@ -58,7 +58,7 @@ def picture(
         broken = expose(BREAKERS[defect](scene, rng("defect", attempt)), rng("light"), SUPERSAMPLING)
         mask = changed_region(clean, broken, defect)
         visible = np.abs(broken.astype(int) - clean).max(axis=2)[mask] > VISIBLE
-        if AREA[0] <= mask.mean() <= AREA[1] and visible.mean() >= 0.6:
+        if AREA[0] <= mask.mean() <= AREA[1] and visible.mean() >= 0.5:
             break
     return np.where(mask[..., None], broken, clean), clean, mask
 

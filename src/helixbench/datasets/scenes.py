@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import fft
 from scipy.ndimage import gaussian_filter, gaussian_filter1d, map_coordinates
 
 LIGHT = np.array([-0.6, -0.8])
@@ -43,9 +44,11 @@ def canvas(side: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def smooth(rng: np.random.Generator, side: int, scale: float | tuple[float, float]) -> np.ndarray:
-    """(side, side) Gaussian noise of unit variance with the given correlation length (or (y, x) lengths)."""
+    """(side, side) Gaussian noise of unit variance with the given correlation length (or (y, x) lengths), periodic."""
     sigma = np.maximum(np.broadcast_to(np.asarray(scale, float), 2) * side / 2, 0.4)
-    noise = gaussian_filter(rng.standard_normal((side, side)).astype(np.float32), sigma, mode="wrap")
+    decay = [np.exp(-2 * (np.pi * s * f) ** 2) for s, f in zip(sigma, (fft.fftfreq(side), fft.rfftfreq(side)), strict=True)]
+    noise = fft.rfft2(rng.standard_normal((side, side))) * decay[0][:, None] * decay[1]
+    noise = fft.irfft2(noise, (side, side)).astype(np.float32)
     return noise / noise.std()
 
 

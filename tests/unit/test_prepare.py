@@ -1,0 +1,293 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from helixbench.config import Procedural, Slice
+from helixbench.datasets.procedural import draw
+from helixbench.errors import UserError
+from helixbench.prepare import pictures, stage
+from helixbench.prepare.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
+from helixbench.prepare.split import check_leaks, half_split, roles, split_record
+from helixbench.provenance import sha256, sha256_tree
+from helixbench.records import GOOD, RawSample, Sample, parse_cells, read_csv
+
+DATA = Path(os.environ.get("HELIXBENCH_DATA") or Path(__file__).parents[2].parent / "shared/data")
+VALUES = {"prepare.size": 48, "prepare.split": "half", "prepare.raw_mask_cells": 5}
+
+
+# ------------------------------------------------------------------------------------------------ raw masks, references
+
+
+@given(st.integers(1, 9), st.integers(9, 70), st.integers(9, 70), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_cells_of_a_mask(k, height, width, random):
+    mask = np.zeros((height, width), bool)
+    for _ in range(random.randrange(4)):
+        mask[random.randrange(height), random.randrange(width)] = True
+    cells = raw_mask_cells(mask, k)
+    covered = cells_to_mask(k, cells, (height, width))
+    assert not (mask & ~covered).any()
+    assert raw_mask_cells(covered, k) == cells
+    assert len(cells) <= mask.sum()
+    assert bool(cells) == mask.any()
+
+
+def test_cells_are_row_major_and_tile_the_picture():
+    mask = np.zeros((50, 50), bool)
+    mask[12, 31] = True
+    assert raw_mask_cells(mask, 5) == (8,)
+    assert cells_to_mask(5, (8,), 50)[10:20, 30:40].all() and cells_to_mask(5, (8,), 50).sum() == 100
+    assert sum(cells_to_mask(5, (c,), 256).astype(int) for c in range(25)).tolist() == np.ones((256, 256), int).tolist()
+    edges = cell_edges(256, 5)
+    assert edges == [0, 51, 102, 154, 205, 256] and [256 - e for e in reversed(edges)] == edges
+
+
+def test_reference_crops():
+    image = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    cells = cells_to_mask(4, (5, 6), 40)
+    kept = reference_crop(image, cells, "cells")
+    assert (kept[cells] == image[cells]).all() and (kept[~cells] == 128).all()
+    rest = reference_crop(image, cells, "background")
+    assert (rest[cells] == 128).all() and (rest[~cells] == image[~cells]).all()
+    tight = reference_crop(image, cells, "tight")
+    assert tight.shape == image.shape and tight.dtype == np.uint8
+    expected = Image.fromarray(image[10:20, 10:30]).resize((40, 40), Image.Resampling.LANCZOS)
+    assert (tight == np.asarray(expected)).all()
+    nothing = np.zeros((40, 40), bool)
+    assert (reference_crop(image, nothing, "cells") == 128).all() and (reference_crop(image, nothing, "tight") == 128).all()
+    assert (reference_crop(image, nothing, "background") == image).all()
+
+
+# ------------------------------------------------------------------------------------------------------ split, leaks
+
+
+def raw(defect, name, subset="test"):
+    return RawSample("d", "c", defect, subset, Path(f"/r/c/{subset}/{defect}/{name}.png"), None if defect == GOOD else Path("/m"))
+
+
+def test_half_split_takes_the_first_half_of_the_sorted_files():
+    assert half_split(["b", "e", "a", "d", "c"]) == (["a", "b"], ["c", "d", "e"])
+    samples = [raw("dent", "2"), raw("dent", "0"), raw("dent", "1"), raw(GOOD, "0"), raw(GOOD, "0", "train")]
+    assert roles(samples, "half") == ["test", "generator", "test", "test", "normal"]
+
+
+def test_half_of_one_is_nothing():
+    with pytest.raises(UserError, match="/r/c/test/dent: 1 picture only, and half of 1 is 0"):
+        roles([raw("dent", "0"), raw(GOOD, "0", "train")], "half")
+
+
+@pytest.mark.parametrize("role", ["normal", "generator"])
+def test_leak_names_both_files(role):
+    good = [("a.png", "normal", "1"), ("b.png", "generator", "2"), ("c.png", "test", "3"), ("d.png", "test", "3"), ("e.png", "normal", "1")]
+    assert check_leaks(good) == 3
+    with pytest.raises(UserError, match="^z.png: the same picture as y.png"):
+        check_leaks([*good, ("y.png", role, "9"), ("z.png", "test", "9")])
+
+
+def test_split_hash_depends_on_the_members_alone():
+    members = [("x0", "dent", "generator"), ("x1", "dent", "test"), ("g0", GOOD, "normal"), ("g1", GOOD, "test")]
+    record = split_record("half", 5, "d", "c", members)
+    assert record["defects"] == {"dent": {"generator": ["x0"], "test": ["x1"]}} and record["normal"] == ["g0"]
+    assert record["good"] == {"test": ["g1"]}
+    assert split_record("half", 5, "d", "c", members[::-1]) == record
+    moved = [("x0", "dent", "test"), ("x1", "dent", "generator"), *members[2:]]
+    assert split_record("half", 5, "d", "c", moved)["sha256"] != record["sha256"]
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+
+def scene():
+    image = np.zeros((20, 30, 3), np.uint8)
+    image[5:15, 5:20] = (200, 100, 50)
+    return image
+
+
+def saved(path, picture, **options):
+    picture.save(path, **options)
+    return path
+
+
+def test_read_rgb_of_every_mode(tmp_path):
+    image = scene()
+    colour = Image.fromarray(image)
+    assert (pictures.read_rgb(saved(tmp_path / "a.png", colour)) == image).all()
+    assert (pictures.read_rgb(saved(tmp_path / "b.png", colour.quantize(4))) == image).all()
+    rgba = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    assert (pictures.read_rgb(saved(tmp_path / "c.png", Image.fromarray(rgba))) == image).all()
+    rgba[5:15, 5:10, 3] = 0
+    assert (pictures.read_rgb(saved(tmp_path / "d.png", Image.fromarray(rgba)))[5:15, 5:10] == 0).all()
+    grey = image[..., 0]
+    assert (pictures.read_rgb(saved(tmp_path / "e.png", Image.fromarray(grey))) == grey[..., None]).all()
+    assert (pictures.read_rgb(saved(tmp_path / "f.png", Image.fromarray(grey.astype(np.uint16) * 257))) == grey[..., None]).all()
+    assert (pictures.read_rgb(saved(tmp_path / "g.png", Image.fromarray(grey > 0))) == (grey > 0)[..., None] * 255).all()
+    read = pictures.read_rgb(saved(tmp_path / "h.jpg", colour.convert("CMYK"), quality=95))
+    assert read.shape == image.shape and np.abs(read.astype(int) - image).mean() < 12
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    path = saved(tmp_path / "a.jpg", Image.fromarray(scene()), exif=exif, quality=95)
+    upright = pictures.read_rgb(path)
+    assert upright.shape == (30, 20, 3)
+    assert np.abs(upright.astype(int) - np.rot90(scene(), -1)).mean() < 12
+
+
+BOX = np.zeros((20, 30), np.uint8)
+BOX[5:15, 5:20] = 1
+
+
+def coloured_labels():
+    picture = Image.fromarray(BOX * 3, mode=None)
+    picture = picture.convert("P")
+    picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0, 64, 0, 0] + [0] * (252 * 3))
+    return picture
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        Image.fromarray(BOX * 255),
+        Image.fromarray(BOX),  # 0 and 1
+        Image.fromarray(BOX * 4),  # labels
+        Image.fromarray(BOX.astype(bool)),
+        Image.fromarray(BOX.astype(np.uint16) * 65535),
+        Image.fromarray(BOX.astype(np.uint16) * 255),
+        Image.fromarray(np.dstack([BOX * 255] * 3)),
+        Image.fromarray(np.dstack([BOX * 255, BOX * 0, BOX * 0])),  # painted red
+        Image.fromarray(np.dstack([BOX * 0 + 255] * 3 + [BOX * 255])),  # painted on a transparent layer
+        Image.fromarray(BOX * 255).convert("P"),
+        coloured_labels(),
+    ],
+    ids=["grey", "zero-one", "labels", "1-bit", "16-bit", "8-in-16-bit", "rgb", "red", "layer", "grey palette", "colour palette"],
+)
+def test_read_mask_of_every_mode(tmp_path, picture):
+    assert (pictures.read_mask(saved(tmp_path / "m.png", picture)) == BOX.astype(bool)).all()
+
+
+def test_antialiased_masks_are_cut_at_half(tmp_path):
+    path = saved(tmp_path / "m.png", Image.fromarray(np.array([[0, 1, 100, 127, 128, 200, 255]], np.uint8)))
+    assert pictures.read_mask(path).tolist() == [[False, False, False, False, True, True, True]]
+
+
+def test_mask_of_another_size(tmp_path):
+    path = saved(tmp_path / "m.png", Image.fromarray(BOX))
+    assert pictures.read_mask(path, (20, 30)).any()
+    with pytest.raises(UserError, match="m.png: mask is 30x20 pixels but its picture is 20x30"):
+        pictures.read_mask(path, (30, 20))
+
+
+def test_resized_masks_keep_area_and_never_vanish():
+    mask = np.zeros((900, 900), bool)
+    mask[100:400, 200:600] = True
+    small = pictures.resize_mask(mask, 256)
+    assert small.dtype == bool and abs(small.mean() - mask.mean()) < 0.002
+    thin = np.zeros((900, 700), bool)
+    thin[450, 100:650] = True
+    assert not (np.asarray(Image.fromarray(thin.astype(np.float32)).resize((64, 64), Image.Resampling.BOX)) >= 0.5).any()
+    small = pictures.resize_mask(thin, 64)
+    assert small[32, 10:59].all() and small.sum() < 60
+    assert not pictures.resize_mask(np.zeros((90, 90), bool), 64).any()
+
+
+@given(st.integers(2, 60), st.integers(2, 60), st.data())
+@settings(max_examples=40, deadline=None)
+def test_a_single_pixel_survives_any_resize(height, width, data):
+    mask = np.zeros((height, width), bool)
+    mask[data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))] = True
+    assert pictures.resize_mask(mask, 16).any()
+
+
+@given(st.binary(max_size=200), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_garbage_is_one_line(tmp_path_factory, content, signed):
+    path = tmp_path_factory.mktemp("garbage") / "a.png"
+    path.write_bytes((b"\x89PNG\r\n\x1a\n" if signed else b"") + content)
+    with pytest.raises(UserError) as caught:
+        pictures.read_rgb(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ stage
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    root = tmp_path_factory.mktemp("drawn")
+    draw(root, "drawn", "disc", Procedural(size=64, train_good=3, test_good=2, per_defect=3), seed=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def out(drawn, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "disc"
+    stage.run("drawn", "disc", Slice(VALUES), layout="procedural", raw=drawn, out=folder)
+    return folder
+
+
+def test_samples_and_files_agree(out, drawn):
+    samples = read_csv(out / "samples.csv", Sample)
+    assert [s.id for s in samples] == sorted(s.id for s in samples)
+    named = {"samples.csv", "split.json", "sheet.png", "manifest.json"}
+    for s in samples:
+        assert s.sha256 == sha256(drawn / s.source)
+        named |= {name for name in (s.image, s.mask, s.reference_cells, s.reference_tight) if name}
+        image = Image.open(out / s.image)
+        assert image.mode == "RGB" and image.size == (48, 48)
+        assert (s.defect == GOOD) == (s.mask == "") == (s.raw_mask == "") == (s.reference_cells == "") == (s.reference_tight == "")
+        if s.mask:
+            mask = np.asarray(Image.open(out / s.mask))
+            assert mask.shape == (48, 48) and set(np.unique(mask)) == {0, 255}
+            k, cells = parse_cells(s.raw_mask)
+            assert k == 5 and cells == raw_mask_cells(mask > 0, 5)
+            kept = cells_to_mask(k, cells, 48)
+            expected = np.where(kept[..., None], np.asarray(image), 128)
+            assert (np.asarray(Image.open(out / s.reference_cells)) == expected).all()
+    assert named == set(sha256_tree(out))
+
+
+def test_split_file(out):
+    split = json.loads((out / "split.json").read_text())
+    samples = read_csv(out / "samples.csv", Sample)
+    assert split["rule"] == "half" and split["k"] == 5
+    assert split["defects"]["bend"] == {"generator": ["test_bend_000"], "test": ["test_bend_001", "test_bend_002"]}
+    assert split["normal"] == ["train_good_000", "train_good_001", "train_good_002"]
+    roles_of = {s.id: s.role for s in samples}
+    assert all(roles_of[i] == role for parts in split["defects"].values() for role, ids in parts.items() for i in ids)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["split_sha256"] == split["sha256"] and manifest["roles"] == {"normal": 3, "generator": 4, "test": 10}
+
+
+def test_a_second_run_gives_the_same_files_in_place_of_the_first(out, drawn, tmp_path):
+    folder = tmp_path / "disc"
+    folder.mkdir()
+    (folder / "stale.png").write_bytes(b"")
+    stage.run("drawn", "disc", Slice(VALUES), layout="procedural", raw=drawn, out=folder)
+    first, second = sha256_tree(out), sha256_tree(folder)
+    assert first.pop("manifest.json") and second.pop("manifest.json")
+    assert first == second and [p.name for p in tmp_path.iterdir()] == ["disc"]
+
+
+def test_reads_no_other_key_than_its_own(out):
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert sorted(manifest["config"]) == sorted(VALUES)
+
+
+@pytest.mark.skipif(not (DATA / "mvtec_ad/bottle").is_dir(), reason="no MVTec AD bottle; set HELIXBENCH_DATA to the folder of mvtec_ad/")
+def test_the_real_bottle(tmp_path):
+    stage.run(
+        "MVTec-AD", "bottle", Slice({**VALUES, "prepare.size": 64}), layout="mvtec_ad", raw=DATA / "mvtec_ad", out=tmp_path / "bottle"
+    )
+    manifest = json.loads((tmp_path / "bottle/manifest.json").read_text())
+    assert manifest["roles"] == {"normal": 209, "generator": 31, "test": 52}
+    assert manifest["defects"] == ["broken_large", "broken_small", "contamination"]
+    for s in read_csv(tmp_path / "bottle/samples.csv", Sample):
+        if s.mask:
+            assert np.asarray(Image.open(tmp_path / "bottle" / s.mask)).any()
