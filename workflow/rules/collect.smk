@@ -88,7 +88,7 @@ rule tables:
 
 rule figure_5:
     input:
-        expand(rules.report_grid.output.grid, dataset=CONFIG.prepare.datasets),
+        expand(rules.report_grid.output, dataset=CONFIG.prepare.datasets),
     message:
         "Figure 5 is in {REPORT}"
 

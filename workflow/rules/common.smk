@@ -11,7 +11,7 @@ from helixbench.errors import UserError
 from helixbench.provenance import write_if_changed
 
 # Jobs find `helixbench` beside the interpreter that runs Snakemake, also when no environment is activated.
-shell.prefix(f"export PYTHONUNBUFFERED=1 PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+shell.prefix(f"set -euo pipefail; export PYTHONUNBUFFERED=1 PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 
 def or_stop(function, *arguments):

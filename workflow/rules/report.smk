@@ -47,6 +47,7 @@ rule report_grid:
         config=config_slice("report", "train.methods", "prepare.datasets"),
     output:
         grid=f"{REPORT}/figure_5_{{dataset}}.png",
+        pages=f"{REPORT}/figure_5_{{dataset}}.pdf",
     log:
         f"{LOGS}/report_grid/{{dataset}}.log",
     benchmark:
