@@ -64,6 +64,11 @@ def sha256_tree(folder: str | Path, exclude: Iterable[str] = ()) -> dict[str, st
     return {name: sha256(p) for name, p in files.items() if name not in exclude}
 
 
+def outputs(manifest: str | Path) -> dict[str, str]:
+    """The files that a manifest.json vouches for: relative path -> sha256, without its times and versions."""
+    return json.loads(Path(manifest).read_text(encoding="utf-8"))["files"]
+
+
 _PACKAGES = ("torch", "diffusers", "transformers", "lpips", "torch-fidelity", "segmentation-models-pytorch", "numpy")
 
 

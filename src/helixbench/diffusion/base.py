@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 from transformers.utils import logging as transformers_logging
 
 from helixbench import provenance
-from helixbench.config import Autoencoder, Scratch, Slice, TextEncoder, Unet
+from helixbench.config import Autoencoder, Scratch, Slice, TextEncoder, Unet, digest
 from helixbench.devices import describe, pick_device
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
@@ -235,8 +235,8 @@ def run(dataset: str, category: str, config: Slice, *, prepared: Path, state: Pa
             noise = torch.randn(shape, generator=rng)
             return autoencoder_loss(vae, pictures.to(device) * 2 - 1, noise.to(device), options.kl_weight)
 
-        name = f"autoencoder {category}"
-        fit(vae, loss, options.optim, seed=seed, state_dir=state, config_digest=config.digest, device=device, name=name)
+        name, identity = f"autoencoder {category}", digest([config.digest, data.digest()])
+        fit(vae, loss, options.optim, seed=seed, state_dir=state, config_digest=identity, device=device, name=name)
         vae.eval()
         with torch.no_grad():
             rng = torch.Generator().manual_seed(derive_seed(seed, "latent scale"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,6 +95,13 @@ class Pictures:
     def index(self) -> dict[str, int]:
         """Sample id -> index."""
         return {s.id: i for i, s in enumerate(self.samples)}
+
+    def digest(self) -> str:
+        """Hash of everything in here; resume state of other data is not gone on with."""
+        content = hashlib.sha256(repr(self.samples).encode())
+        for array in (self.images, self.masks):
+            content.update(repr(array.shape).encode() + array.tobytes())
+        return content.hexdigest()
 
     def autoencoder_batch(self, batch: int, mask_share: float, rng: torch.Generator) -> torch.Tensor:
         """Random pictures and masks (B, 3, S, S) in [0, 1], each in one of the eight symmetries of the square.

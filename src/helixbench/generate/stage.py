@@ -92,8 +92,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
     generator = load_method(method, config, model)
     data = Pictures.load(prepared)
     plans = make_plan(data, options, config["run.seed"])
-    vouchers = [prepared / "manifest.json", *([model / "manifest.json"] if model else [])]
-    identity = digest([config.digest, *(provenance.sha256(file) for file in vouchers)])
+    identity = digest([config.digest, data.digest(), provenance.outputs(model / "manifest.json") if model else {}])
     journal = _Journal(state / "journal.jsonl", identity, out)
     stale = {out / p.image for p in journal.done.values()} | {out / p.mask for p in journal.done.values()}
     for file in (out / category).rglob("*.png"):

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from helixbench import provenance
-from helixbench.config import Slice
+from helixbench.config import Slice, digest
 from helixbench.devices import describe, pick_device
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
@@ -42,7 +42,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
             options.optim,
             seed=seed,
             state_dir=state,
-            config_digest=config.digest,
+            config_digest=digest([config.digest, data.digest(), _base_identity(base)]),
             device=device,
             name=f"{method} {category}",
         )
@@ -50,3 +50,9 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
         shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
         facts["trained_weights"] = trained
         facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json",))
+
+
+def _base_identity(base: Path) -> dict[str, str] | str:
+    """Hashes of a base trained here; the folder's name for a downloaded one, which does not change."""
+    manifest = base / "manifest.json"
+    return provenance.outputs(manifest) if manifest.is_file() else base.name

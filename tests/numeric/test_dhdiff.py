@@ -1,0 +1,254 @@
+"""DH-Diff against the plain diffusers U-Net and against its own equations."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import small
+import torch
+
+from helixbench.diffusion.base import build_unet
+from helixbench.methods.dhdiff.modules import Flow, SemanticScoreMapModification
+from helixbench.methods.dhdiff.unet import DHDiffUNet, chosen_stages
+
+B, C, S, L, D = 2, 4, 8, 6, 32
+
+
+def unet(seed: int = 0):
+    torch.manual_seed(seed)
+    return build_unet(small.scratch().unet, C, S, D).eval()
+
+
+def inputs(seed: int = 1):
+    g = torch.Generator().manual_seed(seed)
+    z = [torch.randn(B, C, S, S, generator=g) for _ in range(3)]
+    return *z, torch.tensor([7, 600]), torch.randn(B, L, D, generator=g)
+
+
+def control(present=(1.0, 1.0)) -> Flow:
+    g = torch.Generator().manual_seed(3)
+    inside, outside = torch.zeros(B, L), torch.zeros(B, L)
+    inside[:, 3:5], outside[:, 0] = 0.5, 1.0
+    mask = (torch.rand(B, 1, 32, 32, generator=g) > 0.5).float()
+    return Flow(control=mask, has_control=torch.tensor(present), inside=inside, outside=outside)
+
+
+@torch.no_grad()
+def test_equals_the_plain_unet_on_equal_streams():
+    """Everything new at its zero start, no reference: with z^I = z^A, mu of the two maps is the map (readings 4, 13)."""
+    plain, model = unet(), DHDiffUNet(unet(), small.dhdiff())
+    z, _, _, t, text = inputs()
+    expected = plain(z, t, text).sample
+    for out in model(z, z, t, text):
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_equals_the_plain_unet_on_each_stream_with_dda_everywhere_and_no_ssm():
+    """DDA in every layer decouples the streams completely; without SSM nothing else connects them at the start."""
+    config = small.dhdiff(dda_encoder=4, dda_decoder=4, ssm_encoder=0, ssm_decoder=0)
+    plain, model = unet(), DHDiffUNet(unet(), config)
+    z, a, _, t, text = inputs()
+    image, annotation = model(z, a, t, text)
+    torch.testing.assert_close(image, plain(z, t, text).sample, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(annotation, plain(a, t, text).sample, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_zero_initialised_zeta_ignores_the_reference():
+    model = DHDiffUNet(unet(), small.dhdiff())
+    z, a, r, t, text = inputs()
+    for without, with_reference in zip(model(z, a, t, text), model(z, a, t, text, r), strict=True):
+        torch.testing.assert_close(with_reference, without, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_reference_moves_the_image_once_zeta_is_trained():
+    model = DHDiffUNet(unet(), small.dhdiff())
+    for modules in model.helix.values():
+        if "dda" in modules:
+            small.randomise(modules["dda"].zeta)
+    z, a, r, t, text = inputs()
+    assert (model(z, a, t, text, r)[0] - model(z, a, t, text)[0]).abs().max() > 1e-3
+
+
+def first_dda(model: DHDiffUNet):
+    layer = model.layers[0]
+    return layer.block.attn1, model.helix[layer.key.replace(".", "_")]["dda"]
+
+
+def test_no_feature_entanglement_in_dda():
+    """Each domain's output and gradients see that domain only; the image also sees the reference (Eq. 4 and 5)."""
+    attention, dda = first_dda(DHDiffUNet(unet(), small.dhdiff()))
+    small.randomise(dda.zeta)
+    g = torch.Generator().manual_seed(5)
+    x = torch.randn(2 * B, S * S, 16, generator=g, requires_grad=True)
+    reference = torch.randn(B, S * S, 16, generator=g, requires_grad=True)
+    out = dda(attention, x, reference)
+    moved = x.detach().clone()
+    moved[B:] += torch.randn(B, S * S, 16, generator=g)
+    assert torch.equal(dda(attention, moved, reference)[:B], out[:B])
+    image_x, image_r = torch.autograd.grad(out[:B].sum(), (x, reference), retain_graph=True)
+    assert image_x[B:].abs().max() == 0 and image_x[:B].abs().max() > 0 and image_r.abs().max() > 0
+    annotation_x, annotation_r = torch.autograd.grad(out[B:].sum(), (x, reference), allow_unused=True)
+    assert annotation_x[:B].abs().max() == 0 and annotation_x[B:].abs().max() > 0
+    assert annotation_r is None or annotation_r.abs().max() == 0
+
+
+def test_concatenated_attention_does_entangle():
+    """The baseline arm (Eq. 1-3) is what DDA is there to avoid; the test above could fail."""
+    model = DHDiffUNet(unet(), small.dhdiff(dda_encoder=0))
+    attention = model.layers[0].block.attn1
+    x = torch.randn(2 * B, S * S, 16, requires_grad=True)
+    (gradient,) = torch.autograd.grad(attention(x)[:B].sum(), x)
+    assert gradient[B:].abs().max() > 0
+
+
+@torch.no_grad()
+def test_dda_is_equation_4_and_5_written_out():
+    attention, dda = first_dda(DHDiffUNet(unet(), small.dhdiff()))
+    small.randomise(dda, 0.1)
+    g = torch.Generator().manual_seed(6)
+    image, annotation, reference = (torch.randn(1, 10, 16, generator=g) for _ in range(3))
+    heads, d = attention.heads, 16 // attention.heads
+
+    def written_out(q, k, v):
+        out = []
+        for i in range(heads):
+            part = slice(i * d, (i + 1) * d)
+            scores = (q[0][:, part] @ k[0][:, part].T) / d**0.5
+            out.append(scores.softmax(-1) @ v[0][:, part])
+        return torch.cat(out, -1)[None]
+
+    source = image + reference @ dda.zeta.weight[..., 0].T + dda.zeta.bias
+    f_i = attention.to_out[0](written_out(attention.to_q(image), attention.to_k(source), attention.to_v(source)))
+    f_a = dda.to_out[0](written_out(dda.to_q(annotation), dda.to_k(annotation), dda.to_v(annotation)))
+    out = dda(attention, torch.cat([image, annotation]), reference)
+    torch.testing.assert_close(out, torch.cat([f_i, f_a]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("flow", [Flow(), control()], ids=["no control", "control"])
+@torch.no_grad()
+def test_ssm_starts_as_the_mean_of_the_maps(kernel, flow):
+    attention = unet().down_blocks[0].attentions[0].transformer_blocks[0].attn2
+    ssm = SemanticScoreMapModification(attention, kernel, False)
+    maps = torch.rand(2, B, attention.heads, S * S, L).softmax(-1)
+    s_i, s_a = ssm.modify(maps[0], maps[1], flow)
+    expected = maps.mean(0) if flow.control is None else (maps.sum(0) + flow.control_map(S * S, maps.dtype)[:, None]) / 3
+    torch.testing.assert_close(s_i, expected)
+    torch.testing.assert_close(s_a, expected)
+    torch.testing.assert_close(s_i.sum(-1), torch.ones_like(s_i.sum(-1)))
+
+
+@torch.no_grad()
+def test_ssm_is_equation_6_and_7_written_out():
+    attention = unet().down_blocks[0].attentions[0].transformer_blocks[0].attn2
+    ssm = SemanticScoreMapModification(attention, 1, False)
+    small.randomise(ssm)
+    g = torch.Generator().manual_seed(8)
+    x, text, flow = torch.randn(2 * B, S * S, 16, generator=g), torch.randn(B, L, D, generator=g), control((1.0, 0.0))
+    heads, d = attention.heads, 16 // attention.heads
+    q, k, v = attention.to_q(x), attention.to_k(text), attention.to_v(text)
+    out = torch.zeros(2 * B, S * S, 16)
+    for b in range(B):
+        for h in range(heads):
+            part = slice(h * d, (h + 1) * d)
+            s_i, s_a = ((q[b + domain * B][:, part] @ k[b][:, part].T / d**0.5).softmax(-1) for domain in (0, 1))
+            s_o = flow.control_map(S * S, x.dtype)[b]
+            mu = (s_i + s_a + s_o) / 3 if b == 0 else (s_i + s_a) / 2
+            weight = ssm.eta.weight[2 * h : 2 * h + 2, :, 0, 0]  # (2 outputs, 3 maps)
+            for domain in (0, 1):
+                eta = weight[domain, 0] * s_i + weight[domain, 1] * s_a + weight[domain, 2] * s_o
+                out[b + domain * B, :, part] = (eta + mu) @ v[b][:, part]
+    got = ssm(attention, x, torch.cat([text, text]), flow)
+    torch.testing.assert_close(got, attention.to_out[0](out), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_control_map_rows_are_stochastic_and_follow_the_mask():
+    flow = control((1.0, 0.0))
+    rows = flow.control_map(S * S, torch.float32)
+    torch.testing.assert_close(rows[0].sum(-1), torch.ones(S * S))
+    assert rows[1].abs().max() == 0
+    share = torch.nn.functional.interpolate(flow.control, (S, S), mode="area")[0].flatten()
+    torch.testing.assert_close(rows[0, :, 3], 0.5 * share)
+    torch.testing.assert_close(rows[0, :, 0], 1 - share)
+
+
+@torch.no_grad()
+def test_renormalised_rows_sum_to_one():
+    attention = unet().down_blocks[0].attentions[0].transformer_blocks[0].attn2
+    ssm = SemanticScoreMapModification(attention, 1, True)
+    ssm.eta.weight.fill_(0.1)
+    maps = torch.rand(2, B, attention.heads, S * S, L).softmax(-1)
+    torch.testing.assert_close(ssm.modify(maps[0], maps[1], Flow())[1].sum(-1), torch.ones(B, attention.heads, S * S))
+
+
+@torch.no_grad()
+def test_merging_connects_the_domains():
+    model = DHDiffUNet(unet(), small.dhdiff(dda_encoder=4, dda_decoder=4, ssm_encoder=0, ssm_decoder=0))
+    z, a, _, t, text = inputs()
+    before = model(z, a, t, text)[0]
+    assert torch.equal(model(z, a + 1, t, text)[0], before)
+    for modules in model.helix.values():
+        small.randomise(modules["merging"], 0.05)
+    assert not torch.allclose(model(z, a + 1, t, text)[0], model(z, a, t, text)[0], atol=1e-3)
+
+
+ARMS = {
+    "paper": ((4, 2, 4, 2), "0123", "13", "0123", "13"),
+    "VIII.1": ((0, 0, 0, 0), "", "", "", ""),
+    "VIII.2": ((4, 2, 0, 0), "0123", "13", "", ""),
+    "VIII.3": ((0, 0, 4, 2), "", "", "0123", "13"),
+    "IX.1": ((4, 0, 4, 0), "0123", "", "0123", ""),
+    "IX.2": ((2, 0, 2, 0), "01", "", "01", ""),
+    "IX.4 as printed": ((4, 4, 2, 2), "0123", "0123", "01", "13"),
+}
+
+
+@pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
+def test_which_layers_carry_which_module(arm):
+    (dda_e, dda_d, ssm_e, ssm_d), *expected = arm
+    config = small.dhdiff(dda_encoder=dda_e, dda_decoder=dda_d, ssm_encoder=ssm_e, ssm_decoder=ssm_d)
+    model = DHDiffUNet(unet(), config)
+    found = {(name, part): set() for name in ("dda", "ssm") for part in ("encoder", "decoder")}
+    for layer in model.layers:
+        for name in ("dda", "ssm"):
+            if name in model.helix[layer.key.replace(".", "_")]:
+                found[name, layer.part].add(layer.stage)
+    order = (("dda", "encoder"), ("dda", "decoder"), ("ssm", "encoder"), ("ssm", "decoder"))
+    assert [found[key] for key in order] == [{int(c) for c in stages} for stages in expected]
+
+
+def test_stable_diffusion_has_its_mid_block_as_fourth_encoder_stage():
+    """Reading 2, on a small U-Net with Stable Diffusion's block types."""
+    from diffusers import UNet2DConditionModel
+
+    sd = UNet2DConditionModel(block_out_channels=(32, 32, 64, 64), layers_per_block=2, cross_attention_dim=D, attention_head_dim=4)
+    model = DHDiffUNet(sd, small.dhdiff())
+    assert {x.key for x in model.layers if x.stage == 3 and x.part == "encoder"} == {"encoder.mid.0"}
+    assert "dda" in model.helix["encoder_mid_0"] and "encoder.mid.0" in model.read
+    assert {x.stage for x in model.layers if x.part == "decoder"} == {0, 1, 2}
+    assert chosen_stages("decoder", 3, 2) == {0, 2}
+    z = torch.randn(1, 4, 16, 16)
+    with torch.no_grad():
+        image, annotation = model(z, z, torch.tensor([5]), torch.randn(1, L, D), z)
+    assert image.shape == annotation.shape == z.shape and torch.isfinite(image).all()
+
+
+def test_plain_unet_is_untouched_by_saving(tmp_path):
+    """The folder's unet/ is a plain diffusers U-Net; the rest is in dhdiff.safetensors, and both come back."""
+    from diffusers import UNet2DConditionModel
+
+    model = DHDiffUNet(unet(), small.dhdiff())
+    small.randomise(model.helix, 0.05)
+    model.save(tmp_path)
+    again = DHDiffUNet(UNet2DConditionModel.from_pretrained(tmp_path / "unet"), small.dhdiff())
+    again.load_helix(tmp_path / "dhdiff.safetensors")
+    assert set(UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()) == set(unet().state_dict())
+    z, a, r, t, text = inputs()
+    with torch.no_grad():
+        for one, other in zip(model(z, a, t, text, r, control()), again(z, a, t, text, r, copy.deepcopy(control())), strict=True):
+            assert torch.equal(one, other)

@@ -1,0 +1,99 @@
+"""Small models and data that several tests build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from helixbench.config import Autoencoder, CropPaste, DHDiff, Optim, Sampling, Scratch, TextEncoder, Unet
+from helixbench.diffusion import base as base_model
+from helixbench.diffusion.base import BaseModel
+from helixbench.prepare.raw_mask import raw_mask_cells
+from helixbench.records import Sample, format_cells, write_csv
+
+SIZE = 32
+
+
+def optim(**changes) -> Optim:
+    return Optim(**{"steps": 4, "batch": 4, "lr": 1e-3, "precision": "fp32", **changes})
+
+
+def scratch(**changes) -> Scratch:
+    values = {
+        "autoencoder": Autoencoder(channels=(16, 16, 16), optim=optim()),
+        "text_encoder": TextEncoder(width=32, layers=1, heads=2, max_tokens=12),
+        "unet": Unet(channels=(16, 16, 32, 32), head_dim=8),
+    }
+    return Scratch(**(values | changes))
+
+
+def base(seed: int = 0) -> BaseModel:
+    return base_model.build(scratch(), SIZE, ["disc", "scratch", "hole"], seed)
+
+
+def dhdiff(**changes) -> DHDiff:
+    return DHDiff(**{"kind": "dhdiff", "trainable": "all", "optim": optim(), **changes})
+
+
+def crop_paste(**changes) -> CropPaste:
+    return CropPaste(kind="crop_paste", **changes)
+
+
+def sampling(**changes) -> Sampling:
+    return Sampling(**{"steps": 2, **changes})
+
+
+def randomise(module: torch.nn.Module, scale: float = 0.2, seed: int = 0) -> None:
+    """Give zero-initialised weights a value, so that what they do can be seen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+
+
+def prepared(folder: Path, normals: int = 4, defective: int = 4, defects: tuple[str, ...] = ("hole", "scratch"), size: int = SIZE) -> Path:
+    """A folder as `prepare` writes it: grey noise pictures, a bright square as the defect."""
+    rng = np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    samples = []
+
+    def add(defect: str, role: str, number: int) -> None:
+        name = f"{role}_{defect}_{number:03d}"
+        image = rng.normal(110, 8, (size, size, 3)).clip(0, 255).astype(np.uint8)
+        mask = np.zeros((size, size), bool)
+        if defect != "good":
+            y, x = rng.integers(4, size - 12, 2)
+            mask[y : y + 6, x : x + 8] = True
+            image[mask] = 240 if defect == "hole" else 10
+            Image.fromarray(mask.astype(np.uint8) * 255).save(folder / f"masks/{name}.png")
+        Image.fromarray(image).save(folder / f"images/{name}.png")
+        samples.append(
+            Sample(
+                id=name,
+                dataset="Data",
+                category="disc",
+                defect=defect,
+                role=role,
+                image=f"images/{name}.png",
+                mask=f"masks/{name}.png" if mask.any() else "",
+                raw_mask=format_cells(5, raw_mask_cells(mask, 5)) if mask.any() else "",
+                reference_cells="",
+                reference_tight="",
+                source=name,
+                sha256="",
+            )
+        )
+
+    for number in range(normals):
+        add("good", "normal", number)
+        add("good", "test", number)
+    for defect in defects:
+        for number in range(defective):
+            add(defect, "generator", number)
+            add(defect, "test", number)
+    write_csv(folder / "samples.csv", sorted(samples, key=lambda s: s.id), Sample)
+    return folder
