@@ -1,0 +1,168 @@
+"""The smoke configuration through the real Snakemake: one drawn data set, one that is read from a folder."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+
+import pytest
+from conftest import Project, fake_mvtec
+from PIL import Image
+
+METHODS = ("dhdiff", "crop_paste")
+CATEGORIES = (("Procedural", "disc"), ("MVTec-AD", "weave"))
+OVERLAYS = ("config/smoke.yaml", "e2e.yaml")
+SIZES = {"size": 40, "train_good": 4, "test_good": 2, "per_defect": 2}
+TWO_AT_ONCE = [
+    "--resources",
+    "gpu=2",
+    "--set-threads",
+    *(f"{rule}=1" for rule in ("train_base", "train", "generate", "score", "detect")),
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Project:
+    """A project after one run of everything."""
+    project = Project(tmp_path_factory.mktemp("end_to_end") / "project")
+    slice_of_draw = project.root / "draw.json"
+    slice_of_draw.write_text(json.dumps({"run.seed": 1, "prepare.datasets.Any.procedural": SIZES}))
+    drawn = project.run("helixbench", "draw", "Any", "weave", "--config", slice_of_draw.name, "--out", "raw")
+    assert drawn.returncode == 0, drawn.stdout
+    project.write(
+        "e2e.yaml",
+        {
+            "run": {"name": "e2e"},
+            "prepare": {
+                "datasets": {
+                    "Procedural": {"categories": ["disc"], "procedural": SIZES},
+                    "MVTec-AD": {"layout": "mvtec_ad", "root": "raw", "categories": ["weave"]},
+                }
+            },
+        },
+    )
+    result = project.snakemake(*TWO_AT_ONCE, overlays=OVERLAYS)
+    assert result.returncode == 0, result.stdout[-6000:]
+    return project
+
+
+def test_every_stage_leaves_its_files(finished):
+    run = finished.root / "results/e2e"
+    for dataset, category in CATEGORIES:
+        for name in ("samples.csv", "split.json", "sheet.png", "manifest.json"):
+            assert (run / "prepare" / dataset / category / name).is_file()
+        for method in ("base", "dhdiff"):
+            assert (run / "train" / method / dataset / category / "manifest.json").is_file()
+        for method in METHODS:
+            with open(run / "generate" / method / dataset / category / "manifest.csv", newline="") as handle:
+                pairs = list(csv.DictReader(handle))
+            types = {pair["defect"] for pair in pairs}
+            assert len(pairs) == 4 * len(types) and len(types) >= 3
+            for pair in pairs:
+                for file in (pair["image"], pair["mask"]):
+                    with Image.open(run / "generate" / method / dataset / category / file) as picture:
+                        assert picture.size == (32, 32)
+            assert (run / "score" / method / dataset / f"{category}.csv").is_file()
+            for name in ("scores.csv", "predictions.png", "manifest.json"):
+                assert (run / "detect" / method / dataset / category / "seed0" / name).is_file()
+    for dataset, _ in CATEGORIES:
+        assert (run / "report" / f"figure_5_{dataset}.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "number, metrics", [(1, {"IS", "IC-LPIPS"}), (2, {"image_auroc", "pixel_auroc"}), (4, {"pixel_auroc", "pixel_ap"})]
+)
+def test_tables_hold_published_and_measured_numbers(finished, number, metrics):
+    report = finished.root / "results/e2e/report"
+    with open(report / f"table_{number}.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert list(rows[0]) == ["table", "dataset", "category", "method", "metric", "published", "recomputed", "measured", "protocol"]
+    assert any(row["published"] and row["category"] == "bottle" for row in rows)
+    measured = {(row["dataset"], row["category"], row["metric"]) for row in rows if row["measured"]}
+    for dataset, category in CATEGORIES:
+        for metric in metrics:
+            assert (dataset, category, metric) in measured
+    assert all(row["protocol"] for row in rows if row["measured"])
+    for suffix in ("tex", "md"):
+        assert "DH-Diff" in (report / f"table_{number}.{suffix}").read_text()
+
+
+def test_every_job_is_logged_and_measured(finished):
+    logs = finished.root / "logs/e2e"
+    for rule in ("draw", "prepare", "train_base", "train", "generate", "score", "detect", "report_table", "report_grid"):
+        assert list((logs / rule).rglob("*.log"))
+        for file in (logs / rule).rglob("*.tsv"):
+            assert file.read_text().startswith("s\th:m:s\tmax_rss")
+
+
+def test_a_second_run_does_nothing(finished):
+    assert finished.plan(overlays=OVERLAYS) == set()
+    assert "Nothing to be done" in finished.snakemake(overlays=OVERLAYS).stdout
+
+
+def test_a_lost_snakemake_folder_reruns_nothing(finished):
+    own = finished.root / ".snakemake"
+    aside = finished.root / "aside"
+    shutil.move(own, aside)
+    try:
+        assert finished.plan(overlays=OVERLAYS) == set()
+    finally:
+        shutil.rmtree(own)
+        shutil.move(aside, own)
+
+
+def test_a_changed_picture_reruns_its_category_only(finished):
+    picture = sorted((finished.root / "raw/weave/train/good").glob("*.png"))[0]
+    original = picture.read_bytes()
+    os.utime(picture)
+    assert finished.plan(overlays=OVERLAYS) == set()
+    Image.open(picture).rotate(90).save(picture)
+    try:
+        planned = finished.plan(overlays=OVERLAYS)
+    finally:
+        picture.write_bytes(original)
+    assert "Prepare MVTec-AD weave" in planned
+    assert "Train the base model of MVTec-AD weave" in planned
+    assert not [job for job in planned if "disc" in job or "Procedural" in job]
+    assert finished.plan(overlays=OVERLAYS) == set()
+
+
+def test_a_changed_score_reruns_scores_and_their_table_only(finished):
+    overlay = finished.write("score.yaml", {"score": {"ic_lpips": {"cap": 3}}})
+    assert finished.plan(overlays=(*OVERLAYS, overlay)) == {
+        *(f"Score {method} on {dataset} {category}" for method in METHODS for dataset, category in CATEGORIES),
+        "Render table 1",
+        "All tables and figures are in results/e2e/report",
+    }
+    assert finished.plan(overlays=OVERLAYS) == set()
+
+
+def test_a_changed_report_renders_again_and_computes_nothing(finished):
+    overlay = finished.write("report.yaml", {"report": {"grid_columns": 3}})
+    result = finished.snakemake(overlays=(*OVERLAYS, overlay))
+    assert result.returncode == 0, result.stdout[-6000:]
+    assert not [
+        rule for rule in ("Train", "Score", "Detect", "Generate", "Prepare", "Draw the procedural") if f": {rule} " in result.stdout
+    ]
+    assert finished.plan(overlays=(*OVERLAYS, overlay)) == set()
+
+
+def test_a_failed_job_fails_the_run_with_one_line(project):
+    """Output is piped through tee, which must not hide the failure."""
+    fake_mvtec(project.root / "raw", ["gear"])
+    mask = project.root / "raw/gear/ground_truth/broken/001_mask.png"
+    mask.unlink()
+    overlay = project.write(
+        "bad.yaml",
+        {
+            "run": {"name": "bad"},
+            "prepare": {"datasets": {"Procedural": None, "Mine": {"layout": "mvtec_ad", "root": "raw", "categories": ["gear"]}}},
+        },
+    )
+    result = project.snakemake("prepared", overlays=("config/smoke.yaml", overlay))
+    assert result.returncode != 0
+    assert "Traceback" not in result.stdout
+    assert [line for line in result.stdout.splitlines() if line.startswith("helixbench: ") and "001_mask.png" in line]
+    assert not (project.root / "results/bad/prepare/Mine/gear").exists()
