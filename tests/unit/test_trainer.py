@@ -1,0 +1,116 @@
+"""The shared trainer: schedule, resume, average, damage."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import small
+import torch
+from torch import nn
+
+from helixbench.checkpoint import load_tensors, save_tensors
+from helixbench.config import Optim
+from helixbench.errors import UserError
+from helixbench.trainer import fit, learning_rate
+
+
+def train(folder, optim: Optim, *, stop_at: int | None = None, digest: str = "a", poison: int | None = None) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+    def loss(step, rng):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(16, 4, generator=rng)
+        out = model(x)
+        return {"square": (out - x.sum(1, keepdim=True)).square().mean() * (math.nan if step == poison else 1)}
+
+    arguments = {"seed": 3, "state_dir": folder, "config_digest": digest, "device": torch.device("cpu"), "name": "toy"}
+    fit(model, loss, optim, **arguments)
+    return model
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+EVERY_STEP = small.optim(steps=12, save_every_s=1e-9, ema=0.9, decay="cosine", warmup=3)
+
+
+@pytest.mark.parametrize("stop", [1, 5, 11])
+def test_resume_equals_the_unbroken_run_bit_for_bit(tmp_path, stop):
+    expected = train(tmp_path / "whole", EVERY_STEP)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", EVERY_STEP, stop_at=stop)
+    assert same(train(tmp_path / "cut", EVERY_STEP), expected)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "cut/stats.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 12
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = train(tmp_path, EVERY_STEP)
+    assert same(train(tmp_path, EVERY_STEP, stop_at=0), first)
+
+
+def test_state_of_another_configuration_is_not_gone_on_with(tmp_path):
+    train(tmp_path, EVERY_STEP)
+    assert same(train(tmp_path, EVERY_STEP, digest="b"), train(tmp_path / "fresh", EVERY_STEP, digest="b"))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, EVERY_STEP, digest="c", stop_at=0)
+
+
+def test_not_a_number_stops_with_the_step_and_keeps_the_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="step 7"):
+        train(tmp_path, EVERY_STEP, poison=7)
+    assert load_tensors(tmp_path / "state.safetensors")[1]["step"] == 7
+
+
+def test_average_is_kept_and_left_in_the_module(tmp_path):
+    raw = train(tmp_path / "a", small.optim(steps=12))
+    averaged = train(tmp_path / "b", small.optim(steps=12, ema=0.9))
+    assert not same(raw, averaged)
+    # decay min(0.9, (1+k)/(10+k)) after step k, over the same trajectory
+    kept, weights = None, []
+    for steps in range(1, 13):
+        weights.append(train(tmp_path / f"c{steps}", small.optim(steps=steps))[0].weight.detach())
+    torch.manual_seed(0)
+    kept = nn.Linear(4, 8).weight.detach().clone()
+    for k, weight in enumerate(weights, start=1):
+        kept.lerp_(weight, 1 - min(0.9, (1 + k) / (10 + k)))
+    torch.testing.assert_close(averaged[0].weight, kept)
+
+
+def test_learning_rates():
+    optim = Optim(steps=110, batch=1, lr=1.0, warmup=10, decay="cosine")
+    assert [round(learning_rate(k, optim), 6) for k in (0, 4, 9, 10, 60)] == [0.1, 0.5, 1.0, 1.0, 0.5]
+    assert learning_rate(109, optim) < 0.001
+    multi = Optim(steps=100, batch=1, lr=1.0, decay="multistep")
+    assert [learning_rate(k, multi) for k in (79, 80, 90)] == pytest.approx([1.0, 0.2, 0.04])
+
+
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(3)}, {"step": 1})
+    data = (tmp_path / "x.safetensors").read_bytes()
+    (tmp_path / "x.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="x.safetensors: not a readable checkpoint"):
+        load_tensors(tmp_path / "x.safetensors")
+
+
+def test_frozen_weights_are_not_state(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+    model[0].requires_grad_(False)
+    fit(
+        model,
+        lambda step, rng: model(torch.randn(4, 2, generator=rng)).square().mean(),
+        small.optim(steps=2),
+        seed=0,
+        state_dir=tmp_path,
+        config_digest="a",
+        device=torch.device("cpu"),
+        name="toy",
+    )
+    names = load_tensors(tmp_path / "state.safetensors")[0]
+    assert not any(name.startswith("weights/0.") for name in names) and "weights/1.weight" in names

@@ -1,0 +1,209 @@
+"""The base model, DH-Diff as a method, and the stage `train`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small
+import torch
+from test_generate import a_slice, generate
+
+from helixbench import trainer
+from helixbench.config import Slice
+from helixbench.diffusion import base as base_stage
+from helixbench.diffusion.base import BaseModel, words_of
+from helixbench.diffusion.data import Pictures
+from helixbench.errors import UserError
+from helixbench.generate import stage as generate_stage
+from helixbench.generate.plan import conditions, make_plan
+from helixbench.methods import training
+from helixbench.methods.dhdiff.method import DHDiffMethod, clean_mask
+from helixbench.records import Pair, read_csv
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    return small.prepared(tmp_path_factory.mktemp("data") / "disc")
+
+
+def base_config() -> Slice:
+    return Slice({"run.seed": 0, "train.base": "scratch", "train.scratch": json.loads(small.scratch().model_dump_json())})
+
+
+def method_config(**changes) -> Slice:
+    return Slice({"run.seed": 0, "train.methods.dhdiff": json.loads(small.dhdiff(**changes).model_dump_json())})
+
+
+def train_base(prepared: Path, folder: Path) -> Path:
+    base_stage.run("Data", "disc", base_config(), prepared=prepared, state=folder / "state", out=folder / "base")
+    return folder / "base"
+
+
+def train(prepared: Path, base: Path, folder: Path, **changes) -> Path:
+    config = method_config(**changes)
+    training.run("dhdiff", "Data", "disc", config, prepared=prepared, base=base, state=folder / "state", out=folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def base(prepared, tmp_path_factory) -> Path:
+    return train_base(prepared, tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def model(prepared, base, tmp_path_factory) -> Path:
+    return train(prepared, base, tmp_path_factory.mktemp("model"))
+
+
+def test_base_is_a_diffusers_folder_of_safetensors_with_unit_latents(base, prepared):
+    loaded = BaseModel.load(base)
+    names = {str(p.relative_to(base)) for p in base.rglob("*") if p.is_file()}
+    assert {"unet/diffusion_pytorch_model.safetensors", "vae/config.json", "text_encoder/model.safetensors"} <= names
+    assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
+    assert loaded.scheduler.config.beta_schedule == "scaled_linear"
+    pictures = Pictures.load(prepared).autoencoder_batch(32, 0.25, torch.Generator().manual_seed(1))
+    assert 0.5 < loaded.encode(pictures).std() < 2
+    assert loaded.decode(loaded.encode(pictures)).shape == pictures.shape
+    facts = json.loads((base / "manifest.json").read_text())
+    assert facts["files"].keys() | {"manifest.json"} == names and facts["psnr_db"] > 0
+
+
+def test_prompts_are_told_apart(base):
+    loaded = BaseModel.load(base)
+    text = loaded.embed(["a photo of a disc with hole", "a photo of a disc with scratch", ""])
+    assert text.shape[:2] == (3, 12)
+    assert (text[0] - text[1]).abs().max() > 0.1 and (text[0] - text[2]).abs().max() > 0.1
+    assert words_of(["broken_large  Disc-3"]) == ["3", "broken", "disc", "large"]
+
+
+def test_a_missing_part_of_the_base_is_one_line(base, tmp_path):
+    with pytest.raises(UserError, match="unet: no such folder"):
+        BaseModel.load(tmp_path)
+
+
+def test_training_learns(prepared, base, tmp_path):
+    """A hundred steps halve the loss of the first ones, on both domains."""
+    folder = train(prepared, base, tmp_path, optim=small.optim(steps=100, lr=3e-3, log_every_s=1e-9))
+    rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+    for domain in ("image", "annotation"):
+        assert np.mean([row[domain] for row in rows[-20:]]) < 0.5 * rows[0][domain]
+
+
+def test_resume_after_a_kill_equals_the_unbroken_run(prepared, base, model, tmp_path, monkeypatch):
+    real, options = trainer._State.save, small.optim(save_every_s=1e-9)
+
+    def dies(state, path, facts):
+        real(state, path, facts)
+        if state.step == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer._State, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(prepared, base, tmp_path, optim=options)
+    monkeypatch.setattr(trainer._State, "save", real)
+    again = train(prepared, base, tmp_path, optim=options)
+    for name in ("dhdiff.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+        assert (again / name).read_bytes() == (model / name).read_bytes()
+
+
+@pytest.mark.parametrize("trainable", ["attention", "all"])
+def test_what_is_trained(base, trainable):
+    method = DHDiffMethod.create(small.dhdiff(trainable=trainable), BaseModel.load(base), 0)
+    names = {name for name, p in method.module.named_parameters() if p.requires_grad}
+    assert any("conv_in" in name for name in names) == (trainable == "all")
+    assert any(".attn1.to_q" in name for name in names) and any("zeta" in name for name in names)
+    assert not any(p.requires_grad for p in method.base.vae.parameters())
+
+
+@pytest.mark.parametrize("reference", ["cells", "tight", "background"])
+@pytest.mark.parametrize("noise", ["same", "independent", "none"])
+def test_every_reference_reading_trains_a_step(prepared, base, reference, noise):
+    config = small.dhdiff(reference=reference, reference_noise=noise, augment=("hflip", "rot90"), control="broadcast")
+    method = DHDiffMethod.create(config, BaseModel.load(base), 0)
+    small.randomise(method.unet.helix, 0.02)
+    terms = method.loss(Pictures.load(prepared), torch.Generator().manual_seed(0))
+    sum(terms.values()).backward()
+    zeta = method.unet.helix["encoder_0_0"]["dda"].zeta.weight.grad
+    assert set(terms) == {"image", "annotation"} and zeta.abs().max() > 0
+
+
+def test_same_noise_gives_the_target_away_in_a_blank_reference(prepared, base):
+    """Reading 7's flag: where a `cells` reference is blank, z_R(t) - sqrt(a) z_blank is exactly sigma * the target."""
+    method = DHDiffMethod.create(small.dhdiff(), BaseModel.load(base), 0)
+    scheduler, t = method.base.scheduler, torch.tensor([400])
+    blank, noise = method.base.encode(torch.full((1, 3, small.SIZE, small.SIZE), 128 / 255)), torch.randn(1, 4, 8, 8)
+    z_r = method.noised_reference(blank, noise, torch.randn(1, 4, 8, 8), t)
+    a = scheduler.alphas_cumprod[t]
+    torch.testing.assert_close((z_r - a.sqrt() * blank) / (1 - a).sqrt(), noise, rtol=1e-3, atol=1e-4)
+
+
+def test_control_points_at_the_words_of_the_defect(base):
+    method = DHDiffMethod.create(small.dhdiff(), BaseModel.load(base), 0)
+    prompts = [method.prompt("disc", "hole"), ""]
+    flow = method.flow(torch.ones(2, 1, 8, 8), torch.ones(2), prompts, ["hole", "hole"])
+    ids = method.base.tokens(prompts)[0].tolist()
+    hole = method.base.tokenizer("hole").input_ids[1]
+    assert flow.inside[0].argmax() == ids.index(hole) and flow.inside[0].sum() == 1
+    assert flow.outside[0, 0] == 1 and flow.inside[1, 0] == 1, "an empty prompt has no word to point at"
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])
+@pytest.mark.parametrize("start", ["noise", "reference"])
+def test_sampled_pairs_are_valid_and_seeded(prepared, model, sampler, start):
+    options = small.sampling(steps=4, sampler=sampler, start=start, strength=0.5, control="detailed")
+    method, data = DHDiffMethod.load(small.dhdiff(), model, options), Pictures.load(prepared)
+    plans = make_plan(data, generate(pairs=2), 0)
+
+    def sample(chosen):
+        return method.sample(conditions(data, chosen, "detailed"), [torch.Generator().manual_seed(p.seed) for p in chosen])
+
+    images, masks = sample(plans)
+    assert images.shape == (4, 3, small.SIZE, small.SIZE) and masks.shape == (4, 1, small.SIZE, small.SIZE)
+    assert 0 <= images.min() and images.max() <= 1 and set(masks.unique().tolist()) <= {0.0, 1.0}
+    again = sample(plans)
+    assert torch.equal(images, again[0]) and torch.equal(masks, again[1])
+    assert (images[0] - images[1]).abs().max() > 1e-3
+    # The batch that a pair is made in does not change it, up to the rounding of another matrix size.
+    torch.testing.assert_close(sample(plans[1:2])[0][0], images[1], rtol=0, atol=2e-3)
+
+
+def test_generation_from_a_trained_model(prepared, model, tmp_path):
+    config = a_slice("dhdiff", small.dhdiff(), generate(pairs=2))
+    arguments = {"prepared": prepared, "model": model, "state": tmp_path / "s", "out": tmp_path / "o"}
+    generate_stage.run("dhdiff", "Data", "disc", config, **arguments)
+    pairs = read_csv(tmp_path / "o/manifest.csv", Pair)
+    assert [p.prompt for p in pairs][:1] == ["a photo of a disc with hole"] and len(pairs) == 4
+
+
+def test_small_components_are_dropped():
+    mask = np.zeros((20, 20), bool)
+    mask[2:6, 2:6] = True
+    mask[15, 15:19] = True
+    assert clean_mask(mask).sum() == 16
+
+
+def test_stable_diffusion_s_format_goes_through_the_same_code(prepared, tmp_path):
+    """A small folder with Stable Diffusion 1.5's block types and PNDM scheduler: load, train, save, sample."""
+    from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
+
+    sd = small.base()
+    sd.unet = UNet2DConditionModel(
+        sample_size=4, block_out_channels=(32, 32, 64, 64), layers_per_block=2, cross_attention_dim=32, attention_head_dim=4
+    )
+    sd.vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(16, 16, 16, 16),
+        norm_num_groups=8,
+        latent_channels=4,
+    )
+    sd.scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True)
+    sd.save(tmp_path / "sd")
+    folder = train(prepared, tmp_path / "sd", tmp_path / "m", trainable="attention", optim=small.optim(steps=2))
+    method, data = DHDiffMethod.load(small.dhdiff(), folder, small.sampling()), Pictures.load(prepared)
+    plans = make_plan(data, generate(pairs=1), 0)
+    images, _ = method.sample(conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans])
+    assert images.shape == (2, 3, small.SIZE, small.SIZE) and torch.isfinite(images).all()
