@@ -25,7 +25,8 @@ from helixbench.records import derive_seed
 def build_unet(config: Localization, seed: int) -> nn.Module:
     """U-Net (B, 3, H, W) -> logits (B, 2, H, W) without pretrained weights, seeded; one encoder level a decoder width.
 
-    Raises UserError when segmentation-models-pytorch cannot build it.
+    The package's own initialisation, not DRAEM's N(0, 0.02): that learns later (bottle, ResNet-18, 96 px, 100 steps of 8
+    on the real training half: 54 against 74 pixel AP). Raises UserError when segmentation-models-pytorch cannot build it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
