@@ -196,6 +196,23 @@ def grid(
     figures.run(dataset, Slice.load(config), results=results, out=out)
 
 
+@report_app.command()
+def measured(
+    results: Annotated[Path, typer.Argument(help="Run folder, e.g. results/bottle")],
+    out: Out,
+    command: Annotated[str, typer.Option(help="Command that made the run")],
+) -> None:
+    """Scores and costs of a run as one CSV for results/measured/."""
+    import datetime
+    import subprocess
+
+    from helixbench.report import export
+
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    export.run(results, out, command=command, commit=described.stdout.strip() or "unknown", date=today)
+
+
 config_app = typer.Typer(help="The configuration and its schema.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 

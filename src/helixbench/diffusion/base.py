@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import shutil
 from collections.abc import Iterable
@@ -158,7 +159,7 @@ def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
         block_out_channels=config.channels,
         layers_per_block=config.layers,
         latent_channels=config.latent_channels,
-        norm_num_groups=min(32, config.channels[0]),
+        norm_num_groups=math.gcd(32, *config.channels),
     )
 
 
@@ -176,7 +177,7 @@ def build_unet(config: Unet, latent_channels: int, latent_size: int, text_width:
         cross_attention_dim=text_width,
         # diffusers' argument of this name is the number of heads
         attention_head_dim=tuple(max(1, width // config.head_dim) for width in config.channels),
-        norm_num_groups=min(32, *config.channels),
+        norm_num_groups=math.gcd(32, *config.channels),
     )
 
 

@@ -1,0 +1,57 @@
+"""A run's scores and costs as one small CSV, to be kept with the code: what was measured, on what, by what command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from helixbench.errors import UserError
+from helixbench.provenance import write_text
+from helixbench.records import Score, read_csv
+
+COLUMNS = (
+    "run", "dataset", "category", "defect", "method", "metric", "value", "std", "seed", "n", "protocol", "device", "config_digest",
+    "command", "commit", "date",
+)  # fmt: skip
+
+
+def _scores(results: Path) -> Iterator[dict]:
+    files = [*sorted(results.glob("score/*/*/*.csv")), *sorted(results.glob("detect/*/*/*/*/scores.csv"))]
+    for file in files:
+        manifest = file.with_name("manifest.json")
+        device = json.loads(manifest.read_text(encoding="utf-8"))["device"] if manifest.is_file() else ""
+        for row in read_csv(file, Score):
+            yield {**row.__dict__, "device": device}
+
+
+def _costs(results: Path) -> Iterator[dict]:
+    """Wall seconds and peak memory of every stage that keeps a manifest, as metrics `<stage>_wall_s`, `<stage>_peak_mib`."""
+    for stage in ("prepare", "train", "generate", "detect"):
+        for file in sorted((results / stage).rglob("manifest.json")):
+            parts = file.parent.relative_to(results / stage).parts
+            method = parts[0] if stage != "prepare" else ""
+            dataset, category = (parts[1:] if method else parts)[:2]
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            shared = {"dataset": dataset, "category": category, "method": method, "seed": facts.get("seed", "")}
+            shared |= {"device": facts.get("device", ""), "config_digest": facts["config_digest"], "defect": "all"}
+            extra = {"psnr_db": facts["psnr_db"]} if "psnr_db" in facts else {}
+            cost = {f"{stage}_wall_s": facts["cost"]["wall_s"], f"{stage}_peak_mib": facts["cost"]["peak_rss_mib"]}
+            for metric, value in (cost | extra).items():
+                yield {**shared, "metric": metric, "value": value}
+
+
+def run(results: Path, out: Path, *, command: str, commit: str, date: str) -> None:
+    """Write all scores and costs found under a run folder; UserError when there are no scores."""
+    scores = list(_scores(results))
+    if not scores:
+        raise UserError(f"{results}: no scores; run the workflow first")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore", restval="")
+    writer.writeheader()
+    shared = {"run": results.name, "command": command, "commit": commit, "date": date}
+    for row in [*scores, *_costs(results)]:
+        writer.writerow({key: "" if value is None else value for key, value in (row | shared).items()})
+    write_text(out, text.getvalue())
