@@ -115,16 +115,13 @@ class DHDiffMethod(Learner):
     # -------------------------------------------------------------------------------------------------- training
 
     def _encode(self, keys: list[tuple], pictures: list[np.ndarray]) -> torch.Tensor:
-        """Latents of pictures, remembered by key on the CPU; a key of None is not remembered."""
-        missing = [i for i, key in enumerate(keys) if key is None or key not in self._latents]
-        found: dict[int, torch.Tensor] = {}
+        """Latents of pictures, remembered by key on the CPU."""
+        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._latents}
         if missing:
-            batch = [_rgb(pictures[i]) for i in missing]
             with torch.autocast(self.device.type, enabled=False):
-                latents = self.base.encode(to_tensor(batch)).cpu()
-            found = dict(zip(missing, latents, strict=True))
-            self._latents |= {keys[i]: latent for i, latent in found.items() if keys[i] is not None}
-        return torch.stack([found[i] if i in found else self._latents[key] for i, key in enumerate(keys)]).to(self.device)
+                latents = self.base.encode(to_tensor([_rgb(picture) for picture in missing.values()])).cpu()
+            self._latents |= dict(zip(missing, latents, strict=True))
+        return torch.stack([self._latents[key] for key in keys]).to(self.device)
 
     def batch(self, data: Pictures, rng: torch.Generator) -> dict:
         """Draw a training batch: latents of image, annotation and reference, prompts, control maps."""
@@ -142,8 +139,9 @@ class DHDiffMethod(Learner):
             i, symmetry = pool[pick(len(pool))], names[pick(len(names))]
             sample = data.samples[i]
             image, mask = transform(data.images[i], symmetry), transform(data.masks[i], symmetry)
-            # A normal has no defect to show; as an in-painting task it borrows some defect's raw mask.
-            donor = data.defective[pick(len(data.defective))] if normal else i
+            # A normal has no defect to show; as an in-painting task it borrows some defect's raw mask, always the same
+            # one, so that its reference is encoded once.
+            donor = data.defective[i % len(data.defective)] if normal else i
             k, chosen = parse_cells(data.samples[donor].raw_mask)
             cells = transform(cells_to_mask(k, chosen, data.size), symmetry)
             blank = normal and config.reference != "background"
@@ -153,7 +151,7 @@ class DHDiffMethod(Learner):
             rows["reference"].append(reference)
             keys["image"].append((i, symmetry, "image"))
             keys["annotation"].append(("empty",) if normal else (i, symmetry, "annotation"))
-            keys["reference"].append(("blank",) if blank else None if normal else (i, symmetry, "reference"))
+            keys["reference"].append(("blank",) if blank else (i, symmetry, "reference"))
             text = config.prompt_good.format(category=_words(sample.category)) if normal else self.prompt(sample.category, sample.defect)
             dropped = chance(config.prompt_drop)
             prompts.append("" if dropped else text)
