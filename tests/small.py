@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from helixbench.config import Autoencoder, CropPaste, DHDiff, Optim, Sampling, Scratch, TextEncoder, Unet
 from helixbench.diffusion import base as base_model
 from helixbench.diffusion.base import BaseModel
 from helixbench.prepare.raw_mask import raw_mask_cells
 from helixbench.records import Sample, format_cells, write_csv
+from helixbench.schema import Autoencoder, CropPaste, DHDiff, Optim, Sampling, Scratch, TextEncoder, Unet
 
 SIZE = 32
 

@@ -20,10 +20,10 @@ from torch import nn
 from tqdm import tqdm
 
 from helixbench import checkpoint
-from helixbench.config import Optim
 from helixbench.devices import autocast
 from helixbench.errors import UserError
 from helixbench.records import derive_seed
+from helixbench.schema import Optim
 
 log = logging.getLogger(__name__)
 

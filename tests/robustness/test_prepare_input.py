@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helixbench.config import Procedural
 from helixbench.datasets.procedural import draw
+from helixbench.schema import Procedural
 
 VALUES = {"prepare.size": 32, "prepare.split": "half", "prepare.raw_mask_cells": 5}
 

@@ -4,7 +4,7 @@ import json
 import pytest
 import yaml
 
-from helixbench import config
+from helixbench import config, schema
 from helixbench.errors import UserError
 
 OPTIM = {"steps": 10, "batch": 2, "lr": 1e-4}
@@ -170,9 +170,9 @@ def test_slice_round_trips_typed_through_json(sliced):
     assert set(part) == set(KEYS) and len(part) == len(KEYS)
     for key in KEYS:
         assert part[key] == config.lookup(full, key), key
-    assert isinstance(part["train.methods.dhdiff"], config.DHDiff)
-    assert isinstance(part["train.methods"]["cp"], config.CropPaste)
-    assert isinstance(part["prepare.datasets.Procedural.procedural"], config.Procedural)
+    assert isinstance(part["train.methods.dhdiff"], schema.DHDiff)
+    assert isinstance(part["train.methods"]["cp"], schema.CropPaste)
+    assert isinstance(part["prepare.datasets.Procedural.procedural"], schema.Procedural)
     assert isinstance(part["prepare.datasets"]["MVTec-AD"], config.Dataset)
     assert part["run.seed"] == 0 and part["detect.localization.seeds"] == (0, 1)
     assert part["prepare.datasets.MVTec-AD.procedural"] is None and part["train.scratch"] is None

@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 from helixbench import trainer
-from helixbench.config import Localization, Slice
+from helixbench.config import Slice
 from helixbench.detect import localization, sheet, stage
 from helixbench.errors import UserError
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
+from helixbench.schema import Localization
 
 SIZE = 32
 METRICS = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "f1_max"}

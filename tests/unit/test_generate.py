@@ -11,8 +11,8 @@ import small
 import torch
 from PIL import Image
 
-from helixbench import config as configuration
-from helixbench.config import Gate, Generate, Slice
+from helixbench import schema
+from helixbench.config import Slice
 from helixbench.diffusion.data import Pictures, shift, symmetries, transform
 from helixbench.errors import UserError
 from helixbench.generate import stage
@@ -22,6 +22,7 @@ from helixbench.methods.crop_paste import CropPasteMethod
 from helixbench.prepare.foreground import foreground
 from helixbench.provenance import sha256
 from helixbench.records import Pair, parse_cells, read_csv
+from helixbench.schema import Gate, Generate
 
 ALL = ("hflip", "vflip", "rot90")
 
@@ -202,4 +203,4 @@ def test_a_method_that_learns_needs_its_model(prepared, tmp_path):
 
 def test_slices_are_the_schema_s_types():
     config = a_slice("dhdiff", small.dhdiff(reference="background"), generate())
-    assert isinstance(config["generate"], configuration.Generate) and config["train.methods.dhdiff"].reference == "background"
+    assert isinstance(config["generate"], schema.Generate) and config["train.methods.dhdiff"].reference == "background"

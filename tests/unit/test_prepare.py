@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from helixbench.config import Procedural, Slice
+from helixbench.config import Slice
 from helixbench.datasets.procedural import draw
 from helixbench.errors import UserError
 from helixbench.prepare import pictures, stage
@@ -16,6 +16,7 @@ from helixbench.prepare.raw_mask import cell_edges, cells_to_mask, raw_mask_cell
 from helixbench.prepare.split import check_leaks, half_split, roles, split_record
 from helixbench.provenance import sha256, sha256_tree
 from helixbench.records import GOOD, RawSample, Sample, parse_cells, read_csv
+from helixbench.schema import Procedural
 
 DATA = Path(os.environ.get("HELIXBENCH_DATA") or Path(__file__).parents[2].parent / "shared/data")
 VALUES = {"prepare.size": 48, "prepare.split": "half", "prepare.raw_mask_cells": 5}

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helixbench.config import Procedural
 from helixbench.datasets import layouts, procedural
 from helixbench.datasets.defects import VISIBLE, changed_region
 from helixbench.datasets.procedural import DEFECTS, draw, picture
 from helixbench.errors import UserError
 from helixbench.provenance import sha256, sha256_tree
 from helixbench.records import GOOD
+from helixbench.schema import Procedural
 
 SIZES = Procedural(size=48, train_good=3, test_good=2, per_defect=2)
 KINDS = [(category, defect) for category, defects in DEFECTS.items() for defect in defects]

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from helixbench.checkpoint import load_tensors, save_tensors
-from helixbench.config import Optim
 from helixbench.errors import UserError
+from helixbench.schema import Optim
 from helixbench.trainer import fit, learning_rate
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helixbench.config import Procedural
 from helixbench.datasets.defects import BREAKERS, VISIBLE, changed_region
 from helixbench.datasets.folders import whole_folder
 from helixbench.datasets.scenes import PAINTERS, expose
 from helixbench.errors import UserError
 from helixbench.provenance import sha256_tree, write_text
 from helixbench.records import GOOD, derive_seed
+from helixbench.schema import Procedural
 
 DEFECTS: dict[str, tuple[str, ...]] = {
     "disc": ("bend", "missing_part", "scratch", "stain"),

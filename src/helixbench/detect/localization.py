@@ -16,10 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench.config import Localization
 from helixbench.detect.metrics import Ranking
 from helixbench.errors import UserError
 from helixbench.records import derive_seed
+from helixbench.schema import Localization
 
 
 def build_unet(config: Localization, seed: int) -> nn.Module:

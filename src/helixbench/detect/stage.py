@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from helixbench import pictures
-from helixbench.config import Localization, Slice, digest
+from helixbench.config import Slice, digest
 from helixbench.detect import localization
 from helixbench.detect.sheet import write_sheet
 from helixbench.devices import describe as describe_device
@@ -17,6 +17,7 @@ from helixbench.devices import pick_device
 from helixbench.errors import UserError
 from helixbench.provenance import manifest, write_text
 from helixbench.records import ALL, GOOD, Pair, Sample, Score, read_csv, write_csv
+from helixbench.schema import Localization
 from helixbench.trainer import fit
 
 log = logging.getLogger(__name__)

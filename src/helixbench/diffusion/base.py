@@ -21,11 +21,12 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 from transformers.utils import logging as transformers_logging
 
 from helixbench import provenance
-from helixbench.config import Autoencoder, Scratch, Slice, TextEncoder, Unet, digest
+from helixbench.config import Slice, digest
 from helixbench.devices import describe, pick_device
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.records import derive_seed
+from helixbench.schema import Autoencoder, Scratch, TextEncoder, Unet
 from helixbench.trainer import fit
 
 log = logging.getLogger(__name__)

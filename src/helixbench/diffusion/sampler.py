@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
-from helixbench.config import Sampling
+from helixbench.schema import Sampling
 
 
 def sampling_scheduler(base: DDPMScheduler, sampling: Sampling):

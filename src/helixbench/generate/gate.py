@@ -6,7 +6,7 @@ from itertools import groupby
 
 import numpy as np
 
-from helixbench.config import Gate
+from helixbench.schema import Gate
 
 
 def longest_run(line: np.ndarray) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from helixbench.config import Generate
 from helixbench.diffusion.data import Pictures, shift, symmetries, to_tensor, transform
 from helixbench.methods.method import Conditions
 from helixbench.prepare.raw_mask import BLANK, cells_to_mask, raw_mask_cells
 from helixbench.records import Plan, derive_seed, format_cells, parse_cells
+from helixbench.schema import Generate
 
 
 def _moved(array: np.ndarray, plan: Plan, cells: int, fill: int = 0) -> np.ndarray:

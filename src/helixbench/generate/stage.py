@@ -17,7 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from helixbench import provenance
-from helixbench.config import Generate, Slice, digest
+from helixbench.config import Slice, digest
 from helixbench.devices import describe, pick_device
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
@@ -26,6 +26,7 @@ from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.method import Learner, Method
 from helixbench.methods.registry import method_class
 from helixbench.records import Pair, Plan, derive_seed, write_csv
+from helixbench.schema import Generate
 
 log = logging.getLogger(__name__)
 

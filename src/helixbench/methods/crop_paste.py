@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from helixbench.config import CropPaste, Sampling
 from helixbench.methods.method import Conditions, Method
 from helixbench.prepare.foreground import foreground
+from helixbench.schema import CropPaste, Sampling
 
 TRIES = 50
 MIN_OVERLAP = 2 / 3

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from helixbench.config import MethodConfig, Sampling
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
+from helixbench.schema import MethodConfig, Sampling
 
 
 @dataclass(frozen=True)

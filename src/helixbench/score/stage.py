@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from helixbench import pictures
-from helixbench.config import ScoreSection, Slice
+from helixbench.config import Slice
 from helixbench.devices import pick_device
 from helixbench.errors import UserError
 from helixbench.records import ALL, Pair, Sample, Score, derive_seed, read_csv, write_csv
+from helixbench.schema import ScoreSection
 from helixbench.score import networks
 from helixbench.score.ic_lpips import ORDER as LPIPS_ORDER
 from helixbench.score.ic_lpips import PairwiseLpips, build_lpips, ic_lpips

@@ -11,7 +11,6 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench.config import DHDiff, Sampling
 from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
@@ -22,6 +21,7 @@ from helixbench.methods.method import Conditions, Learner
 from helixbench.prepare.raw_mask import cells_to_mask, reference_crop
 from helixbench.provenance import write_json
 from helixbench.records import parse_cells
+from helixbench.schema import DHDiff, Sampling
 
 MIN_COMPONENT = 10
 """Pixels below which a connected piece of a generated mask is noise (reading 10)."""

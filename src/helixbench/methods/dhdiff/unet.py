@@ -12,7 +12,6 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
 from helixbench import checkpoint
-from helixbench.config import DHDiff
 from helixbench.methods.dhdiff.modules import (
     DomainDecoupledAttention,
     Flow,
@@ -21,6 +20,7 @@ from helixbench.methods.dhdiff.modules import (
     concatenated_attention,
     cross_attention,
 )
+from helixbench.schema import DHDiff
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,303 @@
+"""The one schema of `params.yaml`.
+
+Sections are named like the stages. Every model is frozen and forbids unknown keys, so that a typo stops a run
+before any job. "Paper" is the DH-Diff paper; "reading N" is the numbered list in docs/readings.md of what the
+paper leaves open.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --------------------------------------------------------------------------------------------------- run, prepare
+
+
+class Run(_Section):
+    """What a run is called and the seed that every other seed derives from."""
+
+    name: Name = Field("paper", description="folder under results/ and scratch/")
+    seed: int = Field(0, ge=0, description="root seed; pair, batch and weight seeds are sha256 derivations of it")
+
+
+class Procedural(_Section):
+    """Size of the procedural data set (layout `procedural`)."""
+
+    size: int = Field(96, ge=32, le=1024, description="picture side [pixel]")
+    train_good: int = Field(24, ge=2, description="normal pictures for training, per category")
+    test_good: int = Field(8, ge=2, description="normal pictures for testing, per category")
+    per_defect: int = Field(8, ge=2, description="defective pictures per defect type")
+
+
+class Dataset(_Section):
+    """One data set: where its raw pictures are and how they are laid out."""
+
+    layout: Literal["mvtec_ad", "procedural"] = Field(description="raw folder layout; `procedural` is drawn, not read")
+    root: str = Field("", description="raw folder holding one folder a category (not used by `procedural`)")
+    categories: tuple[Name, ...] = Field(min_length=1, description="categories to run")
+    procedural: Procedural | None = Field(None, description="sizes, only for layout `procedural`")
+
+    @model_validator(mode="after")
+    def _root_or_procedural(self):
+        if self.layout == "procedural" and self.procedural is None:
+            raise ValueError("layout procedural needs the section `procedural`")
+        if self.layout != "procedural" and not self.root:
+            raise ValueError("needs `root`, the raw folder")
+        return self
+
+
+class Prepare(_Section):
+    """Working pictures, binary masks, split, raw masks and reference crops."""
+
+    size: int = Field(256, ge=32, le=1024, multiple_of=16, description="working side [pixel] (paper IV-A)")
+    split: Literal["half"] = Field(
+        "half", description="half: first floor(n/2) sorted files of each defect type train the generator (reading 19)"
+    )
+    raw_mask_cells: int = Field(5, ge=1, le=32, description="K: raw masks are K x K cells (paper III-B)")
+    datasets: dict[Name, Dataset] = Field(min_length=1, description="data sets by their published name")
+
+    @field_validator("datasets")
+    @classmethod
+    def _not_raw(cls, datasets):
+        if "raw" in datasets:
+            raise ValueError("`raw` is taken (folder of drawn pictures); choose another name")
+        return datasets
+
+
+# ---------------------------------------------------------------------------------------------------------- train
+
+
+class Optim(_Section):
+    """What the shared trainer needs to know."""
+
+    steps: int = Field(ge=1, description="optimiser steps")
+    batch: int = Field(ge=1, description="samples a step (paper IV-B: 32)")
+    lr: float = Field(gt=0, le=1, description="learning rate (paper IV-B: 1e-4)")
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    decay: Literal["constant", "cosine", "multistep"] = Field(
+        "constant", description="after warm-up; multistep: x0.2 at 80 % and at 90 % of the steps"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; 0 makes AdamW the paper's Adam")
+    grad_clip: float = Field(1.0, gt=0, description="gradient-norm clip")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="autocast type; auto: bf16 where the device computes it natively, else fp32"
+    )
+    save_every_s: float = Field(300, gt=0, description="seconds between resume checkpoints [s]")
+    log_every_s: float = Field(15, gt=0, description="seconds between status lines [s]")
+
+
+class Autoencoder(_Section):
+    """AutoencoderKL of the scratch base, trained on the pictures and the masks."""
+
+    channels: tuple[int, ...] = Field((64, 128, 128), min_length=1, description="per level; n levels shrink by 2^(n-1)")
+    layers: int = Field(1, ge=1, description="ResNet layers a level")
+    latent_channels: int = Field(4, ge=1, le=32, description="latent channels")
+    kl_weight: float = Field(1e-6, ge=0, description="weight of the KL term")
+    mask_share: float = Field(0.25, ge=0, lt=1, description="share of masks in a batch")
+    optim: Optim
+
+
+class TextEncoder(_Section):
+    """Small CLIP text model of the scratch base."""
+
+    width: int = Field(64, ge=8, multiple_of=8, description="hidden size")
+    layers: int = Field(2, ge=1, description="transformer layers")
+    heads: int = Field(4, ge=1, description="attention heads")
+    max_tokens: int = Field(16, ge=4, le=77, description="tokens of a prompt, BOS and EOS included")
+
+
+class Unet(_Section):
+    """U-Net of the scratch base: attention in all four down and all four up blocks (reading 2)."""
+
+    channels: tuple[int, int, int, int] = Field((64, 128, 192, 192), description="per level, multiples of 32")
+    layers: int = Field(1, ge=1, description="ResNet + attention layers a block")
+    head_dim: int = Field(32, ge=4, description="channels of one attention head")
+
+
+class Scratch(_Section):
+    """A diffusers-format base model built small and random from here; only its autoencoder is trained as a base."""
+
+    autoencoder: Autoencoder
+    text_encoder: TextEncoder = TextEncoder()
+    unet: Unet = Unet()
+
+
+class Pretrained(_Section):
+    """A downloaded diffusers-format folder."""
+
+    path: str = Field("models/stable-diffusion-v1-5", description="folder with unet/ vae/ text_encoder/ tokenizer/ scheduler/")
+
+
+class DHDiff(_Section):
+    """Double Helix Diffusion (METHODS readings in parentheses)."""
+
+    kind: Literal["dhdiff"]
+    label: str = Field("DH-Diff", description="name in the tables")
+    dda_encoder: int = Field(4, ge=0, le=4, description="encoder stages with DDA, from the input side (reading 2)")
+    dda_decoder: int = Field(2, ge=0, le=4, description="decoder stages with DDA, every other one (reading 2)")
+    ssm_encoder: int = Field(4, ge=0, le=4, description="encoder stages with SSM (reading 2)")
+    ssm_decoder: int = Field(2, ge=0, le=4, description="decoder stages with SSM (reading 2)")
+    merging: bool = Field(True, description="zero-initialised 1x1 convolution on the concatenated pair (reading 4)")
+    reference: Literal["cells", "tight", "background"] = Field(
+        "cells", description="cells: only the raw-mask cells kept; tight: their box resized; background: all but the cells (reading 8)"
+    )
+    reference_noise: Literal["same", "independent", "none"] = Field(
+        "same", description="noise of the reference latent against the image's (paper III-C, reading 7)"
+    )
+    eta_kernel: Literal[1, 3] = Field(1, description="kernel of eta over (h, w) (reading 13)")
+    renormalise: bool = Field(False, description="rows of the modified score maps sum to 1 again (reading 13)")
+    control: Literal["tokens", "broadcast"] = Field(
+        "tokens", description="score map of a graphical mask: on defect words / BOS, or the same on all tokens (reading 12)"
+    )
+    control_drop: float = Field(0.5, ge=0, le=1, description="share of training pairs without a control map (reading 12)")
+    prompt: str = Field("a photo of a {category} with {defect}", description="prompt of a defective pair (reading 16)")
+    prompt_good: str = Field("a photo of a flawless {category}", description="prompt of a normal (reading 16)")
+    prompt_drop: float = Field(0.1, ge=0, le=1, description="share of empty prompts, for guidance (reading 16)")
+    normal_share: float = Field(0.25, ge=0, le=1, description="share of normals in a batch (reading 15)")
+    augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field((), description="random symmetries of a training pair")
+    trainable: Literal["attention", "all"] = Field("attention", description="attention and new modules, or all of the U-Net (reading 17)")
+    train_noise_offset: float = Field(0.0, ge=0, le=1, description="per-channel constant added to the noise (0: paper)")
+    optim: Optim
+
+
+class CropPaste(_Section):
+    """Crop&Paste (Lin et al., ICME 2021): a real defect cut by its mask, moved, and pasted into a normal's foreground."""
+
+    kind: Literal["crop_paste"]
+    label: str = Field("Crop&Paste", description="name in the tables")
+    max_rotation: float = Field(180.0, ge=0, le=180, description="rotation of the cut [degree]")
+    scale: tuple[float, float] = Field((0.8, 1.25), description="range of the isotropic scale factor")
+    feather: float = Field(1.0, ge=0, description="standard deviation of the soft edge [pixel]")
+
+
+MethodConfig = Annotated[DHDiff | CropPaste, Field(discriminator="kind")]
+
+
+class Train(_Section):
+    """The base model and the methods that grow on it."""
+
+    base: Literal["stable-diffusion-v1-5", "scratch"] = Field("stable-diffusion-v1-5", description="base model (reading 1)")
+    pretrained: Pretrained = Pretrained()
+    scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
+    methods: dict[Name, MethodConfig] = Field(min_length=1, description="methods by key; ablations are further keys")
+
+    @field_validator("methods")
+    @classmethod
+    def _not_base(cls, methods):
+        if "base" in methods:
+            raise ValueError("`base` is taken (the base model); choose another name")
+        return methods
+
+    @model_validator(mode="after")
+    def _scratch_given(self):
+        if self.base == "scratch" and self.scratch is None:
+            raise ValueError("base scratch needs the section `scratch`")
+        return self
+
+
+# ------------------------------------------------------------------------------------------------ generate .. report
+
+
+class Gate(_Section):
+    """When a generated mask is redrawn (counted in the manifest)."""
+
+    min_area: float = Field(0.0005, ge=0, le=1, description="smallest mask [share of the picture]")
+    max_area: float = Field(0.6, gt=0, le=1, description="largest mask [share of the picture]")
+    max_border: float = Field(1 / 3, gt=0, le=1, description="longest run on a picture side [share of the side]")
+    redraws: int = Field(3, ge=0, le=20, description="further tries before the last one is kept and flagged")
+
+
+class Sampling(_Section):
+    """How a diffusion method is sampled (the paper prints nothing of it)."""
+
+    sampler: Literal["ddim", "dpmsolver++"] = Field("ddim", description="diffusers scheduler (reading 18)")
+    steps: int = Field(50, ge=1, le=1000, description="denoising steps (reading 18)")
+    guidance: float = Field(2.5, ge=1, description="classifier-free guidance scale; 1: off (reading 18)")
+    start: Literal["noise", "reference"] = Field("noise", description="pure noise, or the noised reference and raw mask (reading 9)")
+    strength: float = Field(0.8, gt=0, le=1, description="share of the steps run, for start: reference (reading 9)")
+    control: Literal["none", "raw", "detailed"] = Field("none", description="graphical mask given to every pair by the plan (reading 12)")
+
+
+class Generate(_Section):
+    """The pairs to make."""
+
+    pairs: int = Field(1000, ge=1, description="pairs per defect type (paper IV-D, reading 22)")
+    batch: int = Field(32, ge=1, description="pairs sampled together; does not change them")
+    max_shift: int = Field(1, ge=0, le=32, description="largest move of a raw mask by the plan [cell]")
+    symmetries: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field((), description="symmetries the plan may apply to a raw mask")
+    gate: Gate = Gate()
+    sampling: Sampling = Sampling()
+
+
+class InceptionScore(_Section):
+    """Inception Score through torch-fidelity."""
+
+    network: Literal["auto", "inception-v3", "squeezenet1_1", "random"] = Field(
+        "inception-v3", description="classifier; auto: the first of these whose weights are on this machine"
+    )
+    splits: int = Field(10, ge=1, description="splits of the score (reading 23)")
+
+
+class IcLpips(_Section):
+    """Intra-cluster LPIPS."""
+
+    network: Literal["auto", "vgg", "alex", "squeeze", "random"] = Field("vgg", description="LPIPS backbone; auto as above, then squeeze")
+    cap: int = Field(50, ge=2, description="images kept per cluster")
+    shuffles: int = Field(5, ge=1, description="seeded shuffles; mean and std are reported")
+
+
+class ScoreSection(_Section):
+    """How generated pairs are scored."""
+
+    inception_score: InceptionScore = InceptionScore()
+    ic_lpips: IcLpips = IcLpips()
+    batch: int = Field(32, ge=1, description="images through a network at once")
+
+
+class Localization(_Section):
+    """U-Net trained on pairs and normals, tested on held-out real pictures."""
+
+    encoder: str = Field("vgg13_bn", description="segmentation-models-pytorch encoder, no pretrained weights")
+    decoder_channels: tuple[int, ...] = Field((512, 256, 128, 64, 64), description="decoder widths, deepest first")
+    normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
+    max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
+    focal_gamma: float = Field(2.0, ge=0, description="gamma of the focal loss")
+    score_window: int = Field(21, ge=1, description="side of the averaging window of the image score [pixel] (reading 21)")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
+    pro_limit: float = Field(0.3, gt=0, le=1, description="false-positive rate up to which PRO is integrated")
+    optim: Optim
+
+
+class Detect(_Section):
+    """Downstream detectors."""
+
+    localization: Localization
+
+
+class Report(_Section):
+    """Tables and figures."""
+
+    tables: tuple[Literal[1, 2, 4], ...] = Field((1, 2, 4), description="paper tables to render")
+    grid_columns: int = Field(6, ge=1, le=32, description="pictures per row of the generation grid")
+
+
+class Config(_Section):
+    """The whole of params.yaml."""
+
+    run: Run = Run()
+    prepare: Prepare
+    train: Train
+    generate: Generate = Generate()
+    score: ScoreSection = ScoreSection()
+    detect: Detect
+    report: Report = Report()
