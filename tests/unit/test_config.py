@@ -173,7 +173,7 @@ def test_slice_round_trips_typed_through_json(sliced):
     assert isinstance(part["train.methods.dhdiff"], schema.DHDiff)
     assert isinstance(part["train.methods"]["cp"], schema.CropPaste)
     assert isinstance(part["prepare.datasets.Procedural.procedural"], schema.Procedural)
-    assert isinstance(part["prepare.datasets"]["MVTec-AD"], config.Dataset)
+    assert isinstance(part["prepare.datasets"]["MVTec-AD"], schema.Dataset)
     assert part["run.seed"] == 0 and part["detect.localization.seeds"] == (0, 1)
     assert part["prepare.datasets.MVTec-AD.procedural"] is None and part["train.scratch"] is None
 
