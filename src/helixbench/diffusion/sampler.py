@@ -11,11 +11,14 @@ from helixbench.schema import Sampling
 
 
 def sampling_scheduler(base: DDPMScheduler, sampling: Sampling):
-    """Scheduler of the configured kind with the base model's noise schedule and its timesteps set."""
-    if sampling.sampler == "ddim":
-        scheduler = DDIMScheduler.from_config(base.config, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
-    else:
-        scheduler = DPMSolverMultistepScheduler.from_config(base.config, algorithm_type="dpmsolver++", steps_offset=1)
+    """Scheduler of the configured kind with the base model's noise schedule and its timesteps set.
+
+    Trailing timesteps: the first is T - 1, the only one at which pure noise is what the model has seen. With the
+    `leading` ones that Stable Diffusion's folder asks for, few steps would start at t = 950 and shift the mean.
+    """
+    kind = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler}[sampling.sampler]
+    special = {"clip_sample": False, "set_alpha_to_one": False} if sampling.sampler == "ddim" else {"algorithm_type": "dpmsolver++"}
+    scheduler = kind.from_config(base.config, timestep_spacing="trailing", **special)
     scheduler.set_timesteps(sampling.steps)
     return scheduler
 
