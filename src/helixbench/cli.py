@@ -208,9 +208,12 @@ def measured(
 
     from helixbench.report import export
 
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+    try:
+        described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    except OSError:
+        described = ""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    export.run(results, out, command=command, commit=described.stdout.strip() or "unknown", date=today)
+    export.run(results, out, command=command, commit=described or "unknown", date=today)
 
 
 config_app = typer.Typer(help="The configuration and its schema.", no_args_is_help=True)

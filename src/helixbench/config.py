@@ -105,8 +105,10 @@ def load(path: str | Path = "params.yaml", *overlays: str | Path) -> Config:
             values = _overlay(values, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
         except OSError as error:
             raise UserError(f"{file}: {error.strerror}; give a readable YAML file") from None
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, Mapping):
+            raise UserError(f"{file}: not a YAML mapping of sections; see params.yaml")
     return validate(values, " + ".join(str(file) for file in (path, *overlays)))
 
 
@@ -143,6 +145,10 @@ def _type_at(key: str) -> TypeAdapter:
     return TypeAdapter(annotation)
 
 
+class UndeclaredKey(UserError, KeyError):
+    """A job asked for a key that it did not declare, or that does not exist."""
+
+
 class Slice(Mapping):
     """The part of a configuration that one job declared; any other key raises KeyError.
 
@@ -161,6 +167,8 @@ class Slice(Mapping):
             raise UserError(f"{path}: not a configuration slice ({error}); let Snakemake write it") from None
 
     def __getitem__(self, key: str) -> Any:
+        if key not in self._values:
+            raise UndeclaredKey(f"{key}: not in the configuration slice of this job; it holds {', '.join(self._values)}")
         value = self._values[key]
         try:
             return _type_at(key).validate_python(value)

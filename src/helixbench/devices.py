@@ -27,7 +27,7 @@ def _cpu_has_bf16() -> bool:
 def autocast(device: torch.device, precision: str):
     """Autocast context for 'fp32', 'bf16' or 'auto' (bf16 where the device computes it natively)."""
     if precision == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_has_bf16()
+        native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
         precision = "bf16" if native else "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 

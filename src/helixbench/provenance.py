@@ -14,6 +14,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from helixbench.errors import UserError
+
 
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """Call `write` on a temporary sibling, flush it to disk, and rename: the file appears whole or not at all.
@@ -22,7 +24,7 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         write(temporary)
         with open(temporary, "rb") as handle:
@@ -65,8 +67,14 @@ def sha256_tree(folder: str | Path, exclude: Iterable[str] = ()) -> dict[str, st
 
 
 def outputs(manifest: str | Path) -> dict[str, str]:
-    """The files that a manifest.json vouches for: relative path -> sha256, without its times and versions."""
-    return json.loads(Path(manifest).read_text(encoding="utf-8"))["files"]
+    """The files that a manifest.json vouches for: relative path -> sha256, without its times and versions.
+
+    UserError when there is no such manifest: it is the last file of a stage, so the stage did not end.
+    """
+    try:
+        return json.loads(Path(manifest).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{manifest}: missing or not a manifest; train the model again") from None
 
 
 _PACKAGES = ("torch", "diffusers", "transformers", "lpips", "torch-fidelity", "segmentation-models-pytorch", "numpy")
@@ -110,6 +118,7 @@ def manifest(path: str | Path, stage: str, config: Any, **facts: Any):
     `config` is the stage's Slice. The manifest is the last file a stage writes, so that it vouches for the others.
     """
     cost = Cost()
+    Path(path).unlink(missing_ok=True)  # nothing vouches for the files while they change
     record: dict[str, Any] = {"stage": stage, "config_digest": config.digest, "config": dict(config._values), **facts}
     yield record
     write_json(path, {**record, "cost": cost.as_dict(), "versions": versions()})

@@ -112,8 +112,14 @@ class TextEncoder(_Section):
 
     width: int = Field(64, ge=8, multiple_of=8, description="hidden size")
     layers: int = Field(2, ge=1, description="transformer layers")
-    heads: int = Field(4, ge=1, description="attention heads")
+    heads: int = Field(4, ge=1, description="attention heads; divide the width")
     max_tokens: int = Field(16, ge=4, le=77, description="tokens of a prompt, BOS and EOS included")
+
+    @model_validator(mode="after")
+    def _whole_heads(self):
+        if self.width % self.heads:
+            raise ValueError(f"heads {self.heads} must divide width {self.width}")
+        return self
 
 
 class Unet(_Section):
@@ -169,6 +175,15 @@ class DHDiff(_Section):
     train_noise_offset: float = Field(0.0, ge=0, le=1, description="per-channel constant added to the noise (0: paper)")
     optim: Optim
 
+    @field_validator("prompt", "prompt_good")
+    @classmethod
+    def _known_places(cls, prompt):
+        try:
+            prompt.format(category="", defect="")
+        except (KeyError, IndexError, ValueError):
+            raise ValueError("only {category} and {defect} may stand in braces") from None
+        return prompt
+
 
 class CropPaste(_Section):
     """Crop&Paste (Lin et al., ICME 2021): a real defect cut by its mask, moved, and pasted into a normal's foreground."""
@@ -178,6 +193,12 @@ class CropPaste(_Section):
     max_rotation: float = Field(180.0, ge=0, le=180, description="rotation of the cut [degree]")
     scale: tuple[float, float] = Field((0.8, 1.25), description="range of the isotropic scale factor")
     feather: float = Field(1.0, ge=0, description="standard deviation of the soft edge [pixel]")
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self):
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} must be two positive numbers, the smaller first")
+        return self
 
 
 MethodConfig = Annotated[DHDiff | CropPaste, Field(discriminator="kind")]
@@ -216,12 +237,18 @@ class Gate(_Section):
     max_border: float = Field(1 / 3, gt=0, le=1, description="longest run on a picture side [share of the side]")
     redraws: int = Field(3, ge=0, le=20, description="further tries before the last one is kept and flagged")
 
+    @model_validator(mode="after")
+    def _some_mask_passes(self):
+        if self.min_area >= self.max_area:
+            raise ValueError(f"min_area {self.min_area} must be below max_area {self.max_area}")
+        return self
+
 
 class Sampling(_Section):
     """How a diffusion method is sampled (the paper prints nothing of it)."""
 
     sampler: Literal["ddim", "dpmsolver++"] = Field("ddim", description="diffusers scheduler (reading 18)")
-    steps: int = Field(50, ge=1, le=1000, description="denoising steps (reading 18)")
+    steps: int = Field(50, ge=1, le=500, description="denoising steps (reading 18)")
     guidance: float = Field(2.5, ge=1, description="classifier-free guidance scale; 1: off (reading 18)")
     start: Literal["noise", "reference"] = Field("noise", description="pure noise, or the noised reference and raw mask (reading 9)")
     strength: float = Field(0.8, gt=0, le=1, description="share of the steps run, for start: reference (reading 9)")
@@ -301,3 +328,19 @@ class Config(_Section):
     score: ScoreSection = ScoreSection()
     detect: Detect
     report: Report = Report()
+
+    @model_validator(mode="after")
+    def _whole_cells_for_the_detector(self):
+        levels = len(self.detect.localization.decoder_channels)
+        if self.prepare.size % 2**levels:
+            raise ValueError(
+                f"prepare.size {self.prepare.size} must be a multiple of {2**levels}, as detect.localization has {levels} levels"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _labels_differ(self):
+        labels = [method.label for method in self.train.methods.values()]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"train.methods: two methods have one label among {labels}; numbers of two methods never share a column")
+        return self

@@ -1,7 +1,7 @@
 """The one training loop: autoencoders, generators and detectors all go through it.
 
 Nothing random lives in the loop. The batch and the noise of step k come from a generator seeded by (seed, k), so a
-resumed run repeats the unbroken one bit for bit on the same machine.
+resumed run repeats the unbroken one, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tqdm import tqdm
 from helixbench import checkpoint
 from helixbench.devices import autocast
 from helixbench.errors import UserError
+from helixbench.provenance import versions
 from helixbench.records import derive_seed
 from helixbench.schema import Optim
 
@@ -47,8 +48,10 @@ class _State:
         self.module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.parameters, lr=optim.lr, weight_decay=optim.weight_decay)
-        self.ema = [p.detach().clone() for p in self.parameters] if optim.ema else []
-        self.step = 0
+        # Running statistics belong to the weights they were taken with, so they are averaged, too.
+        self.averaged = self.parameters + [b for b in module.buffers() if b.is_floating_point()]
+        self.ema = [tensor.detach().clone() for tensor in self.averaged] if optim.ema else []
+        self.step, self.seconds = 0, 0.0
 
     def _trained(self) -> dict[str, torch.Tensor]:
         """Trainable parameters and all buffers (running statistics); frozen weights are not state."""
@@ -59,7 +62,7 @@ class _State:
         tensors = {f"weights/{name}": t for name, t in self._trained().items()}
         tensors |= {f"ema/{i}": t for i, t in enumerate(self.ema)}
         tensors |= {f"optimizer/{k}": t for k, t in checkpoint.optimizer_tensors(self.optimizer).items()}
-        checkpoint.save_tensors(path, tensors, {**facts, "step": self.step})
+        checkpoint.save_tensors(path, tensors, {**facts, "step": self.step, "seconds": self.seconds})
 
     def load(self, path: Path, facts: dict) -> None:
         tensors, found = checkpoint.load_tensors(path)
@@ -74,11 +77,11 @@ class _State:
             for i, tensor in part("ema/").items():
                 self.ema[int(i)].copy_(tensor)
         checkpoint.restore_optimizer(self.optimizer, part("optimizer/"))
-        self.step = found["step"]
+        self.step, self.seconds = found["step"], found["seconds"]
 
     def average(self, decay: float) -> None:
         decay = min(decay, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.ema, [p.detach() for p in self.parameters], 1 - decay)
+        torch._foreach_lerp_(self.ema, [tensor.detach() for tensor in self.averaged], 1 - decay)
 
 
 def fit(
@@ -91,21 +94,23 @@ def fit(
     config_digest: str,
     device: torch.device,
     name: str,
-) -> None:
+) -> dict[str, float]:
     """Train `module` in place until `optim.steps`, resuming from `state_dir`; the averaged weights are left in it.
 
     loss(step, rng): scalar of that step, or a dictionary of scalars to be summed (each is logged). rng is a CPU
     generator seeded by (seed, name, step); all randomness must come from it. Writes `state_dir/state.safetensors`
     (resume, atomic) and `state_dir/stats.jsonl` (step, loss, lr, grad_norm, steps_per_s, peak memory).
-    Raises UserError with the step when the loss is not finite; the last checkpoint is kept.
+    Raises UserError with the step when the loss or its gradient is not finite; the last checkpoint is kept.
+    Returns facts for the stage's manifest: steps, the step gone on from, and training seconds over all attempts.
     """
     state_dir.mkdir(parents=True, exist_ok=True)
     file, stats = state_dir / "state.safetensors", state_dir / "stats.jsonl"
     state = _State(module, optim)
-    facts = {"config_digest": config_digest, "seed": seed, "name": name}
+    # Weights trained by other code are not gone on with.
+    facts = {"config_digest": config_digest, "seed": seed, "name": name, "versions": versions(("torch", "diffusers"))}
     if file.is_file():
         state.load(file, facts)
-    first = state.step
+    first, begun = state.step, time.monotonic() - state.seconds
     _truncate_stats(stats, first)
     if first:
         log.info("%s: resuming at step %d of %d", name, first, optim.steps)
@@ -125,6 +130,8 @@ def fit(
         state.optimizer.zero_grad(set_to_none=True)
         total.backward()
         norm = nn.utils.clip_grad_norm_(state.parameters, optim.grad_clip)
+        if not torch.isfinite(norm):
+            raise UserError(f"{name}: the gradient is {norm.item()} at step {step}; last good checkpoint: {file}")
         state.optimizer.step()
         state.step = step + 1
         if state.ema:
@@ -153,20 +160,30 @@ def fit(
                 log.info("%s %d/%d  %s  %.2f steps/s  %d s left", name, state.step, optim.steps, text, row["steps_per_s"], left)
             logged, logged_step, sums = now, state.step, {}
         if now - saved >= optim.save_every_s or last:
+            state.seconds = now - begun
             state.save(file, facts)
             saved = now
     bar.close()
     if state.ema:
         with torch.no_grad():
-            for parameter, averaged in zip(state.parameters, state.ema, strict=True):
-                parameter.copy_(averaged)
+            for tensor, averaged in zip(state.averaged, state.ema, strict=True):
+                tensor.copy_(averaged)
+    return {"steps": optim.steps, "resumed_at": first, "train_s": round(state.seconds, 1)}
 
 
 def _truncate_stats(path: Path, step: int) -> None:
     """Drop lines past the checkpoint that training resumes from, so that no step is told twice."""
     if path.is_file():
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        kept = [line for line in lines if _step_of(line) <= step]
         temporary = path.with_suffix(".tmp")
         temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         os.replace(temporary, path)
+
+
+def _step_of(line: str) -> float:
+    """Step of a line of stats.jsonl; infinity for one that a kill cut off."""
+    try:
+        return json.loads(line)["step"]
+    except ValueError:
+        return math.inf

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from helixbench import weights
 from helixbench.score import ic_lpips as room
-from helixbench.score import networks
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def pictures(n, size=48, seed=0):
 def module(request, monkeypatch):
     if request.param == "squeeze":
         homes = [os.environ.get("TORCH_HOME"), Path(__file__).parents[2].parent / "shared/weights/torch_home"]
-        home = next((h for h in homes if h and (Path(h) / "hub/checkpoints" / networks.FILES["squeeze"]).is_file()), None)
+        home = next((h for h in homes if h and (Path(h) / "hub/checkpoints" / weights.FILES["squeeze"]).is_file()), None)
         if home is None:
             pytest.skip("no SqueezeNet weights here")
         monkeypatch.setenv("TORCH_HOME", str(home))

@@ -217,3 +217,31 @@ def test_json_schema_is_plain_json_and_closed():
     schema = json.loads(json.dumps(config.json_schema()))
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == {"prepare", "train", "detect"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("train.methods.cp.scale", [0, 1], "train.methods.cp: scale"),
+        ("train.methods.dhdiff.prompt", "a {categry}", "train.methods.dhdiff.prompt: only"),
+        ("train.methods.dhdiff.label", "Crop&Paste", "two methods have one label"),
+        ("generate", {"gate": {"min_area": 0.7}}, "generate.gate: min_area"),
+        ("prepare.size", 80, "prepare.size 80 must be a multiple of 32"),
+        ("generate", {"sampling": {"steps": 501}}, "generate.sampling.steps"),
+    ],
+)
+def test_values_that_would_fail_hours_later(path, value, message):
+    values = copy.deepcopy(BASE)
+    *parents, last = path.split(".")
+    node = values
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    with pytest.raises(UserError, match=message):
+        config.validate(values)
+
+
+def test_an_overlay_that_is_no_mapping_is_one_line(tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="list.yaml: not a YAML mapping"):
+        config.load(tmp_path / "list.yaml")

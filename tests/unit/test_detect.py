@@ -124,7 +124,8 @@ def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypat
     resumed = run(folders, tmp_path, eager, "broken")
     assert steps == [4, 5]
     assert {key: row.value for key, row in resumed.items()} == {key: row.value for key, row in unbroken.items()}
-    # a finished state is not taken for other pictures
+    # a finished run leaves no state behind, and other pictures are other training
+    assert not (tmp_path / "broken/state").exists()
     rows = read_csv(folders[1] / "manifest.csv", Pair)
     write_csv(folders[1] / "manifest.csv", rows[1:], Pair)
     steps.clear()

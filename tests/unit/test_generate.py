@@ -186,6 +186,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(prepared, tmp_path, monkeypatch)
     monkeypatch.setattr(stage, "_sample", real)
     assert run_crop_paste(prepared, tmp_path / "cut", generate(batch=2)) == expected
     assert json.loads((tmp_path / "cut/out/manifest.json").read_text())["drawn_now"] == 12 - 6 + 1
+    assert not (tmp_path / "cut/state").exists()
 
 
 def test_pictures_of_another_configuration_do_not_stay(prepared, tmp_path):

@@ -11,10 +11,11 @@ import torchvision
 from PIL import Image
 from torch_fidelity.metric_isc import isc_features_to_metric
 
+from helixbench import weights
 from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
-from helixbench.score import inception_score, networks, stage
+from helixbench.score import inception_score, stage
 
 SIZE = 32
 
@@ -110,7 +111,7 @@ def test_a_type_without_anchor_is_an_error(folders, tmp_path):
 )
 def test_missing_weights_are_never_fetched(folders, tmp_path, monkeypatch, section, network):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    with pytest.raises(UserError, match=f"{networks.FILES[network]}.* missing; fetch https"):
+    with pytest.raises(UserError, match=f"{weights.FILES[network]}.* missing; fetch https"):
         run(folders, tmp_path / "scores.csv", config(**{section: {"network": network}}))
     rows = run(folders, tmp_path / "auto.csv", config(**{section: {"network": "auto"}}))
     assert "random SqueezeNet" in rows["all", section].protocol
@@ -118,7 +119,7 @@ def test_missing_weights_are_never_fetched(folders, tmp_path, monkeypatch, secti
 
 def test_damaged_weights_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    file = tmp_path / "hub/checkpoints" / networks.FILES["squeezenet1_1"]
+    file = tmp_path / "hub/checkpoints" / weights.FILES["squeezenet1_1"]
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not weights")
     with pytest.raises(UserError, match="not a readable weights file") as caught:
@@ -132,7 +133,7 @@ def squeezenet_weights(home, monkeypatch, gain):
     torch.manual_seed(1)
     net = torchvision.models.squeezenet1_1(weights=None).eval()
     net.classifier[1].weight.data.mul_(gain)
-    file = home / "hub/checkpoints" / networks.FILES["squeezenet1_1"]
+    file = home / "hub/checkpoints" / weights.FILES["squeezenet1_1"]
     file.parent.mkdir(parents=True)
     torch.save(net.state_dict(), file)
     return net

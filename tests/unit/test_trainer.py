@@ -16,7 +16,9 @@ from helixbench.schema import Optim
 from helixbench.trainer import fit, learning_rate
 
 
-def train(folder, optim: Optim, *, stop_at: int | None = None, digest: str = "a", poison: int | None = None) -> nn.Module:
+def train(
+    folder, optim: Optim, *, stop_at: int | None = None, digest: str = "a", poison: int | None = None, steep: int | None = None
+) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
 
@@ -25,6 +27,8 @@ def train(folder, optim: Optim, *, stop_at: int | None = None, digest: str = "a"
             raise KeyboardInterrupt
         x = torch.randn(16, 4, generator=rng)
         out = model(x)
+        if step == steep:  # a finite loss whose gradient is not
+            return {"root": (0 * out.sum()).sqrt()}
         return {"square": (out - x.sum(1, keepdim=True)).square().mean() * (math.nan if step == poison else 1)}
 
     arguments = {"seed": 3, "state_dir": folder, "config_digest": digest, "device": torch.device("cpu"), "name": "toy"}
@@ -65,6 +69,22 @@ def test_not_a_number_stops_with_the_step_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match="step 7"):
         train(tmp_path, EVERY_STEP, poison=7)
     assert load_tensors(tmp_path / "state.safetensors")[1]["step"] == 7
+
+
+def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path):
+    with pytest.raises(UserError, match="gradient.* step 5"):
+        train(tmp_path, EVERY_STEP, steep=5)
+    tensors, facts = load_tensors(tmp_path / "state.safetensors")
+    assert facts["step"] == 5 and all(torch.isfinite(t).all() for t in tensors.values())
+
+
+def test_a_line_of_statistics_that_a_kill_cut_off_is_dropped(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, EVERY_STEP, stop_at=5)
+    with open(tmp_path / "stats.jsonl", "a") as handle:
+        handle.write('{"step": 6, "sq')
+    train(tmp_path, EVERY_STEP)
+    assert all(json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines())
 
 
 def test_average_is_kept_and_left_in_the_module(tmp_path):

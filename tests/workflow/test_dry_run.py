@@ -9,14 +9,19 @@ import yaml
 from conftest import ROOT, fake_mvtec
 
 from helixbench.config import load
+from helixbench.weights import FILES
 
 PAPER = load(ROOT / "params.yaml")
 CATEGORIES = PAPER.prepare.datasets["MVTec-AD"].categories
 
 
 @pytest.fixture
-def paper(project):
+def paper(project, monkeypatch):
     """The paper's configuration with something in the place of data and weights."""
+    monkeypatch.setenv("TORCH_HOME", str(project.root / "torch"))
+    (project.root / "torch/hub/checkpoints").mkdir(parents=True)
+    for network in ("inception-v3", "vgg"):
+        (project.root / "torch/hub/checkpoints" / FILES[network]).touch()
     fake_mvtec(project.root / "data/mvtec_ad", CATEGORIES)
     weights = project.root / PAPER.train.pretrained.path
     weights.mkdir(parents=True)
@@ -70,6 +75,12 @@ def test_a_method_that_does_not_learn_needs_no_model(project):
     overlay = project.write("only.yaml", {"train": {"methods": {"dhdiff": None}}})
     counts = project.job_counts("pairs", overlays=("config/smoke.yaml", overlay))
     assert counts == {"draw": 1, "prepare": 1, "generate": 1, "pairs": 1}
+
+
+def test_missing_scoring_weights_are_one_line_before_any_job(paper):
+    (paper.root / "torch/hub/checkpoints" / FILES["vgg"]).unlink()
+    line = only_line(paper.snakemake())
+    assert FILES["vgg"] in line and "put it there" in line
 
 
 def test_missing_data_is_one_line_before_any_job(project):

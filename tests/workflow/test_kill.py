@@ -46,5 +46,5 @@ def test_sigkill_and_resume_give_the_bytes_of_an_unbroken_run(folder):
     assert "resuming at step" in again.stderr
     for name in ("vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
-    steps = [json.loads(line)["step"] for line in stats.read_text().splitlines()]
+    steps = [json.loads(line)["step"] for line in (cut / "stats.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 40

@@ -106,18 +106,22 @@ def pictures_of(wildcards) -> list[str]:
 
 
 def check_inputs() -> None:
-    """Raw pictures and pretrained weights are there; fingerprints of the pictures become inputs of `prepare`."""
+    """Raw pictures and all weights are there; fingerprints of the pictures become inputs of `prepare`."""
+    from helixbench import weights
     from helixbench.datasets import fingerprint, layouts
 
     read = {name: dataset for name, dataset in CONFIG.prepare.datasets.items() if dataset.layout != layouts.DRAWN}
     for name, dataset in read.items():
         layouts.check(dataset.layout, Path(dataset.root), dataset.categories, name)
-    weights = Path(CONFIG.train.pretrained.path)
-    if CONFIG.train.base != "scratch" and LEARNING and not (weights / "model_index.json").is_file():
+    base = Path(CONFIG.train.pretrained.path)
+    if CONFIG.train.base != "scratch" and LEARNING and not (base / "model_index.json").is_file():
         raise UserError(
-            f"{weights}: no model_index.json; put a diffusers-format Stable Diffusion v1.5 there (unet/ vae/ "
+            f"{base}: no model_index.json; put a diffusers-format Stable Diffusion v1.5 there (unet/ vae/ "
             "text_encoder/ tokenizer/ scheduler/), name its folder in train.pretrained.path, or set train.base: scratch"
         )
+    networks = CONFIG.score.inception_score.network, CONFIG.score.ic_lpips.network
+    for network, order in zip(networks, (weights.IS_ORDER, weights.LPIPS_ORDER)):
+        weights.choose(network, order)
     for name, dataset in read.items():
         for category in dataset.categories:
             cache = Path(SCRATCH, "fingerprints", name, f"{category}.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -109,7 +110,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
     facts = {"method": method, "dataset": dataset, "category": category, "seed": seed, "device": describe_device(device)}
     with manifest(out / "manifest.json", "detect", config, **facts) as record:
         model = localization.build_unet(section, own_seed).to(device).train()
-        fit(
+        record["training"] = fit(
             model,
             localization.LocalizationLoss(model, data, section, device),
             section.optim,
@@ -149,5 +150,6 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
         record["pairs"] = {defect: {"used": len(own), "left_out_by_gate": left_out[defect]} for defect, own in used.items()}
         record["pictures"] = {"normals": len(data.normals), "test": len(tests)}
         record["split"] = {"rule": rule, "sha256": split_sha256}
+    shutil.rmtree(state)
     everything = found[ALL][1]
     log.info("detect %s %s/%s: %s", method, dataset, category, "  ".join(f"{name} {value:.1f}" for name, value in everything.items()))

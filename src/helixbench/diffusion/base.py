@@ -56,6 +56,16 @@ class BaseModel:
         for part in PARTS:
             if not (folder / part).is_dir():
                 raise UserError(f"{folder / part}: no such folder; put a diffusers-format Stable Diffusion 1.x model into {folder}")
+        try:
+            return cls._load(folder)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{folder}: not a whole diffusers-format model with safetensors weights ({reason}); fetch or train it again"
+            ) from None
+
+    @classmethod
+    def _load(cls, folder: Path) -> BaseModel:
         offline = {"local_files_only": True}
         return cls(
             unet=UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, **offline),
@@ -88,8 +98,9 @@ class BaseModel:
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> torch.Tensor:
-        """Text embeddings T (B, L, D) of prompts, on the text encoder's device."""
-        return self.text_encoder(self.tokens(prompts).to(self.text_encoder.device)).last_hidden_state
+        """Text embeddings T (B, L, D) of prompts, on the text encoder's device, in its own precision."""
+        with torch.autocast(self.text_encoder.device.type, enabled=False):
+            return self.text_encoder(self.tokens(prompts).to(self.text_encoder.device)).last_hidden_state
 
     @torch.no_grad()
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -238,7 +249,7 @@ def run(dataset: str, category: str, config: Slice, *, prepared: Path, state: Pa
             return autoencoder_loss(vae, pictures.to(device) * 2 - 1, noise.to(device), options.kl_weight)
 
         name, identity = f"autoencoder {category}", digest([config.digest, data.digest()])
-        fit(vae, loss, options.optim, seed=seed, state_dir=state, config_digest=identity, device=device, name=name)
+        facts["training"] = fit(vae, loss, options.optim, seed=seed, state_dir=state, config_digest=identity, device=device, name=name)
         vae.eval()
         with torch.no_grad():
             rng = torch.Generator().manual_seed(derive_seed(seed, "latent scale"))
@@ -252,4 +263,5 @@ def run(dataset: str, category: str, config: Slice, *, prepared: Path, state: Pa
         log.info("autoencoder %s: PSNR %.1f dB", category, facts["psnr_db"])
         base.to(torch.device("cpu")).save(out)
         shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
-        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json",))
+        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))
+    shutil.rmtree(state)

@@ -17,7 +17,7 @@ def sampling_scheduler(base: DDPMScheduler, sampling: Sampling):
     `leading` ones that Stable Diffusion's folder asks for, few steps would start at t = 950 and shift the mean.
     """
     kind = {"ddim": DDIMScheduler, "dpmsolver++": DPMSolverMultistepScheduler}[sampling.sampler]
-    special = {"clip_sample": False, "set_alpha_to_one": False} if sampling.sampler == "ddim" else {"algorithm_type": "dpmsolver++"}
+    special = {"clip_sample": False, "set_alpha_to_one": True} if sampling.sampler == "ddim" else {"algorithm_type": "dpmsolver++"}
     scheduler = kind.from_config(base.config, timestep_spacing="trailing", **special)
     scheduler.set_timesteps(sampling.steps)
     return scheduler

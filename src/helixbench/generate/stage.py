@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 from collections import Counter, deque
@@ -99,6 +100,8 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
     for file in (out / category).rglob("*.png"):
         if file not in stale:
             file.unlink()
+    for name in ("manifest.csv", "manifest.json"):
+        (out / name).unlink(missing_ok=True)
     cost = provenance.Cost()
     waiting = deque((plan, 0) for plan in plans if (plan.defect, plan.index) not in journal.done)
     name = f"{method} {category}"
@@ -165,3 +168,4 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
     }
     provenance.write_json(out / "manifest.json", facts)
     write_csv(out / "manifest.csv", pairs, Pair)
+    shutil.rmtree(state)

@@ -36,7 +36,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
         trained = sum(p.numel() for p in learner.module.parameters() if p.requires_grad)
         log.info("%s %s: %.1f M trained weights, %d defective and %d normal pictures", method, category, trained / 1e6,
                  len(data.defective), len(data.normal))  # fmt: skip
-        fit(
+        facts["training"] = fit(
             learner.module,
             lambda step, rng: learner.loss(data, rng),
             options.optim,
@@ -49,10 +49,14 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
         learner.save(out)
         shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
         facts["trained_weights"] = trained
-        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json",))
+        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))
+    # The model is whole: what is left of the state would only make a forced rerun do nothing.
+    shutil.rmtree(state)
 
 
-def _base_identity(base: Path) -> dict[str, str] | str:
-    """Hashes of a base trained here; the folder's name for a downloaded one, which does not change."""
+def _base_identity(base: Path) -> dict[str, str]:
+    """Hashes of a base trained here; path and sizes of the weights of a downloaded one."""
     manifest = base / "manifest.json"
-    return provenance.outputs(manifest) if manifest.is_file() else base.name
+    if manifest.is_file():
+        return provenance.outputs(manifest)
+    return {str(file.resolve()): str(file.stat().st_size) for file in sorted(base.rglob("*.safetensors"))}

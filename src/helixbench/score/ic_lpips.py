@@ -24,9 +24,6 @@ from torch import nn
 from helixbench.records import derive_seed
 from helixbench.score import networks
 
-ORDER = ("vgg", "squeeze")
-"""Preference of network `auto`; `random` comes last."""
-
 MEMORY = 2 << 30
 """Bytes that embeddings may take at one time."""
 

@@ -18,9 +18,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from helixbench.errors import UserError
 from helixbench.score import networks
-
-ORDER = ("inception-v3", "squeezenet1_1")
-"""Preference of network `auto`; `random` comes last."""
+from helixbench.weights import IS_ORDER, choose, weights_file
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -113,11 +111,11 @@ class InceptionScorer:
     """
 
     def __init__(self, network: str, device: torch.device, batch: int = 32):
-        self.network = networks.choose(network, ORDER)
+        self.network = choose(network, IS_ORDER)
         self.cuda, self.batch = device.type == "cuda", batch
         if self.network == "inception-v3":
             networks.load_weights("inception-v3")  # torch-fidelity unpickles without restriction: look first
-            path = str(networks.weights_file("inception-v3"))
+            path = str(weights_file("inception-v3"))
             name, self.layer, options = "inception-v3-compat", "logits_unbiased", {"feature_extractor_weights_path": path}
         else:
             (name, cls), self.layer, options = _EXTRACTORS[self.network], "logits", {}

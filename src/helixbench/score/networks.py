@@ -14,42 +14,10 @@ from pathlib import Path
 import torch
 
 from helixbench.errors import UserError
-
-FILES = {
-    "inception-v3": "weights-inception-2015-12-05-6726825d.pth",
-    "squeezenet1_1": "squeezenet1_1-b8a52dc0.pth",
-    "vgg": "vgg16-397923af.pth",
-    "alex": "alexnet-owt-7be5be79.pth",
-    "squeeze": "squeezenet1_1-b8a52dc0.pth",
-}
-"""Weights file of each network in the hub cache."""
-
-URLS = {
-    "inception-v3": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/" + FILES["inception-v3"],
-    **{name: "https://download.pytorch.org/models/" + file for name, file in FILES.items() if name != "inception-v3"},
-}
-"""Where their authors publish them."""
+from helixbench.weights import URLS, weights_file
 
 RANDOM_SEED = 20240607
 """Seed of the `random` networks: part of their definition, so that all runs measure with the same one."""
-
-
-def weights_file(name: str) -> Path:
-    """Where the weights of a network belong on this machine."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / FILES[name]
-
-
-def choose(name: str, order: tuple[str, ...]) -> str:
-    """`auto` -> the first of `order` whose weights are here, else `random`; a named network must be here.
-
-    Raises UserError saying which file to fetch and where to put it.
-    """
-    if name == "auto":
-        return next((candidate for candidate in order if weights_file(candidate).is_file()), "random")
-    if name != "random" and not weights_file(name).is_file():
-        file = weights_file(name)
-        raise UserError(f"{file}: weights of {name} are missing; fetch {URLS[name]} and put it there, or choose network: auto")
-    return name
 
 
 def load_weights(name: str) -> dict[str, torch.Tensor]:

@@ -17,9 +17,9 @@ from helixbench.errors import UserError
 from helixbench.records import ALL, Pair, Sample, Score, derive_seed, read_csv, write_csv
 from helixbench.schema import ScoreSection
 from helixbench.score import networks
-from helixbench.score.ic_lpips import ORDER as LPIPS_ORDER
 from helixbench.score.ic_lpips import PairwiseLpips, build_lpips, ic_lpips
 from helixbench.score.inception_score import InceptionScorer
+from helixbench.weights import LPIPS_ORDER, choose
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class _Scorer:
         device = pick_device()
         self.config, self.seed = config, seed
         self.inception = InceptionScorer(config.inception_score.network, device, config.batch)
-        self.network = networks.choose(config.ic_lpips.network, LPIPS_ORDER)
+        self.network = choose(config.ic_lpips.network, LPIPS_ORDER)
         self.pairwise = PairwiseLpips(build_lpips(self.network), device, config.batch)
         self.versions = {name: metadata.version(name) for name in ("torch-fidelity", "lpips")}
 
@@ -53,7 +53,7 @@ class _Scorer:
         short = "" if used == wanted else f" ({wanted} asked, too few images)"
         protocol = (
             f"IS torch-fidelity {self.versions['torch-fidelity']}, {networks.describe(self.inception.network)}, "
-            f"{used} splits{short}, {len(images)} images a defect type"
+            f"{used} splits{short}, {images.shape[1]} px, {len(images)} images a defect type"
         )
         return _Number("inception_score", value, std, len(images), protocol)
 
@@ -62,7 +62,7 @@ class _Scorer:
         found = ic_lpips(images, anchors, self.pairwise, cap=config.cap, shuffles=config.shuffles, seed=self.seed)
         protocol = (
             f"IC-LPIPS lpips {self.versions['lpips']}, {networks.describe(self.network)}, anchors: generator part of split {split}, "
-            f"cap {config.cap}, {config.shuffles} shuffles, {len(images)} images a defect type"
+            f"cap {config.cap}, {config.shuffles} shuffles, {images.shape[1]} px, {len(images)} images a defect type"
         )
         mean, std = float(np.mean(found.scores)), float(np.std(found.scores))
         return [

@@ -118,9 +118,9 @@ class DHDiffMethod(Learner):
         """Latents of pictures, remembered by key on the CPU."""
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._latents}
         if missing:
+            # One at a time: a latent must not depend on what else a resumed run has not encoded yet.
             with torch.autocast(self.device.type, enabled=False):
-                latents = self.base.encode(to_tensor([_rgb(picture) for picture in missing.values()])).cpu()
-            self._latents |= dict(zip(missing, latents, strict=True))
+                self._latents |= {key: self.base.encode(to_tensor([_rgb(picture)]))[0].cpu() for key, picture in missing.items()}
         return torch.stack([self._latents[key] for key in keys]).to(self.device)
 
     def batch(self, data: Pictures, rng: torch.Generator) -> dict:

@@ -162,7 +162,10 @@ def cross_attention(attention: Attention, x: torch.Tensor, text: torch.Tensor) -
 
 
 class Merging(nn.Module):
-    """The third stage of the helix: a zero-initialised 1x1 convolution on the concatenated pair, added (reading 4)."""
+    """Third stage of the helix: a zero-initialised 1x1 convolution on the concatenated pair, added (reading 4).
+
+    It stands at the end of the transformer block: the paper's cycle is CNN, DDA, SSM, CNN.
+    """
 
     def __init__(self, width: int):
         super().__init__()

@@ -12,6 +12,7 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch import nn
 
 from helixbench import checkpoint
+from helixbench.errors import UserError
 from helixbench.methods.dhdiff.modules import (
     DomainDecoupledAttention,
     Flow,
@@ -183,7 +184,10 @@ class DHDiffUNet(nn.Module):
 
     def load_helix(self, file: Path) -> None:
         """Load the new modules' weights; every name must match."""
-        self.helix.load_state_dict(checkpoint.load_tensors(file)[0])
+        try:
+            self.helix.load_state_dict(checkpoint.load_tensors(file)[0])
+        except RuntimeError:
+            raise UserError(f"{file}: trained with other modules than dda_*, ssm_* and merging now say; train again") from None
 
 
 class _SelfAttention:
