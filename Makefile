@@ -4,7 +4,7 @@
 # make clean  remove what runs wrote; results/measured stays
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
-	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$p && break; done)
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
@@ -29,7 +29,7 @@ bottle: $(INSTALLED)
 
 $(INSTALLED): requirements.lock pyproject.toml
 	@test -n "$(PYTHON)" || { echo "no Python 3.11 found; install it, or name it: make PYTHON=/path/to/python3.11"; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	@touch $@
@@ -43,4 +43,5 @@ lock:
 
 clean:
 	rm -rf scratch logs .snakemake
+	mkdir -p results
 	find results -mindepth 1 -maxdepth 1 ! -name measured ! -name .gitkeep -exec rm -rf {} +

@@ -204,16 +204,11 @@ def measured(
 ) -> None:
     """Scores and costs of a run as one CSV for results/measured/."""
     import datetime
-    import subprocess
 
     from helixbench.report import export
 
-    try:
-        described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    except OSError:
-        described = ""
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    export.run(results, out, command=command, commit=described or "unknown", date=today)
+    export.run(results, out, command=command, date=today)
 
 
 config_app = typer.Typer(help="The configuration and its schema.", no_args_is_help=True)

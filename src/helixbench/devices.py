@@ -2,16 +2,60 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
+import time
 from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from typing import TextIO
 
 import torch
 
+_HELD: list[TextIO] = []
 
+
+LEASES = Path(tempfile.gettempdir()) / "helixbench-gpu"
+"""Lock files of the GPUs of this node; node-local, whatever folder the run is in."""
+
+
+@cache
 def pick_device() -> torch.device:
-    """The first CUDA device, else the CPU; HELIXBENCH_DEVICE overrides."""
-    name = os.environ.get("HELIXBENCH_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    """The device of this process: HELIXBENCH_DEVICE if set, a CUDA device of its own, or the CPU.
+
+    Snakemake counts GPUs and names none, so that on a node with several each process leases one by a file lock, which
+    the kernel releases however the process ends. Under Slurm the scheduler has chosen already.
+    """
+    name = os.environ.get("HELIXBENCH_DEVICE")
+    if name:
+        return torch.device(name)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    count = torch.cuda.device_count()
+    if count == 1 or "SLURM_JOB_ID" in os.environ:
+        return torch.device("cuda:0")
+    return torch.device(f"cuda:{lease(count)}")
+
+
+def lease(count: int, poll_s: float = 1.0) -> int:
+    """Number of a GPU that no other process has leased; waits until one of `count` is free.
+
+    The lock is held until the process ends.
+    """
+    LEASES.mkdir(exist_ok=True)
+    visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
+    while True:
+        for number, identity in enumerate(visible[:count]):
+            handle = open(LEASES / f"{identity.strip()}.lock", "a")  # noqa: SIM115
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                handle.close()
+                continue
+            _HELD.append(handle)
+            return number
+        time.sleep(poll_s)
 
 
 def _cpu_has_bf16() -> bool:

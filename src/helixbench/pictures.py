@@ -81,6 +81,15 @@ def load_pairs(folder: Path) -> list[Pair]:
     return pairs
 
 
+def pair_settings(folder: Path) -> str:
+    """How a pairs folder was made, as text for a protocol: `; pairs: ...`, or empty when its manifest says nothing."""
+    try:
+        settings = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("settings")
+    except (OSError, ValueError):
+        settings = None
+    return f"; pairs: {settings}" if settings else ""
+
+
 def read_split(prepared: Path) -> tuple[str, str]:
     """Rule and sha256 of a prepared folder's split.json."""
     path = prepared / "split.json"

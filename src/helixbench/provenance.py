@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
@@ -95,6 +96,16 @@ def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
     return {"helixbench": __version__, "python": platform.python_version(), **found}
 
 
+def commit() -> str | None:
+    """Commit of the source tree that this package runs from, `-dirty` with changes; None when installed otherwise."""
+    folder = Path(__file__).parent
+    try:
+        answer = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
 class Cost:
     """Filled in by `measured`: wall and CPU seconds, peak resident memory [MiB]."""
 
@@ -119,6 +130,6 @@ def manifest(path: str | Path, stage: str, config: Any, **facts: Any):
     """
     cost = Cost()
     Path(path).unlink(missing_ok=True)  # nothing vouches for the files while they change
-    record: dict[str, Any] = {"stage": stage, "config_digest": config.digest, "config": dict(config._values), **facts}
+    record: dict[str, Any] = {"stage": stage, "commit": commit(), "config_digest": config.digest, "config": dict(config._values), **facts}
     yield record
     write_json(path, {**record, "cost": cost.as_dict(), "versions": versions()})

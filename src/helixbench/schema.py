@@ -29,6 +29,10 @@ class Run(_Section):
     seed: int = Field(0, ge=0, description="root seed; pair, batch and weight seeds are sha256 derivations of it")
 
 
+DRAWN = ("capsule", "disc", "plate", "tile", "weave")
+"""Categories that the procedural data set can draw."""
+
+
 class Procedural(_Section):
     """Size of the procedural data set (layout `procedural`)."""
 
@@ -48,6 +52,9 @@ class Dataset(_Section):
 
     @model_validator(mode="after")
     def _root_or_procedural(self):
+        unknown = sorted(set(self.categories) - set(DRAWN)) if self.layout == "procedural" else []
+        if unknown:
+            raise ValueError(f"category {unknown[0]} cannot be drawn; there are {', '.join(DRAWN)}")
         if self.layout == "procedural" and self.procedural is None:
             raise ValueError("layout procedural needs the section `procedural`")
         if self.layout != "procedural" and not self.root:
@@ -145,7 +152,7 @@ class Pretrained(_Section):
 
 
 class DHDiff(_Section):
-    """Double Helix Diffusion (METHODS readings in parentheses)."""
+    """Double Helix Diffusion (readings of docs/readings.md in parentheses)."""
 
     kind: Literal["dhdiff"]
     label: str = Field("DH-Diff", description="name in the tables")
@@ -294,8 +301,12 @@ class ScoreSection(_Section):
 class Localization(_Section):
     """U-Net trained on pairs and normals, tested on held-out real pictures."""
 
-    encoder: str = Field("vgg13_bn", description="segmentation-models-pytorch encoder, no pretrained weights")
-    decoder_channels: tuple[int, ...] = Field((512, 256, 128, 64, 64), description="decoder widths, deepest first")
+    encoder: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "resnet18", "resnet34", "resnet50", "mobilenet_v2"] = Field(
+        "vgg13_bn", description="segmentation-models-pytorch encoder, no pretrained weights"
+    )
+    decoder_channels: tuple[int, ...] = Field(
+        (512, 256, 128, 64, 64), min_length=3, max_length=5, description="decoder widths, deepest first"
+    )
     normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
     max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
     focal_gamma: float = Field(2.0, ge=0, description="gamma of the focal loss")

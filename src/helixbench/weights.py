@@ -40,14 +40,14 @@ def weights_file(name: str) -> Path:
     return hub_dir() / "checkpoints" / FILES[name]
 
 
-def choose(name: str, order: tuple[str, ...]) -> str:
+def choose(name: str, order: tuple[str, ...], required: bool = True) -> str:
     """`auto` -> the first of `order` whose weights are here, else `random`; a named network must be here.
 
-    Raises UserError saying which file to fetch and where to put it.
+    Raises UserError, if `required`, saying which file to fetch and where to put it.
     """
     if name == "auto":
         return next((candidate for candidate in order if weights_file(candidate).is_file()), "random")
-    if name != "random" and not weights_file(name).is_file():
+    if required and name != "random" and not weights_file(name).is_file():
         file = weights_file(name)
         raise UserError(f"{file}: weights of {name} are missing; fetch {URLS[name]} and put it there, or choose network: auto")
     return name

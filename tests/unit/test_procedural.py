@@ -10,7 +10,7 @@ from helixbench.datasets.procedural import DEFECTS, draw, picture
 from helixbench.errors import UserError
 from helixbench.provenance import sha256, sha256_tree
 from helixbench.records import GOOD
-from helixbench.schema import Procedural
+from helixbench.schema import DRAWN, Procedural
 
 SIZES = Procedural(size=48, train_good=3, test_good=2, per_defect=2)
 KINDS = [(category, defect) for category, defects in DEFECTS.items() for defect in defects]
@@ -43,6 +43,10 @@ def test_a_region_is_closed_and_free_of_specks():
     ringed = np.zeros((64, 64), bool)
     ringed[9:31, 9:31] = True
     assert (changed_region(before, after, "missing_part") == ringed).all()
+
+
+def test_the_schema_knows_what_can_be_drawn():
+    assert set(DRAWN) == set(DEFECTS)
 
 
 @pytest.mark.parametrize("category", DEFECTS)

@@ -22,7 +22,8 @@ RULES_OF = {
 def test_dvc_reads_the_stages(project):
     subprocess.run(["git", "init", "--quiet"], cwd=project.root, check=True)
     quiet = {"DVC_NO_ANALYTICS": "1"}
-    project.run("dvc", "init", "--quiet", **quiet)
+    started = project.run("dvc", "init", "--quiet", **quiet)
+    assert started.returncode == 0, started.stdout
     result = project.run("dvc", "stage", "list", "--name-only", **quiet)
     assert result.returncode == 0, result.stdout
     assert result.stdout.split() == list(RULES_OF)

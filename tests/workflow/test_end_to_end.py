@@ -93,7 +93,9 @@ def test_every_job_is_logged_and_measured(finished):
     logs = finished.root / "logs/e2e"
     for rule in ("draw", "prepare", "train_base", "train", "generate", "score", "detect", "report_table", "report_grid"):
         assert list((logs / rule).rglob("*.log"))
-        for file in (logs / rule).rglob("*.tsv"):
+        measured = list((logs / rule).rglob("*.tsv"))
+        assert measured
+        for file in measured:
             assert file.read_text().startswith("s\th:m:s\tmax_rss")
 
 

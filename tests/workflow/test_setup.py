@@ -65,7 +65,7 @@ def test_every_value_of_the_paper_configuration_names_its_source():
         leaf = re.match(r" *[\w-]+: *(?P<value>[^ #].*)$", line)
         if leaf:
             comment = leaf["value"].partition("  # ")[2]
-            assert re.search(r"paper|not printed|ours", comment), line
+            assert re.search(r"\b(paper|not printed|ours)\b", comment), line
 
 
 def test_every_value_of_the_schema_is_in_the_paper_configuration():

@@ -6,12 +6,16 @@ import shlex
 import sys
 from pathlib import Path
 
+from helixbench import weights
 from helixbench.config import slice_config, validate
 from helixbench.errors import UserError
 from helixbench.provenance import write_if_changed
 
 # Jobs find `helixbench` beside the interpreter that runs Snakemake, also when no environment is activated.
-shell.prefix(f"set -euo pipefail; export PYTHONUNBUFFERED=1 PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; ")
+shell.prefix(
+    "set -euo pipefail; export PYTHONUNBUFFERED=1; "
+    f"command -v helixbench > /dev/null || export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 
 
 def or_stop(function, *arguments):
@@ -22,11 +26,19 @@ def or_stop(function, *arguments):
         sys.exit(f"helixbench: {error}")
 
 
-CONFIG = or_stop(
-    validate,
-    config,
-    " + ".join(["params.yaml", *map(str, workflow.overwrite_configfiles)]),
-)
+def configuration():
+    """params.yaml and overlays, validated; `auto` becomes the network that is here: fetching weights reruns the scores."""
+    source = " + ".join(["params.yaml", *map(str, workflow.overwrite_configfiles)])
+    score = validate(config, source).score
+    chosen = {
+        "inception_score": weights.choose(score.inception_score.network, weights.IS_ORDER, required=False),
+        "ic_lpips": weights.choose(score.ic_lpips.network, weights.LPIPS_ORDER, required=False),
+    }
+    found = {name: {**config["score"].get(name, {}), "network": network} for name, network in chosen.items()}
+    return validate({**config, "score": {**config["score"], **found}}, source)
+
+
+CONFIG = or_stop(configuration)
 TABLES = [1, 2, 4]
 
 RUN = f"results/{CONFIG.run.name}"
@@ -107,7 +119,6 @@ def pictures_of(wildcards) -> list[str]:
 
 def check_inputs() -> None:
     """Raw pictures and all weights are there; fingerprints of the pictures become inputs of `prepare`."""
-    from helixbench import weights
     from helixbench.datasets import fingerprint, layouts
 
     read = {name: dataset for name, dataset in CONFIG.prepare.datasets.items() if dataset.layout != layouts.DRAWN}

@@ -16,7 +16,7 @@ rule score:
         ENVIRONMENT
     threads: 4
     resources:
-        gpu=0,
+        gpu=1,
         mem_mb=8000,
         runtime="4h",
     params:

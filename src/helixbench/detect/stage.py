@@ -122,7 +122,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
         )
         maps = localization.anomaly_maps(model, images, device, section.optim.batch)
         scores, found = _measure(section, tests, maps, masks)
-        protocol = localization.describe(section, rule, images.shape[1:3])
+        protocol = localization.describe(section, rule, images.shape[1:3]) + pictures.pair_settings(pairs)
         rows = [
             Score(
                 dataset=dataset,

@@ -156,6 +156,8 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
     log.info("%s: gate %s, %d redraws", name, dict(verdicts), sum(pair.redraws for pair in pairs))
     facts = {
         "stage": "generate",
+        "commit": provenance.commit(),
+        "settings": generator.describe(),
         "method": method,
         "config_digest": config.digest,
         "config": dict(config._values),

@@ -53,6 +53,10 @@ class Method(ABC):
         shard that a pair is made in changes it.
         """
 
+    def describe(self) -> str:
+        """Settings that change the pairs, for the protocol of every score; empty when the name says it all."""
+        return ""
+
     def prompt(self, category: str, defect: str) -> str:
         """Text given to the model, for the manifest; empty for methods without text."""
         return ""

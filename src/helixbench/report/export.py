@@ -22,9 +22,10 @@ def _scores(results: Path) -> Iterator[dict]:
     files = [*sorted(results.glob("score/*/*/*.csv")), *sorted(results.glob("detect/*/*/*/*/scores.csv"))]
     for file in files:
         manifest = file.with_name("manifest.json")
-        device = json.loads(manifest.read_text(encoding="utf-8"))["device"] if manifest.is_file() else ""
+        facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+        made = {key: facts.get(key, "") for key in ("device", "commit")}
         for row in read_csv(file, Score):
-            yield {**row.__dict__, "device": device}
+            yield {**row.__dict__, **made}
 
 
 def _costs(results: Path) -> Iterator[dict]:
@@ -35,23 +36,26 @@ def _costs(results: Path) -> Iterator[dict]:
             method = parts[0] if stage != "prepare" else ""
             dataset, category = (parts[1:] if method else parts)[:2]
             facts = json.loads(file.read_text(encoding="utf-8"))
-            shared = {"dataset": dataset, "category": category, "method": method, "seed": facts.get("seed", "")}
-            shared |= {"device": facts.get("device", ""), "config_digest": facts["config_digest"], "defect": "all"}
+            shared = {"dataset": dataset, "category": category, "method": method, "defect": "all"}
+            shared |= {key: facts.get(key, "") for key in ("seed", "device", "commit", "config_digest")}
             extra = {"psnr_db": facts["psnr_db"]} if "psnr_db" in facts else {}
             cost = {f"{stage}_wall_s": facts["cost"]["wall_s"], f"{stage}_peak_mib": facts["cost"]["peak_rss_mib"]}
             for metric, value in (cost | extra).items():
                 yield {**shared, "metric": metric, "value": value}
 
 
-def run(results: Path, out: Path, *, command: str, commit: str, date: str) -> None:
-    """Write all scores and costs found under a run folder; UserError when there are no scores."""
+def run(results: Path, out: Path, *, command: str, date: str) -> None:
+    """Write all scores and costs found under a run folder, each with the commit that its job ran from.
+
+    Raises UserError when there are no scores.
+    """
     scores = list(_scores(results))
     if not scores:
         raise UserError(f"{results}: no scores; run the workflow first")
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore", restval="")
     writer.writeheader()
-    shared = {"run": results.name, "command": command, "commit": commit, "date": date}
+    shared = {"run": results.name, "command": command, "date": date}
     for row in [*scores, *_costs(results)]:
         writer.writerow({key: "" if value is None else value for key, value in (row | shared).items()})
     write_text(out, text.getvalue())

@@ -119,6 +119,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
         numbers[defect] = [scorer.inception_score(images), *scorer.ic_lpips(images, anchors, rule), *_gate_counts(own)]
         log.info("score %s %s/%s/%s: IS %.3f, IC-LPIPS %.4f", method, dataset, category, defect, *(x.value for x in numbers[defect][:2]))
     numbers[ALL] = [_category(list(rows)) for rows in zip(*(numbers[defect] for defect in defects), strict=True)]
+    settings = pictures.pair_settings(pairs)
     rows = [
         Score(
             dataset=dataset,
@@ -132,7 +133,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
             seed=seed,
             split=rule,
             split_sha256=split_sha256,
-            protocol=x.protocol,
+            protocol=x.protocol + settings,
             config_digest=config.digest,
         )
         for defect, found_numbers in numbers.items()

@@ -75,6 +75,13 @@ class DHDiffMethod(Learner):
         """Where the U-Net is."""
         return next(self.unet.parameters()).device
 
+    def describe(self) -> str:
+        """Sampler, steps, guidance and the readings that matter most."""
+        s, c = self.sampling, self.config
+        text = f"{s.sampler} {s.steps} steps, guidance {s.guidance:g}, reference {c.reference}, reference noise {c.reference_noise}"
+        text += f", from the noised reference at {s.strength:g}" if s.start == "reference" else ""
+        return text + (f", {s.control} mask as control" if s.control != "none" else "")
+
     # ------------------------------------------------------------------------------------------------ conditions
 
     def prompt(self, category: str, defect: str) -> str:
