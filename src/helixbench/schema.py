@@ -266,7 +266,7 @@ class Generate(_Section):
     """The pairs to make."""
 
     pairs: int = Field(1000, ge=1, description="pairs per defect type (paper IV-D, reading 22)")
-    batch: int = Field(32, ge=1, description="pairs sampled together; does not change them")
+    batch: int = Field(32, ge=1, description="pairs sampled together; another number may change pixels by rounding, nothing else")
     max_shift: int = Field(1, ge=0, le=32, description="largest move of a raw mask by the plan [cell]")
     symmetries: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field((), description="symmetries the plan may apply to a raw mask")
     gate: Gate = Gate()

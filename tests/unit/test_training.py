@@ -178,6 +178,31 @@ def test_generation_from_a_trained_model(prepared, model, tmp_path):
     assert [p.prompt for p in pairs][:1] == ["a photo of a disc with hole"] and len(pairs) == 4
 
 
+def test_generation_resumed_after_a_kill_gives_the_same_pairs(prepared, model, tmp_path, monkeypatch):
+    """Other remainders of the batches, other neighbours: the same bytes."""
+    config = a_slice("dhdiff", small.dhdiff(), generate(pairs=4, batch=3))
+
+    def run(name):
+        arguments = {"prepared": prepared, "model": model, "state": tmp_path / name / "s", "out": tmp_path / name / "o"}
+        generate_stage.run("dhdiff", "Data", "disc", config, **arguments)
+        return read_csv(tmp_path / name / "o/manifest.csv", Pair)
+
+    expected, real, calls = run("whole"), generate_stage._Journal.add, []
+
+    def dies(journal, pairs):
+        calls.append(1)
+        if len(calls) == 2:
+            real(journal, pairs[:1])  # killed between two pairs of a batch
+            raise KeyboardInterrupt
+        real(journal, pairs)
+
+    monkeypatch.setattr(generate_stage._Journal, "add", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run("cut")
+    monkeypatch.setattr(generate_stage._Journal, "add", real)
+    assert run("cut") == expected
+
+
 def test_small_components_are_dropped():
     mask = np.zeros((20, 20), bool)
     mask[2:6, 2:6] = True

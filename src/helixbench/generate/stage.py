@@ -68,13 +68,21 @@ class _Journal:
 
 
 def _sample(method: Method, data: Pictures, batch: list[tuple[Plan, int]], config: Generate) -> tuple[np.ndarray, np.ndarray]:
-    """One batch of (plan, attempt) -> uint8 (n, H, W, 3) and bool (n, H, W)."""
+    """One batch of (plan, attempt) -> uint8 (n, H, W, 3) and bool (n, H, W).
+
+    A network always gets a whole batch, the last one filled up with copies: matrix products of another size may round
+    differently, and a resumed run has other remainders than an unbroken one.
+    """
+    wanted = len(batch)
+    if isinstance(method, Learner):
+        batch = batch + batch[:1] * (config.batch - wanted)
     plans = [plan for plan, _ in batch]
     # Attempt 0 is seeded by the pair's own seed; a redraw by one derived from it.
     seeds = [plan.seed if attempt == 0 else derive_seed(plan.seed, "redraw", attempt) for plan, attempt in batch]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     images, masks = method.sample(conditions(data, plans, config.sampling.control), generators)
-    return (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy(), masks[:, 0].numpy() > 0.5
+    images = (images[:wanted].clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+    return images.numpy(), masks[:wanted, 0].numpy() > 0.5
 
 
 def load_method(name: str, config: Slice, model: Path | None) -> Method:
