@@ -226,6 +226,7 @@ def test_json_schema_is_plain_json_and_closed():
         ("train.methods.dhdiff.prompt", "a {categry}", "train.methods.dhdiff.prompt: only"),
         ("train.methods.dhdiff.label", "Crop&Paste", "two methods have one label"),
         ("generate", {"gate": {"min_area": 0.7}}, "generate.gate: min_area"),
+        ("detect.localization.encoder", "resnet1", "detect.localization.encoder: Input should be"),
         ("prepare.size", 80, "prepare.size 80 must be a multiple of 32"),
         ("generate", {"sampling": {"steps": 501}}, "generate.sampling.steps"),
     ],

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -173,9 +174,10 @@ def test_pairs_that_all_fail_the_gate_give_a_result(folders, tmp_path, caplog):
     assert "no pair passed" in caplog.text
 
 
-def test_unknown_encoder_is_one_line():
-    with pytest.raises(UserError, match="no U-Net of encoder resnet1"):
-        localization.build_unet(Localization(encoder="resnet1", optim={"steps": 1, "batch": 1, "lr": 1e-4}), 0)
+@pytest.mark.parametrize("encoder", get_args(Localization.model_fields["encoder"].annotation))
+def test_every_encoder_of_the_schema_is_one(encoder):
+    model = localization.build_unet(Localization(encoder=encoder, optim={"steps": 1, "batch": 1, "lr": 1e-4}), 0).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
 
 
 def test_unet_is_seeded_and_leaves_the_global_generator_alone():

@@ -68,7 +68,7 @@ def test_base_is_a_diffusers_folder_of_safetensors_with_unit_latents(base, prepa
     assert 0.5 < loaded.encode(pictures).std() < 2
     assert loaded.decode(loaded.encode(pictures)).shape == pictures.shape
     facts = json.loads((base / "manifest.json").read_text())
-    assert facts["files"].keys() | {"manifest.json"} == names and facts["psnr_db"] > 0
+    assert facts["files"].keys() | {"manifest.json", "stats.jsonl"} == names and facts["psnr_db"] > 0
 
 
 def test_prompts_are_told_apart(base):
