@@ -239,6 +239,14 @@ def test_best_and_second_within_a_kind():
     assert [cell and cell.rank for cell in ranked] == [2, 1, 1, None, 0]
 
 
+def test_how_pairs_were_made_does_not_keep_methods_from_being_compared():
+    columns = [
+        tables.Column("measured", name, "IS", f"net{pairs}; split half") for name, pairs in (("A", ""), ("B", "; pairs: ddim 50 steps"))
+    ]
+    ranked = tables._ranked([*columns, tables.Column("measured", "C", "IS", "other net; split half")], [tables.Cell(t) for t in "123"])
+    assert [cell.rank for cell in ranked] == [2, 1, 0]
+
+
 def test_many_footnotes_have_marks_of_their_own():
     block = tables.Block(("IS",), [])
     marks = [block.mark(f"protocol {i}", letters=True) for i in range(60)] + [block.mark(f"remark {i}") for i in range(3)]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 LEGEND = (
     "Published numbers are the paper's, as printed; measured numbers are this run's, mean ± standard deviation over seeds "
-    "(over scoring shuffles where there is one seed). Best bold, second underlined, among numbers of one kind and one protocol. "
+    "(over scoring shuffles where there is one seed). Best bold, second underlined, among numbers of one kind and one scoring protocol. "
     "Higher is better."
 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -50,6 +51,11 @@ class Column:
     protocol: str = ""
     substitute: str = ""
     mark: str = ""
+
+    @property
+    def contest(self) -> tuple[str, str, str]:
+        """What may be ranked against this column: its kind, metric and protocol but for how the pairs were made."""
+        return self.kind, self.metric, re.sub(r"; pairs: [^;]*", "", self.protocol)
 
 
 @dataclass(frozen=True)
@@ -206,14 +212,14 @@ def _cell(block: Block, table: Published, column: Column, dataset: str, category
 
 
 def _ranked(columns: list[Column], cells: list[Cell | None]) -> list[Cell | None]:
-    """Best and second best as displayed, among numbers of one kind, metric and protocol; ties share a rank."""
+    """Best and second best as displayed, among the columns of one contest; ties share a rank."""
     groups: dict[tuple, list[float]] = {}
     for column, cell in zip(columns, cells, strict=True):
         if cell is not None and cell.text != "n/a":
-            groups.setdefault((column.kind, column.metric, column.protocol), []).append(float(cell.text.split(" ")[0]))
+            groups.setdefault(column.contest, []).append(float(cell.text.split(" ")[0]))
     ranked = []
     for column, cell in zip(columns, cells, strict=True):
-        values = groups.get((column.kind, column.metric, column.protocol), [])
+        values = groups.get(column.contest, [])
         if cell is not None and cell.text != "n/a" and len(values) > 1:
             places = sorted(set(values), reverse=True)
             place = places.index(float(cell.text.split(" ")[0])) + 1
