@@ -167,6 +167,9 @@ class DHDiff(_Section):
     reference_noise: Literal["same", "independent", "none"] = Field(
         "same", description="noise of the reference latent against the image's (paper III-C, reading 7)"
     )
+    reference_encoder: Literal["shared", "copy"] = Field(
+        "shared", description="tau_theta: the U-Net's own encoder path, or a trainable copy of it (reading 6)"
+    )
     eta_kernel: Literal[1, 3] = Field(1, description="kernel of eta over (h, w) (reading 13)")
     renormalise: bool = Field(False, description="rows of the modified score maps sum to 1 again (reading 13)")
     control: Literal["tokens", "broadcast"] = Field(

@@ -9,6 +9,7 @@ import small
 import torch
 
 from helixbench.diffusion.base import build_unet
+from helixbench.errors import UserError
 from helixbench.methods.dhdiff.modules import Flow, SemanticScoreMapModification
 from helixbench.methods.dhdiff.unet import DHDiffUNet, chosen_stages
 
@@ -71,6 +72,35 @@ def test_reference_moves_the_image_once_zeta_is_trained():
             small.randomise(modules["dda"].zeta)
     z, a, r, t, text = inputs()
     assert (model(z, a, t, text, r)[0] - model(z, a, t, text)[0]).abs().max() > 1e-3
+
+
+def test_a_copied_reference_encoder_is_its_own():
+    """Reading 6's alternative: starts as the shared one, is trained apart from it, and is saved with the model."""
+    shared, copied = (DHDiffUNet(unet(), small.dhdiff(reference_encoder=kind)).trainable_() for kind in ("shared", "copy"))
+    for model in (shared, copied):
+        for modules in model.helix.values():
+            if "dda" in modules:
+                small.randomise(modules["dda"].zeta)
+    z, a, r, t, text = inputs()
+    torch.testing.assert_close(copied(z, a, t, text, r)[0], shared(z, a, t, text, r)[0])
+    copied(z, a, t, text, r)[0].sum().backward()
+    assert copied.tau.down_blocks[0].resnets[0].conv1.weight.grad.abs().max() > 0
+    with torch.no_grad():
+        copied.tau.conv_in.weight.mul_(2)
+        moved = copied(z, a, t, text, r)[0]
+        assert (moved - shared(z, a, t, text, r)[0]).abs().max() > 1e-4
+        assert torch.equal(copied.unet.conv_in.weight, shared.unet.conv_in.weight)
+
+
+def test_a_copied_reference_encoder_comes_back(tmp_path):
+    model = DHDiffUNet(unet(), small.dhdiff(reference_encoder="copy"))
+    small.randomise(model, 0.02)
+    model.save(tmp_path)
+    again = DHDiffUNet(unet(), small.dhdiff(reference_encoder="copy"))
+    again.load_helix(tmp_path / "dhdiff.safetensors")
+    assert all(torch.equal(x, y) for x, y in zip(model.tau.parameters(), again.tau.parameters(), strict=True))
+    with pytest.raises(UserError, match="reference_encoder"):
+        DHDiffUNet(unet(), small.dhdiff()).load_helix(tmp_path / "dhdiff.safetensors")
 
 
 def first_dda(model: DHDiffUNet):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,9 @@ class DHDiffUNet(nn.Module):
         super().__init__()
         self.unet, self.config = unet, config
         self.flow = Flow()
+        self.tau = _encoder_copy(unet) if config.reference_encoder == "copy" else None
+        for layer in layers(self.tau) if self.tau is not None else ():
+            layer.block.attn1.set_processor(_Recording(self, layer))
         self.layers = layers(unet)
         stages = {part: 1 + max((x.stage for x in self.layers if x.part == part), default=-1) for part in ("encoder", "decoder")}
         wants = {("dda", "encoder"): config.dda_encoder, ("dda", "decoder"): config.dda_decoder}
@@ -153,8 +157,8 @@ class DHDiffUNet(nn.Module):
         return tuple(out.chunk(2))
 
     def _write(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> None:
-        """Siamese encoder tau_theta (reading 6): the U-Net's own encoder path, run no further than it is read."""
-        unet, flow = self.unet, self.flow
+        """Siamese encoder tau_theta (reading 6): the U-Net's own encoder path or its copy, run no further than it is read."""
+        unet, flow = self.unet if self.tau is None else self.tau, self.flow
         flow.writing, flow.reference = True, {}
         embedding = unet.time_embedding(unet.time_proj(t).to(z.dtype))
         hidden = unet.conv_in(z)
@@ -175,19 +179,48 @@ class DHDiffUNet(nn.Module):
                 layer.block.attn1.requires_grad_(True)
                 layer.block.attn2.requires_grad_(True)
         self.helix.requires_grad_(True)
+        if self.tau is not None:
+            self.tau.requires_grad_(False)
+            for part in (self.tau.conv_in, self.tau.time_embedding, self.tau.down_blocks, self.tau.mid_block):
+                part.requires_grad_(True)
         return self
 
     def save(self, folder: Path) -> None:
         """`unet/` as diffusers writes it, the new modules as `dhdiff.safetensors`."""
         self.unet.save_pretrained(folder / "unet")
-        checkpoint.save_tensors(folder / "dhdiff.safetensors", self.helix.state_dict())
+        checkpoint.save_tensors(folder / "dhdiff.safetensors", self._own().state_dict())
+
+    def _own(self) -> nn.ModuleDict:
+        """Everything that is not the plain U-Net."""
+        return nn.ModuleDict({"helix": self.helix} | ({"tau": self.tau} if self.tau is not None else {}))
 
     def load_helix(self, file: Path) -> None:
         """Load the new modules' weights; every name must match."""
         try:
-            self.helix.load_state_dict(checkpoint.load_tensors(file)[0])
+            self._own().load_state_dict(checkpoint.load_tensors(file)[0])
         except RuntimeError:
-            raise UserError(f"{file}: trained with other modules than dda_*, ssm_* and merging now say; train again") from None
+            raise UserError(
+                f"{file}: trained with other dda_*, ssm_*, merging or reference_encoder; train again"
+            ) from None
+
+
+def _encoder_copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A U-Net without a decoder, starting with the same weights (as ControlNet's)."""
+    tau = copy.deepcopy(unet)
+    tau.up_blocks = nn.ModuleList()
+    return tau
+
+
+class _Recording:
+    """diffusers attention processor of a copied encoder: the plain layer, its input kept as reference."""
+
+    def __init__(self, owner: DHDiffUNet, layer: Layer):
+        self.owner, self.layer = owner, layer
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
+        if self.layer.key in self.owner.read:
+            self.owner.flow.reference[self.layer.key] = hidden_states
+        return cross_attention(attn, hidden_states, hidden_states)
 
 
 class _SelfAttention:
