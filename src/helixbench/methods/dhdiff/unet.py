@@ -199,9 +199,7 @@ class DHDiffUNet(nn.Module):
         try:
             self._own().load_state_dict(checkpoint.load_tensors(file)[0])
         except RuntimeError:
-            raise UserError(
-                f"{file}: trained with other dda_*, ssm_*, merging or reference_encoder; train again"
-            ) from None
+            raise UserError(f"{file}: trained with other dda_*, ssm_*, merging or reference_encoder; train again") from None
 
 
 def _encoder_copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
