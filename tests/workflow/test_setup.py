@@ -44,7 +44,10 @@ def test_schema_is_the_generated_one():
 
 
 def test_paper_configuration_is_valid_against_the_schema():
-    jsonschema.validate(yaml.safe_load((ROOT / "params.yaml").read_text()), json_schema())
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    validator = jsonschema.Draft202012Validator(json_schema())
+    assert not list(validator.iter_errors(values))
+    assert list(validator.iter_errors({**values, "trian": {}})), "an editor would not show a typo"
 
 
 @pytest.mark.parametrize("file", [ROOT / "params.yaml", *OVERLAYS], ids=lambda path: path.name)

@@ -1,6 +1,6 @@
 """Detection metrics, exact: every distinct score is a threshold, no binning.
 
-One descending sort of the scores (`Ranking`) serves every metric. AUROC and average precision are scikit-learn's;
+One descending sort of the scores (`Ranking`) serves every metric. AUROC and average precision equal scikit-learn's;
 PRO is the per-region overlap of Bergmann et al. (CVPR 2020), integrated over the false-positive rate as in MVTec's
 evaluation code. All values are in [0, 1]; a metric that is not defined raises ValueError, none is ever NaN.
 """

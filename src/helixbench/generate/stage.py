@@ -96,27 +96,14 @@ def load_method(name: str, config: Slice, model: Path | None) -> Method:
     return kind.load(options, model, sampling).to(pick_device())
 
 
-def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Path, model: Path | None, state: Path, out: Path) -> None:
-    """Make all pairs of one category; writes pictures, manifest.json and, last, manifest.csv."""
-    options: Generate = config["generate"]
-    generator = load_method(method, config, model)
-    data = Pictures.load(prepared)
-    plans = make_plan(data, options, config["run.seed"])
-    identity = digest([config.digest, data.digest(), provenance.outputs(model / "manifest.json") if model else {}])
-    journal = _Journal(state / "journal.jsonl", identity, out)
-    stale = {out / p.image for p in journal.done.values()} | {out / p.mask for p in journal.done.values()}
-    for file in (out / category).rglob("*.png"):
-        if file not in stale:
-            file.unlink()
-    for name in ("manifest.csv", "manifest.json"):
-        (out / name).unlink(missing_ok=True)
-    cost = provenance.Cost()
+def _make(method: str, generator: Method, data: Pictures, plans: list[Plan], options: Generate, journal: _Journal, out: Path) -> int:
+    """Draw, gate and write every planned pair that the journal lacks; returns how many drawings it took."""
+    started = time.monotonic()
     waiting = deque((plan, 0) for plan in plans if (plan.defect, plan.index) not in journal.done)
+    dataset, category = plans[0].dataset, plans[0].category
     name = f"{method} {category}"
     log.info("%s: %d of %d pairs to make on %s", name, len(waiting), len(plans), describe(pick_device()))
-    bar = tqdm(
-        total=len(plans), initial=len(plans) - len(waiting), desc=f"{method} {category}", disable=None if sys.stderr.isatty() else True
-    )
+    bar = tqdm(total=len(plans), initial=len(plans) - len(waiting), desc=name, disable=None if sys.stderr.isatty() else True)
     drawn, logged = 0, time.monotonic()
     while waiting:
         batch = [waiting.popleft() for _ in range(min(options.batch, len(waiting)))]
@@ -155,27 +142,37 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
         bar.update(len(kept))
         if bar.disable and (time.monotonic() - logged > 15 or not waiting):
             log.info(
-                "%s %s: %d/%d pairs, %.2f s a drawing", method, category, len(journal.done), len(plans), cost.as_dict()["wall_s"] / drawn
+                "%s %s: %d/%d pairs, %.2f s a drawing",
+                method,
+                category,
+                len(journal.done),
+                len(plans),
+                (time.monotonic() - started) / drawn,
             )
             logged = time.monotonic()
     bar.close()
-    pairs = [journal.done[plan.defect, plan.index] for plan in plans]
-    verdicts = Counter(pair.gate for pair in pairs)
-    log.info("%s: gate %s, %d redraws", name, dict(verdicts), sum(pair.redraws for pair in pairs))
-    facts = {
-        "stage": "generate",
-        "commit": provenance.commit(),
-        "settings": generator.describe(),
-        "method": method,
-        "config_digest": config.digest,
-        "config": dict(config._values),
-        "device": describe(pick_device()),
-        "drawn_now": drawn,
-        "gate": dict(verdicts),
-        "redraws": sum(pair.redraws for pair in pairs),
-        "cost": cost.as_dict(),
-        "versions": provenance.versions(),
-    }
-    provenance.write_json(out / "manifest.json", facts)
+    return drawn
+
+
+def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Path, model: Path | None, state: Path, out: Path) -> None:
+    """Make all pairs of one category; writes pictures, manifest.json and, last, manifest.csv."""
+    options: Generate = config["generate"]
+    generator = load_method(method, config, model)
+    data = Pictures.load(prepared)
+    plans = make_plan(data, options, config["run.seed"])
+    identity = digest([config.digest, data.digest(), provenance.outputs(model / "manifest.json") if model else {}])
+    (out / "manifest.csv").unlink(missing_ok=True)
+    facts = {"method": method, "settings": generator.describe(), "device": describe(pick_device())}
+    with provenance.manifest(out / "manifest.json", "generate", config, **facts) as record:
+        journal = _Journal(state / "journal.jsonl", identity, out)
+        done = {out / name for pair in journal.done.values() for name in (pair.image, pair.mask)}
+        for file in (out / category).rglob("*.png"):
+            if file not in done:
+                file.unlink()
+        record["drawn_now"] = _make(method, generator, data, plans, options, journal, out)
+        pairs = [journal.done[plan.defect, plan.index] for plan in plans]
+        record["gate"] = dict(Counter(pair.gate for pair in pairs))
+        record["redraws"] = sum(pair.redraws for pair in pairs)
+        log.info("%s %s: gate %s, %d redraws", method, category, record["gate"], record["redraws"])
     write_csv(out / "manifest.csv", pairs, Pair)
     shutil.rmtree(state)

@@ -142,11 +142,7 @@ class SemanticScoreMapModification(nn.Module):
         if self.kernel == 1:
             eta = self.eta(maps.flatten(1, 2)).unflatten(1, (heads, 2))
         else:  # over (h, w), one token at a time
-            h = (
-                round(positions**0.5)
-                if flow.control is None
-                else round((positions * flow.control.shape[-2] / flow.control.shape[-1]) ** 0.5)
-            )
+            h = flow.rows(positions)
             grid = maps.permute(0, 4, 1, 2, 3).reshape(batch * tokens, heads * 3, h, positions // h)
             eta = self.eta(grid).reshape(batch, tokens, heads, 2, positions).permute(0, 2, 3, 4, 1)
         out = eta + mu[:, :, None]
