@@ -160,6 +160,9 @@ class DHDiff(_Section):
     dda_decoder: int = Field(2, ge=0, le=4, description="decoder stages with DDA, every other one (reading 2)")
     ssm_encoder: int = Field(4, ge=0, le=4, description="encoder stages with SSM (reading 2)")
     ssm_decoder: int = Field(2, ge=0, le=4, description="decoder stages with SSM (reading 2)")
+    streams: Literal["batch", "channels", "canvas"] = Field(
+        "batch", description="how convolutions see the two streams: as two samples, stacked in one map, or side by side (reading 3)"
+    )
     merging: bool = Field(True, description="zero-initialised 1x1 convolution on the concatenated pair (reading 4)")
     reference: Literal["cells", "tight", "background"] = Field(
         "cells", description="cells: only the raw-mask cells kept; tight: their box resized; background: all but the cells (reading 8)"
@@ -181,7 +184,10 @@ class DHDiff(_Section):
     prompt_drop: float = Field(0.1, ge=0, le=1, description="share of empty prompts, for guidance (reading 16)")
     normal_share: float = Field(0.25, ge=0, le=1, description="share of normals in a batch (reading 15)")
     augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field((), description="random symmetries of a training pair")
-    trainable: Literal["attention", "all"] = Field("attention", description="attention and new modules, or all of the U-Net (reading 17)")
+    trainable: Literal["attention", "lora", "all"] = Field(
+        "attention", description="attention and new modules; these and low-rank adapters on convolutions; all of the U-Net (reading 17)"
+    )
+    lora_rank: int = Field(16, ge=1, le=256, description="rank of the adapters, read only with trainable: lora (reading 17)")
     train_noise_offset: float = Field(0.0, ge=0, le=1, description="per-channel constant added to the noise (0: paper)")
     optim: Optim
 
@@ -262,6 +268,9 @@ class Sampling(_Section):
     guidance: float = Field(2.5, ge=1, description="classifier-free guidance scale; 1: off (reading 18)")
     start: Literal["noise", "reference"] = Field("noise", description="pure noise, or the noised reference and raw mask (reading 9)")
     strength: float = Field(0.8, gt=0, le=1, description="share of the steps run, for start: reference (reading 9)")
+    reference_noise: Literal["initial", "predicted"] = Field(
+        "initial", description="what stands in for the image's noise, for reference_noise: same (reading 7)"
+    )
     control: Literal["none", "raw", "detailed"] = Field("none", description="graphical mask given to every pair by the plan (reading 12)")
 
 

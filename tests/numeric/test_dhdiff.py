@@ -11,6 +11,7 @@ import torch
 from helixbench.diffusion.base import build_unet
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.modules import Flow, SemanticScoreMapModification
+from helixbench.methods.dhdiff.streams import Streams, widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet, chosen_stages
 
 B, C, S, L, D = 2, 4, 8, 6, 32
@@ -192,7 +193,7 @@ def test_ssm_is_equation_6_and_7_written_out():
             for domain in (0, 1):
                 eta = weight[domain, 0] * s_i + weight[domain, 1] * s_a + weight[domain, 2] * s_o
                 out[b + domain * B, :, part] = (eta + mu) @ v[b][:, part]
-    got = ssm(attention, x, torch.cat([text, text]), flow)
+    got = ssm(attention, x, text, flow)
     torch.testing.assert_close(got, attention.to_out[0](out), rtol=1e-4, atol=1e-5)
 
 
@@ -225,6 +226,93 @@ def test_merging_connects_the_domains():
     for modules in model.helix.values():
         small.randomise(modules["merging"], 0.05)
     assert not torch.allclose(model(z, a + 1, t, text)[0], model(z, a, t, text)[0], atol=1e-3)
+
+
+def wide(seed: int = 0):
+    model = unet(seed)
+    widen(model)
+    return model
+
+
+@torch.no_grad()
+def test_canvas_without_modules_is_the_plain_unet_on_the_canvas():
+    """Reading 3 C: concatenated tokens of both halves are all tokens of the canvas (Eq. 1-3)."""
+    bare = small.dhdiff(streams="canvas", dda_encoder=0, dda_decoder=0, ssm_encoder=0, ssm_decoder=0)
+    z, a, _, t, text = inputs()
+    image, annotation = DHDiffUNet(unet(), bare)(z, a, t, text)
+    expected = unet()(torch.cat([z, a], dim=3), t, text).sample
+    torch.testing.assert_close(torch.cat([image, annotation], dim=3), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_channels_at_their_start_are_the_plain_widened_unet():
+    """Reading 3 B: equal streams in each block, so all new modules at their start change nothing."""
+    z, a, r, t, text = inputs()
+    image, annotation = DHDiffUNet(wide(), small.dhdiff(streams="channels"))(z, a, t, text, r)
+    expected = wide()(torch.cat([z, a], dim=1), t, text).sample
+    torch.testing.assert_close(torch.cat([image, annotation], dim=1), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_widened_unet_sees_equal_latents_as_the_plain_one_does():
+    z, _, _, t, text = inputs()
+    model = wide()
+    model.conv_in.weight.div_(2**0.5)  # two equal latents add up; independent ones add in variance
+    for half in model(torch.cat([z, z], dim=1), t, text).sample.chunk(2, dim=1):
+        torch.testing.assert_close(half, unet()(z, t, text).sample, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (8, 16)], ids=str)
+@pytest.mark.parametrize("kind", ["batch", "canvas", "channels"])
+def test_streams_join_what_they_parted(kind, shape):
+    h, w = shape
+    streams, flow = Streams(kind), Flow(aspect=h / w)
+    tokens = torch.randn(*{"batch": (2 * B, h * w), "canvas": (B, 2 * h * w), "channels": (B, h * w)}[kind], C)
+    pair = streams.part(tokens, flow)
+    assert pair.shape == (2 * B, h * w, C)
+    torch.testing.assert_close(streams.join(pair, flow), tokens)
+    if kind == "canvas":
+        left, right = tokens.unflatten(1, (h, 2 * w)).split(w, dim=2)
+        assert torch.equal(pair, torch.cat([left, right]).flatten(1, 2))
+
+
+@pytest.mark.parametrize("kind", ["canvas", "channels"])
+def test_every_layout_hears_reference_control_and_both_streams(kind):
+    model = DHDiffUNet(wide() if kind == "channels" else unet(), small.dhdiff(streams=kind))
+    small.randomise(model.helix, 0.1)
+    z, a, r, t, text = (x.requires_grad_() if x.is_floating_point() else x for x in inputs())
+    image, annotation = model(z, a, t, text, r, control())
+    for out in (image, annotation):
+        assert out.shape == z.shape
+        for gradient in torch.autograd.grad(out.square().sum(), (z, a, r, text), retain_graph=True):
+            assert gradient.abs().max() > 0
+    without = model(z, a, t, text, r)[0]
+    assert (image - without).abs().max() > 1e-4
+
+
+def test_low_rank_adapters_train_convolutions_and_end_in_plain_weights(tmp_path):
+    """Reading 17: frozen convolutions, adapters that start at zero, and a saved U-Net without any."""
+    from diffusers import UNet2DConditionModel
+
+    config = small.dhdiff(trainable="lora", lora_rank=2)
+    model = DHDiffUNet(unet(), config).trainable_()
+    trained = {name for name, p in model.unet.named_parameters() if p.requires_grad}
+    assert any("conv1.lora_A" in name for name in trained) and any("conv_in.lora_B" in name for name in trained)
+    assert all("lora_" in name or ".attn1." in name or ".attn2." in name for name in trained)
+    z, a, r, t, text = inputs()
+    before = DHDiffUNet(unet(), config)(z, a, t, text, r)
+    for one, other in zip(model(z, a, t, text, r), before, strict=True):
+        torch.testing.assert_close(one, other)
+    small.randomise(torch.nn.ModuleList([m for name, m in model.unet.named_modules() if name.endswith("lora_B")]), 0.05)
+    moved = model(z, a, t, text, r)
+    assert (moved[0] - before[0]).abs().max() > 1e-3
+    model.save(tmp_path)
+    plain = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
+    assert set(plain.state_dict()) == set(unet().state_dict())
+    again = DHDiffUNet(plain, config)
+    again.load_helix(tmp_path / "dhdiff.safetensors")
+    for one, other in zip(again(z, a, t, text, r), moved, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 ARMS = {

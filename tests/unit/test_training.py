@@ -109,11 +109,12 @@ def test_resume_after_a_kill_equals_the_unbroken_run(prepared, base, model, tmp_
         assert (again / name).read_bytes() == (model / name).read_bytes()
 
 
-@pytest.mark.parametrize("trainable", ["attention", "all"])
+@pytest.mark.parametrize("trainable", ["attention", "lora", "all"])
 def test_what_is_trained(base, trainable):
     method = DHDiffMethod.create(small.dhdiff(trainable=trainable), BaseModel.load(base), 0)
     names = {name for name, p in method.module.named_parameters() if p.requires_grad}
-    assert any("conv_in" in name for name in names) == (trainable == "all")
+    assert any("conv_in" in name for name in names) == (trainable != "attention")
+    assert any("lora_A" in name for name in names) == (trainable == "lora")
     assert any(".attn1.to_q" in name for name in names) and any("zeta" in name for name in names)
     assert not any(p.requires_grad for p in method.base.vae.parameters())
 
@@ -148,6 +149,39 @@ def test_control_points_at_the_words_of_the_defect(base):
     hole = method.base.tokenizer("hole").input_ids[1]
     assert flow.inside[0].argmax() == ids.index(hole) and flow.inside[0].sum() == 1
     assert flow.outside[0, 0] == 1 and flow.inside[1, 0] == 1, "an empty prompt has no word to point at"
+
+
+@pytest.mark.parametrize(
+    "reading", [{"streams": "channels"}, {"streams": "canvas"}, {"trainable": "lora"}, {"reference_encoder": "copy"}], ids=str
+)
+def test_other_readings_train_save_load_and_sample(prepared, base, tmp_path, reading):
+    folder, data = train(prepared, base, tmp_path, **reading), Pictures.load(prepared)
+    method = DHDiffMethod.load(small.dhdiff(**reading), folder, small.sampling())
+    plans = make_plan(data, generate(pairs=1), 0)
+    images, _ = method.sample(conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans])
+    assert images.shape == (2, 3, small.SIZE, small.SIZE) and torch.isfinite(images).all()
+    resumed = train(prepared, base, tmp_path / "again", **reading)
+    for name in ("dhdiff.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+        assert (resumed / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_the_prediction_can_stand_in_for_the_reference_noise(prepared, base, tmp_path):
+    """Reading 7's fallback: from the second step on the reference gets the predicted noise, not the initial one."""
+    folder, data = train(prepared, base, tmp_path, optim=small.optim(steps=1)), Pictures.load(prepared)
+    plans, seen = make_plan(data, generate(pairs=1), 0), {}
+    for kind in ("initial", "predicted"):
+        method = DHDiffMethod.load(small.dhdiff(), folder, small.sampling(steps=3, reference_noise=kind))
+        seen[kind], real = [], method.noised_reference
+
+        def spy(latents, same, independent, t, *, seen=seen[kind], real=real):
+            seen.append(same.clone())
+            return real(latents, same, independent, t)
+
+        method.noised_reference = spy
+        method.sample(conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans])
+    assert all(torch.equal(noise, seen["initial"][0]) for noise in seen["initial"])
+    assert torch.equal(seen["predicted"][0], seen["initial"][0])
+    assert not torch.allclose(seen["predicted"][1], seen["predicted"][0])
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])

@@ -16,11 +16,12 @@ from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
 from helixbench.diffusion.sampler import denoise, draw_noise, guided, sampling_scheduler
 from helixbench.methods.dhdiff.modules import Flow
+from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
 from helixbench.methods.method import Conditions, Learner
 from helixbench.prepare.raw_mask import cells_to_mask, reference_crop
 from helixbench.provenance import write_json
-from helixbench.records import parse_cells
+from helixbench.records import derive_seed, parse_cells
 from helixbench.schema import DHDiff, Sampling
 
 MIN_COMPONENT = 10
@@ -34,15 +35,19 @@ class DHDiffMethod(Learner):
         self.config, self.base, self.sampling = config, base, sampling
         base.vae.requires_grad_(False).eval()
         base.text_encoder.requires_grad_(False).eval()
+        if config.streams == "channels" and base.unet.config.in_channels == base.vae.config.latent_channels:
+            widen(base.unet)
         self.unet = DHDiffUNet(base.unet, config)
         self._latents: dict[tuple, torch.Tensor] = {}
         self._texts: dict[str, torch.Tensor] = {}
 
     @classmethod
     def create(cls, config: DHDiff, base: BaseModel, seed: int) -> DHDiffMethod:
-        """Untrained; nothing in it is random but the base, since all new modules start at zero or as copies."""
+        """Untrained. New modules start at zero or as copies; only the inner half of low-rank adapters is random."""
         method = cls(config, base)
-        method.unet.trainable_()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "adapters"))
+            method.unet.trainable_()
         return method
 
     @classmethod
@@ -79,6 +84,7 @@ class DHDiffMethod(Learner):
         """Sampler, steps, guidance and the readings that matter most."""
         s, c = self.sampling, self.config
         text = f"{s.sampler} {s.steps} steps, guidance {s.guidance:g}, reference {c.reference}, reference noise {c.reference_noise}"
+        text += ", from the prediction" if (c.reference_noise, s.reference_noise) == ("same", "predicted") else ""
         text += f", from the noised reference at {s.strength:g}" if s.start == "reference" else ""
         return text + (f", {s.control} mask as control" if s.control != "none" else "")
 
@@ -215,11 +221,13 @@ class DHDiffMethod(Learner):
         words = [_words(defect) for defect in conditions.defects]
         texts = {True: self.embed(prompts), False: self.embed([""] * n)}
         scheduler = sampling_scheduler(base.scheduler, sampling)
+        # At sampling the true noise is unknown: the initial noise, or the last prediction, stands in for it (reading 7).
+        stand_in = noise[:, 0]
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            nonlocal stand_in
             steps = t.to(self.device).expand(n)
-            # At sampling the true noise is unknown; the initial noise stands in for it (reading 7).
-            z_reference = self.noised_reference(r0, noise[:, 0], noise[:, 2], steps)
+            z_reference = self.noised_reference(r0, stand_in, noise[:, 2], steps)
 
             def branch(conditional: bool) -> torch.Tensor:
                 control = conditions.control if conditional else None
@@ -227,7 +235,10 @@ class DHDiffMethod(Learner):
                 out = self.unet(*x.chunk(2, dim=1), steps, texts[conditional], z_reference, flow)
                 return torch.cat(out, dim=1).float()
 
-            return guided(branch, sampling.guidance)
+            predicted = guided(branch, sampling.guidance)
+            if sampling.reference_noise == "predicted":
+                stand_in = predicted.chunk(2, dim=1)[0]
+            return predicted
 
         start = None
         if sampling.start == "reference":

@@ -119,8 +119,7 @@ class SemanticScoreMapModification(nn.Module):
         self.eta = zero_(nn.Conv2d(3 * heads, 2 * heads, kernel, padding=kernel // 2, groups=heads, bias=False))
 
     def forward(self, attention: Attention, x: torch.Tensor, text: torch.Tensor, flow: Flow) -> torch.Tensor:
-        """X (2B, N, C), text (2B, L, D) with equal halves -> (2B, N, C)."""
-        text = text[: len(text) // 2]
+        """X (2B, N, C), text (B, L, D) -> (2B, N, C)."""
         q, k, v = _heads(attention.to_q(x), attention.heads), attention.to_k(text), attention.to_v(text)
         k, v = _heads(k, attention.heads), _heads(v, attention.heads)
         q = q.unflatten(0, (2, -1))  # (2, B, heads, N, d)

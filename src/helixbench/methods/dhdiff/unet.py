@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
+from peft import LoraConfig
 from torch import nn
 
 from helixbench import checkpoint
@@ -22,7 +23,11 @@ from helixbench.methods.dhdiff.modules import (
     concatenated_attention,
     cross_attention,
 )
+from helixbench.methods.dhdiff.streams import Streams
 from helixbench.schema import DHDiff
+
+CONVOLUTIONS = ["conv_in", "conv_out", "conv1", "conv2", "conv_shortcut", "conv"]
+"""Names of a diffusers U-Net's convolutions, for low-rank adapters."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,14 @@ def chosen_stages(part: str, stages: int, count: int) -> set[int]:
 class DHDiffUNet(nn.Module):
     """Predicts the noise of the joint latent z = (z^I, z^A) (Eq. 8).
 
-    The streams share one U-Net, folded on the batch axis (reading 3). `unet` stays a plain diffusers model;
-    `helix` holds the new modules by layer key.
+    The streams share one U-Net and lie in it as `config.streams` says (reading 3). `unet` stays a plain diffusers
+    model; `helix` holds the new modules by layer key.
     """
 
     def __init__(self, unet: UNet2DConditionModel, config: DHDiff):
         super().__init__()
         self.unet, self.config = unet, config
+        self.streams = Streams(config.streams)
         self.flow = Flow()
         self.tau = _encoder_copy(unet) if config.reference_encoder == "copy" else None
         for layer in layers(self.tau) if self.tau is not None else ():
@@ -117,14 +123,26 @@ class DHDiffUNet(nn.Module):
                 modules["ssm"] = SemanticScoreMapModification(block.attn2, config.eta_kernel, config.renormalise)
             if config.merging:
                 modules["merging"] = Merging(block.attn1.to_q.in_features)
-                block.register_forward_hook(self._merge(modules["merging"]))
+            block.register_forward_pre_hook(self._part)
+            block.register_forward_hook(self._join(modules["merging"] if config.merging else None))
             self.helix[layer.key.replace(".", "_")] = modules
             block.attn1.set_processor(_SelfAttention(self, layer, modules["dda"] if "dda" in modules else None))
             block.attn2.set_processor(_CrossAttention(self, modules["ssm"] if "ssm" in modules else None))
         self.read = {x.reads for x in self.layers if "dda" in self.helix[x.key.replace(".", "_")] and x.reads}
 
-    def _merge(self, merging: Merging):
-        return lambda block, args, out: out if self.flow.writing else merging(out)
+    def _part(self, block: nn.Module, args: tuple) -> tuple | None:
+        """Before a transformer block: its tokens as two streams on the batch axis."""
+        return None if self.flow.writing else (self.streams.part(args[0], self.flow), *args[1:])
+
+    def _join(self, merging: Merging | None):
+        """After a transformer block: merging, then the layout that the convolutions see."""
+
+        def hook(block: nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
+            if self.flow.writing:
+                return out
+            return self.streams.join(out if merging is None else merging(out), self.flow)
+
+        return hook
 
     def forward(
         self,
@@ -150,18 +168,19 @@ class DHDiffUNet(nn.Module):
         try:
             if z_reference is not None and self.read:
                 self._write(z_reference, t, text)
-            z = torch.cat([z_image, z_annotation])
-            out = self.unet(z, torch.cat([t, t]), torch.cat([text, text])).sample
+            z = torch.cat([z_image, z_annotation], dim=self.streams.axis)
+            copies = len(z) // len(t)
+            out = self.unet(z, t.repeat(copies), text.repeat(copies, 1, 1)).sample
         finally:
             self.flow = Flow()
-        return tuple(out.chunk(2))
+        return tuple(out.chunk(2, dim=self.streams.axis))
 
     def _write(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> None:
         """Siamese encoder tau_theta (reading 6): the U-Net's own encoder path or its copy, run no further than it is read."""
         unet, flow = self.unet if self.tau is None else self.tau, self.flow
         flow.writing, flow.reference = True, {}
         embedding = unet.time_embedding(unet.time_proj(t).to(z.dtype))
-        hidden = unet.conv_in(z)
+        hidden = unet.conv_in(self.streams.alone(z))
         for down in unet.down_blocks:
             if self.read <= flow.reference.keys():
                 break
@@ -172,9 +191,15 @@ class DHDiffUNet(nn.Module):
         flow.writing = False
 
     def trainable_(self) -> DHDiffUNet:
-        """Set requires_grad: the new modules and, by `config.trainable`, the attention layers or all (reading 17)."""
+        """Set requires_grad: the new modules and, by `config.trainable`, the attention layers or all (reading 17).
+
+        `lora`: the attention layers and low-rank adapters on the frozen convolutions.
+        """
         self.unet.requires_grad_(self.config.trainable == "all")
-        if self.config.trainable == "attention":
+        if self.config.trainable == "lora":
+            rank = self.config.lora_rank
+            self.unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=CONVOLUTIONS))
+        if self.config.trainable != "all":
             for layer in self.layers:
                 layer.block.attn1.requires_grad_(True)
                 layer.block.attn2.requires_grad_(True)
@@ -186,7 +211,10 @@ class DHDiffUNet(nn.Module):
         return self
 
     def save(self, folder: Path) -> None:
-        """`unet/` as diffusers writes it, the new modules as `dhdiff.safetensors`."""
+        """`unet/` as diffusers writes it, the new modules as `dhdiff.safetensors`; adapters become part of the weights."""
+        if hasattr(self.unet, "peft_config"):
+            self.unet.fuse_lora()
+            self.unet.unload_lora()
         self.unet.save_pretrained(folder / "unet")
         checkpoint.save_tensors(folder / "dhdiff.safetensors", self._own().state_dict())
 
@@ -247,5 +275,6 @@ class _CrossAttention:
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
         if self.ssm is None or self.owner.flow.writing:
-            return cross_attention(attn, hidden_states, encoder_hidden_states)
-        return self.ssm(attn, hidden_states, encoder_hidden_states, self.owner.flow)
+            copies = len(hidden_states) // len(encoder_hidden_states)
+            return cross_attention(attn, hidden_states, encoder_hidden_states.repeat(copies, 1, 1))
+        return self.ssm(attn, hidden_states, encoder_hidden_states[: len(hidden_states) // 2], self.owner.flow)
