@@ -111,6 +111,7 @@ class Autoencoder(_Section):
     latent_channels: int = Field(4, ge=1, le=32, description="latent channels")
     kl_weight: float = Field(1e-6, ge=0, description="weight of the KL term")
     mask_share: float = Field(0.25, ge=0, lt=1, description="share of masks in a batch")
+    defect_weight: float = Field(0.0, ge=0, description="what a defective pixel weighs more than others in the reconstruction")
     optim: Optim
 
 

@@ -64,11 +64,34 @@ def test_base_is_a_diffusers_folder_of_safetensors_with_unit_latents(base, prepa
     assert {"unet/diffusion_pytorch_model.safetensors", "vae/config.json", "text_encoder/model.safetensors"} <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     assert loaded.scheduler.config.beta_schedule == "scaled_linear"
-    pictures = Pictures.load(prepared).autoencoder_batch(32, 0.25, torch.Generator().manual_seed(1))
+    pictures = Pictures.load(prepared).autoencoder_batch(32, 0.25, torch.Generator().manual_seed(1))[0]
     assert 0.5 < loaded.encode(pictures).std() < 2
     assert loaded.decode(loaded.encode(pictures)).shape == pictures.shape
     facts = json.loads((base / "manifest.json").read_text())
     assert facts["files"].keys() | {"manifest.json", "stats.jsonl"} == names and facts["psnr_db"] > 0
+
+
+def test_the_autoencoder_s_batch_says_where_the_defects_are(prepared):
+    pictures, defects = Pictures.load(prepared).autoencoder_batch(16, 0.25, torch.Generator().manual_seed(1))
+    assert pictures.shape == (16, 3, small.SIZE, small.SIZE) and defects.shape == (16, 1, small.SIZE, small.SIZE)
+    assert defects[:4].sum() == 0, "a mask shown as a picture has no defect"
+    assert (defects.flatten(1).sum(1) > 0).sum() >= 6
+    inside = pictures.mean(1, keepdim=True)[defects > 0]
+    assert ((inside > 0.85) | (inside < 0.15)).all(), "the test's defects are bright or dark squares"
+
+
+def test_defective_pixels_weigh_more(base):
+    vae = BaseModel.load(base).vae
+    g = torch.Generator().manual_seed(0)
+    pictures, noise = torch.rand(1, 3, 16, 16, generator=g) * 2 - 1, torch.zeros(1, 4, 4, 4)
+    weight = torch.ones(1, 1, 16, 16)
+    plain = base_stage.autoencoder_loss(vae, pictures, weight, noise, 0.0)
+    weight[..., :8] = 5.0
+    out = vae.decode(vae.encode(pictures).latent_dist.mean).sample
+    error = (out - pictures).abs()
+    expected = (5 * error[..., :8].mean() + error[..., 8:].mean()) / 2
+    torch.testing.assert_close(plain["pixel"], error.mean())
+    torch.testing.assert_close(base_stage.autoencoder_loss(vae, pictures, weight, noise, 0.0)["pixel"], expected)
 
 
 def test_prompts_are_told_apart(base):

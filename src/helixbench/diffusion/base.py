@@ -217,16 +217,20 @@ def build(config: Scratch, size: int, texts: Iterable[str], seed: int) -> BaseMo
 # ------------------------------------------------------------------------------------------ training the autoencoder
 
 
-def autoencoder_loss(vae: AutoencoderKL, pictures: torch.Tensor, noise: torch.Tensor, kl_weight: float) -> dict[str, torch.Tensor]:
+def autoencoder_loss(
+    vae: AutoencoderKL, pictures: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor, kl_weight: float
+) -> dict[str, torch.Tensor]:
     """Reconstruction (L1 of pixels and of their gradients) + weighted KL, for pictures (B, 3, H, W) in [-1, 1].
 
-    The gradient term keeps edges, which a mask consists of, sharp without a perceptual network.
+    weight: of each pixel, (B, 1, H, W). The gradient term keeps edges, which a mask consists of, sharp without a
+    perceptual network.
     """
     posterior = vae.encode(pictures).latent_dist
     out = vae.decode(posterior.mean + posterior.std * noise).sample
     difference = (out - pictures).float()
-    edges = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
-    return {"pixel": difference.abs().mean(), "edge": edges, "kl": kl_weight * posterior.kl().mean()}
+    along = (difference.diff(dim=-1).abs() * weight[..., 1:]).mean()
+    across = (difference.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
+    return {"pixel": (difference.abs() * weight).mean(), "edge": along + across, "kl": kl_weight * posterior.kl().mean()}
 
 
 def run(dataset: str, category: str, config: Slice, *, prepared: Path, state: Path, out: Path) -> None:
@@ -244,16 +248,17 @@ def run(dataset: str, category: str, config: Slice, *, prepared: Path, state: Pa
         shape = (options.optim.batch, options.latent_channels, data.size // factor, data.size // factor)
 
         def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
-            pictures = data.autoencoder_batch(options.optim.batch, options.mask_share, rng)
+            pictures, defects = data.autoencoder_batch(options.optim.batch, options.mask_share, rng)
             noise = torch.randn(shape, generator=rng)
-            return autoencoder_loss(vae, pictures.to(device) * 2 - 1, noise.to(device), options.kl_weight)
+            weight = 1 + options.defect_weight * defects.to(device)
+            return autoencoder_loss(vae, pictures.to(device) * 2 - 1, weight, noise.to(device), options.kl_weight)
 
         name, identity = f"autoencoder {category}", digest([config.digest, data.digest()])
         facts["training"] = fit(vae, loss, options.optim, seed=seed, state_dir=state, config_digest=identity, device=device, name=name)
         vae.eval()
         with torch.no_grad():
             rng = torch.Generator().manual_seed(derive_seed(seed, "latent scale"))
-            pictures = data.autoencoder_batch(32, options.mask_share, rng).to(device)
+            pictures = data.autoencoder_batch(32, options.mask_share, rng)[0].to(device)
             latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
             errors = (vae.decode(latents).sample / 2 + 0.5 - pictures).square().flatten(1).mean(1)
         # Unit variance over pictures and masks, as Stable Diffusion's 0.18215 does for its own latents.

@@ -103,14 +103,15 @@ class Pictures:
             content.update(repr(array.shape).encode() + array.tobytes())
         return content.hexdigest()
 
-    def autoencoder_batch(self, batch: int, mask_share: float, rng: torch.Generator) -> torch.Tensor:
+    def autoencoder_batch(self, batch: int, mask_share: float, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Random pictures and masks (B, 3, S, S) in [0, 1], each in one of the eight symmetries of the square.
 
-        Half of the pictures are defective ones, which are few and hold what matters.
+        Half of the pictures are defective ones, which are few and hold what matters. Second: where in them the defect is,
+        (B, 1, S, S) in {0, 1}; empty for a mask that is the picture itself.
         """
         masks = round(batch * mask_share)
         all_symmetries = symmetries(("hflip", "vflip", "rot90"))
-        out = []
+        out, defects = [], []
         for position in range(batch):
             defective = position < masks or position % 2 == 0
             pool = self.defective if defective else self.normal
@@ -118,4 +119,5 @@ class Pictures:
             name = all_symmetries[int(torch.randint(len(all_symmetries), (), generator=rng))]
             picture = np.repeat(self.masks[i][..., None] * np.uint8(255), 3, axis=2) if position < masks else self.images[i]
             out.append(transform(picture, name))
-        return to_tensor(out)
+            defects.append(transform(self.masks[i], name) & (position >= masks))
+        return to_tensor(out), to_tensor(defects)
