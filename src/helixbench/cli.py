@@ -108,23 +108,66 @@ def train(
         training.run(method, dataset, category, values, prepared=prepared, base=base, state=state, out=out)
 
 
+WORKFLOW, BY_HAND = "In the workflow", "By hand"
+_hand = {"rich_help_panel": BY_HAND}
+
+
 @app.command()
 def generate(
-    method: Method,
-    dataset: Dataset,
-    category: Category,
-    config: ConfigFile,
-    prepared: Prepared,
-    state: State,
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder")],
+    method: Annotated[str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)] = None,
+    dataset: Annotated[str | None, typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW)] = None,
+    category: Annotated[str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)] = None,
     model: Annotated[Path | None, typer.Option(help="Trained model folder (methods that learn)")] = None,
     threads: Threads = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW)
+    ] = None,
+    prepared: Annotated[Path | None, typer.Option(help="Folder written by `prepare`", rich_help_panel=WORKFLOW)] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder for resume state", rich_help_panel=WORKFLOW)] = None,
+    prompt: Annotated[str | None, typer.Option(help='Text, e.g. "a photo of a bottle with broken_large"', **_hand)] = None,
+    defect: Annotated[str | None, typer.Option(help="Defect type instead of a prompt; what --control is about", **_hand)] = None,
+    reference: Annotated[Path | None, typer.Option(help="Picture that the reference is cut from", **_hand)] = None,
+    raw_mask: Annotated[str | None, typer.Option(help="Cells of the defect, e.g. 5x5:1,7, or a mask file", **_hand)] = None,
+    control: Annotated[Path | None, typer.Option(help="Drawn mask or sketch, bright on dark", **_hand)] = None,
+    point: Annotated[list[str] | None, typer.Option(help="Where the defect is: x,y from 0 to 1; repeat for more", **_hand)] = None,
+    number: Annotated[int, typer.Option("--number", "-n", help="Pairs to make", **_hand)] = 1,
+    seed: Annotated[int, typer.Option(help="Root seed of the pairs", **_hand)] = 0,
+    steps: Annotated[int, typer.Option(help="Denoising steps", **_hand)] = 50,
+    guidance: Annotated[float, typer.Option(help="Guidance scale", **_hand)] = 2.5,
+    sampler: Annotated[str, typer.Option(help="ddim or dpmsolver++", **_hand)] = "ddim",
 ) -> None:
-    """Make the planned image+mask pairs of one category."""
-    from helixbench.generate import stage
-
+    """Make image+mask pairs: the planned ones of a category (workflow), or some by hand from a trained DH-Diff."""
     _threads(threads)
-    stage.run(method, dataset, category, Slice.load(config), prepared=prepared, model=model, state=state, out=out)
+    planned = {"METHOD": method, "DATASET": dataset, "CATEGORY": category, "--config": config, "--prepared": prepared, "--state": state}
+    if method is not None:
+        _all_given(planned)
+        from helixbench.generate import stage
+
+        stage.run(method, dataset, category, Slice.load(config), prepared=prepared, model=model, state=state, out=out)
+    else:
+        _all_given({"--model": model})
+        from helixbench.generate import by_hand
+
+        by_hand.run(
+            model=model,
+            out=out,
+            number=number,
+            seed=seed,
+            prompt=prompt,
+            defect=defect,
+            reference=reference,
+            raw_mask=raw_mask,
+            control=control,
+            points=point or [],
+            options={"steps": steps, "guidance": guidance, "sampler": sampler},
+        )
+
+
+def _all_given(options: dict) -> None:
+    missing = [name for name, value in options.items() if value is None]
+    if missing:
+        raise UserError(f"generate: {', '.join(missing)} not given; see helixbench generate --help")
 
 
 @app.command()

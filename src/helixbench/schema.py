@@ -267,12 +267,22 @@ class Sampling(_Section):
     sampler: Literal["ddim", "dpmsolver++"] = Field("ddim", description="diffusers scheduler (reading 18)")
     steps: int = Field(50, ge=1, le=500, description="denoising steps (reading 18)")
     guidance: float = Field(2.5, ge=1, description="classifier-free guidance scale; 1: off (reading 18)")
+    guidance_interval: tuple[float, float] = Field(
+        (0.0, 1.0), description="timesteps, as shares of T, at which guidance is on; off saves half of a step (reading 18)"
+    )
     start: Literal["noise", "reference"] = Field("noise", description="pure noise, or the noised reference and raw mask (reading 9)")
     strength: float = Field(0.8, gt=0, le=1, description="share of the steps run, for start: reference (reading 9)")
     reference_noise: Literal["initial", "predicted"] = Field(
         "initial", description="what stands in for the image's noise, for reference_noise: same (reading 7)"
     )
     control: Literal["none", "raw", "detailed"] = Field("none", description="graphical mask given to every pair by the plan (reading 12)")
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _interval(cls, interval):
+        if not 0 <= interval[0] <= interval[1] <= 1:
+            raise ValueError(f"{list(interval)} must be two numbers between 0 and 1, the smaller first")
+        return interval
 
 
 class Generate(_Section):

@@ -37,6 +37,12 @@ def guided(predict: Callable[[bool], torch.Tensor], scale: float) -> torch.Tenso
     return unconditional + scale * (conditional - unconditional)
 
 
+def guidance_at(t: int, timesteps: int, sampling: Sampling) -> float:
+    """Guidance scale at timestep t of T: 1 (off) outside of the interval (Kynkaanniemi et al., 2024)."""
+    low, high = sampling.guidance_interval
+    return sampling.guidance if low <= t / (timesteps - 1) <= high else 1.0
+
+
 @torch.no_grad()
 def denoise(
     predict: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],

@@ -47,6 +47,8 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
             name=f"{method} {category}",
         )
         learner.save(out)
+        about = {"dataset": dataset, "category": category, "defects": data.defects, "size": data.size, "raw_mask_cells": data.cells}
+        provenance.write_json(out / "trained_on.json", about)
         shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
         facts["trained_weights"] = trained
         facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))

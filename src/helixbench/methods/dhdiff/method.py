@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
-from helixbench.diffusion.sampler import denoise, draw_noise, guided, sampling_scheduler
+from helixbench.diffusion.sampler import denoise, draw_noise, guidance_at, guided, sampling_scheduler
 from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
@@ -83,7 +83,10 @@ class DHDiffMethod(Learner):
     def describe(self) -> str:
         """Sampler, steps, guidance and the readings that matter most."""
         s, c = self.sampling, self.config
-        text = f"{s.sampler} {s.steps} steps, guidance {s.guidance:g}, reference {c.reference}, reference noise {c.reference_noise}"
+        text = f"{s.sampler} {s.steps} steps, guidance {s.guidance:g}"
+        low, high = s.guidance_interval
+        text += f" within {low:g}-{high:g} T" if (low, high) != (0, 1) else ""
+        text += f", reference {c.reference}, reference noise {c.reference_noise}"
         text += ", from the prediction" if (c.reference_noise, s.reference_noise) == ("same", "predicted") else ""
         text += f", from the noised reference at {s.strength:g}" if s.start == "reference" else ""
         return text + (f", {s.control} mask as control" if s.control != "none" else "")
@@ -206,19 +209,40 @@ class DHDiffMethod(Learner):
 
     # -------------------------------------------------------------------------------------------------- sampling
 
-    @torch.no_grad()
     def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair per condition; see Method.sample."""
-        n, sampling, base = len(conditions), self.sampling, self.base
         pictures = conditions.background if self.config.reference == "background" else conditions.donor
         arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
-        cells = conditions.raw_mask[:, 0].numpy() > 0.5
-        references = to_tensor([self.reference(image, mask) for image, mask in zip(arrays, cells, strict=True)])
+        prompts = [self.prompt(conditions.category, defect) for defect in conditions.defects]
+        words = [_words(defect) for defect in conditions.defects]
+        return self.make(list(arrays), conditions.raw_mask, prompts, words, conditions.control, generators)
+
+    @torch.no_grad()
+    def make(
+        self,
+        pictures: list[np.ndarray],
+        raw_mask: torch.Tensor,
+        prompts: list[str],
+        words: list[str],
+        control: torch.Tensor | None,
+        generators: list[torch.Generator],
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pair per prompt: images (n, 3, H, W) in [0, 1] and masks (n, 1, H, W) in {0, 1}, on the CPU.
+
+        Args:
+            pictures: n pictures (H, W, 3) uint8 that the reference is cut from (reading 8).
+            raw_mask: cells of the defect (n, 1, H, W) in {0, 1}.
+            prompts: n texts.
+            words: the defect's words in each, which the control points at (reading 12).
+            control: graphical masks (n, 1, H, W) in {0, 1}, or None.
+            generators: one CPU generator a pair.
+        """
+        n, sampling, base = len(prompts), self.sampling, self.base
+        cells = raw_mask[:, 0].numpy() > 0.5
+        references = to_tensor([self.reference(image, mask) for image, mask in zip(pictures, cells, strict=True)])
         r0 = base.encode(references)
         channels, height, width = r0.shape[1:]
         noise = draw_noise(generators, (3, channels, height, width)).to(self.device)
-        prompts = [self.prompt(conditions.category, defect) for defect in conditions.defects]
-        words = [_words(defect) for defect in conditions.defects]
         texts = {True: self.embed(prompts), False: self.embed([""] * n)}
         scheduler = sampling_scheduler(base.scheduler, sampling)
         # At sampling the true noise is unknown: the initial noise, or the last prediction, stands in for it (reading 7).
@@ -230,19 +254,18 @@ class DHDiffMethod(Learner):
             z_reference = self.noised_reference(r0, stand_in, noise[:, 2], steps)
 
             def branch(conditional: bool) -> torch.Tensor:
-                control = conditions.control if conditional else None
-                flow = self.flow(control, torch.ones(n), prompts, words)
+                flow = self.flow(control if conditional else None, torch.ones(n), prompts, words)
                 out = self.unet(*x.chunk(2, dim=1), steps, texts[conditional], z_reference, flow)
                 return torch.cat(out, dim=1).float()
 
-            predicted = guided(branch, sampling.guidance)
+            predicted = guided(branch, guidance_at(int(t), base.scheduler.config.num_train_timesteps, sampling))
             if sampling.reference_noise == "predicted":
                 stand_in = predicted.chunk(2, dim=1)[0]
             return predicted
 
         start = None
         if sampling.start == "reference":
-            coarse = base.encode(conditions.raw_mask.expand(-1, 3, -1, -1))
+            coarse = base.encode(raw_mask.expand(-1, 3, -1, -1))
             start = torch.cat([r0, coarse], dim=1)
         with autocast(self.device, self.config.optim.precision):
             latents = denoise(predict, noise[:, :2].flatten(1, 2), scheduler, start, sampling.strength)
@@ -257,6 +280,12 @@ def clean_mask(mask: np.ndarray) -> np.ndarray:
     sizes = np.bincount(labels.ravel(), minlength=count + 1)
     sizes[0] = 0
     return sizes[labels] >= MIN_COMPONENT
+
+
+def disc(shape: tuple[int, int], y: int, x: int) -> np.ndarray:
+    """What a point is as a control map: a (H, W) bool disc of 1/32 of the height around a pixel."""
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return (rows - y) ** 2 + (columns - x) ** 2 <= (shape[0] / 32) ** 2
 
 
 def _words(name: str) -> str:
@@ -277,11 +306,9 @@ def _positions(ids: list[int], wanted: list[int]) -> list[int]:
 
 
 def _point(mask: np.ndarray, rng: torch.Generator) -> np.ndarray:
-    """A disc of 1/32 of the side around a random pixel of the mask; empty for an empty mask."""
-    out = np.zeros_like(mask)
+    """A point in the mask as a control map; empty for an empty mask."""
     rows, columns = np.nonzero(mask)
-    if len(rows):
-        i = int(torch.randint(len(rows), (), generator=rng))
-        y, x = np.ogrid[: mask.shape[0], : mask.shape[1]]
-        out = (y - rows[i]) ** 2 + (x - columns[i]) ** 2 <= (mask.shape[0] / 32) ** 2
-    return out
+    if not len(rows):
+        return np.zeros_like(mask)
+    i = int(torch.randint(len(rows), (), generator=rng))
+    return disc(mask.shape, rows[i], columns[i])

@@ -1,0 +1,105 @@
+"""Pairs outside of the workflow: one prompt, reference, raw mask and control, given by hand."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from helixbench import provenance
+from helixbench.datasets.folders import whole_folder
+from helixbench.errors import UserError
+from helixbench.generate.gate import verdict
+from helixbench.methods.dhdiff.pipeline import DHDiffPipeline, read_drawing
+from helixbench.prepare.pictures import read_mask, read_rgb, resize_rgb, write_png
+from helixbench.prepare.sheet import outline
+from helixbench.schema import Gate
+
+log = logging.getLogger(__name__)
+
+
+def parse_point(text: str) -> tuple[float, float]:
+    """'0.3,0.7' -> (0.3, 0.7); UserError for anything else."""
+    try:
+        x, y = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"point {text!r}: write x,y as shares of the sides, e.g. 0.3,0.7") from None
+    return x, y
+
+
+def run(
+    *,
+    model: Path,
+    out: Path,
+    number: int,
+    seed: int,
+    prompt: str | None,
+    defect: str | None,
+    reference: Path | None,
+    raw_mask: str | None,
+    control: Path | None,
+    points: Sequence[str],
+    options: dict,
+) -> None:
+    """Write 000.png, 000_mask.png ..., overview.png and manifest.json into the new folder `out`, which appears whole.
+
+    raw_mask: "5x5:1,7" or the file of a mask. Raises UserError for bad input, before anything is written.
+    """
+    if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
+        raise UserError(f"{out}: is there already; name a new folder")
+    if number < 1:
+        raise UserError(f"-n {number}: make at least one pair")
+    picture = None if reference is None else read_rgb(reference)
+    drawing = None if control is None else read_rgb(control)
+    cells = raw_mask if raw_mask is None or re.match(r"\d+x\d+:", raw_mask) else read_mask(Path(raw_mask))
+    pipeline = DHDiffPipeline.from_pretrained(model)
+    pairs = pipeline(
+        prompt,
+        defect=defect,
+        reference=picture,
+        raw_mask=cells,
+        control=drawing,
+        points=[parse_point(point) for point in points],
+        num_pairs=number,
+        seed=seed,
+        **options,
+    )
+    images, masks = [np.asarray(image) for image in pairs.images], [np.asarray(mask) > 0 for mask in pairs.masks]
+    given = {"prompt": prompt, "defect": defect, "raw_mask": raw_mask, "points": list(points), "seed": seed, "options": options}
+    sources = {name: None if file is None else provenance.sha256(file) for name, file in (("reference", reference), ("control", control))}
+    settings = {"settings": pipeline.method.describe(), "trained_on": pipeline.trained_on}
+    shown = [] if picture is None else [resize_rgb(picture, pipeline.size)]
+    shown += [] if drawing is None else [_grey(read_drawing(drawing, pipeline.size))]
+    rows = []
+    with whole_folder(out) as folder:
+        for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            names = f"{i:03d}.png", f"{i:03d}_mask.png"
+            write_png(folder / names[0], image)
+            write_png(folder / names[1], mask)
+            hashes = [provenance.sha256(folder / name) for name in names]
+            facts = {"seed": pairs.seeds[i], "gate": verdict(mask, Gate()), "mask_area": round(float(mask.mean()), 6)}
+            rows.append({"image": names[0], "mask": names[1], **facts, "sha256": hashes[0], "mask_sha256": hashes[1]})
+        write_png(folder / "overview.png", overview(shown, images, masks))
+        provenance.write_json(folder / "manifest.json", {**given, **sources, **settings, "pairs": rows, "versions": provenance.versions()})
+    bad = sum(row["gate"] != "ok" for row in rows)
+    log.info("%d pairs in %s, %d of them with an empty, tiny, huge or border-hugging mask", number, out, bad)
+
+
+def _grey(mask: np.ndarray) -> np.ndarray:
+    return np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
+
+
+def overview(given: Sequence[np.ndarray], images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
+    """One column for each pair: picture with the outline of its mask, below it the mask; what was given stands left."""
+    columns = [np.concatenate([picture, np.full_like(picture, 255)]) for picture in given]
+    for image, mask in zip(images, masks, strict=True):
+        marked = image.copy()
+        marked[outline(mask)] = (255, 32, 32)
+        columns.append(np.concatenate([marked, _grey(mask)]))
+    array = np.concatenate(columns, axis=1)
+    factor = max(1, 128 // images[0].shape[1])
+    return np.asarray(Image.fromarray(array).resize((array.shape[1] * factor, array.shape[0] * factor), Image.Resampling.NEAREST))

@@ -1,0 +1,185 @@
+"""DH-Diff outside of the workflow, in the manner of a diffusers pipeline.
+
+>>> pipeline = DHDiffPipeline.from_pretrained("results/bottle/train/dhdiff/MVTec-AD/bottle")   # doctest: +SKIP
+>>> pairs = pipeline(                                                                          # doctest: +SKIP
+...     "a photo of a bottle with broken_large", reference=Image.open("good.png"), raw_mask="5x5:1,2", num_pairs=4
+... )
+>>> pairs.images[0].save("pair.png"), pairs.masks[0].save("pair_mask.png")                     # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from scipy import ndimage
+
+from helixbench.devices import pick_device
+from helixbench.errors import UserError
+from helixbench.methods.dhdiff.method import DHDiffMethod, disc
+from helixbench.prepare.pictures import resize_rgb
+from helixbench.prepare.raw_mask import BLANK, cells_to_mask, raw_mask_cells
+from helixbench.records import derive_seed, parse_cells
+from helixbench.schema import DHDiff, Sampling
+
+
+@dataclass
+class DHDiffOutput:
+    """images: n RGB pictures; masks: n pictures of mode L, 0 and 255; seeds: of each pair."""
+
+    images: list[Image.Image] = field(default_factory=list)
+    masks: list[Image.Image] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+
+class DHDiffPipeline:
+    """A trained DH-Diff that makes pairs from a prompt, a reference, a raw mask and a drawn control."""
+
+    def __init__(self, method: DHDiffMethod, trained_on: dict):
+        self.method, self.trained_on = method, trained_on
+        self.size: int = trained_on["size"]
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, device: torch.device | str | None = None) -> DHDiffPipeline:
+        """Load a folder written by `helixbench train`; device: a GPU when there is one. UserError for another folder."""
+        folder = Path(path)
+        for name in ("dhdiff.json", "dhdiff.safetensors", "trained_on.json"):
+            if not (folder / name).is_file():
+                raise UserError(
+                    f"{folder}: no {name}; give the folder of a trained DH-Diff, results/<run>/train/<method>/<data set>/<category>"
+                )
+        try:
+            config = DHDiff.model_validate(json.loads((folder / "dhdiff.json").read_text(encoding="utf-8")))
+        except (ValidationError, ValueError):
+            raise UserError(f"{folder / 'dhdiff.json'}: not of this version of helixbench; train again") from None
+        method = DHDiffMethod.load(config, folder, Sampling())
+        method.to(pick_device() if device is None else torch.device(device))
+        return cls(method, json.loads((folder / "trained_on.json").read_text(encoding="utf-8")))
+
+    def to(self, device: torch.device | str) -> DHDiffPipeline:
+        """Move all weights."""
+        self.method.to(torch.device(device))
+        return self
+
+    def __call__(
+        self,
+        prompt: str | None = None,
+        *,
+        reference: Image.Image | np.ndarray | None = None,
+        raw_mask: str | np.ndarray | None = None,
+        control: Image.Image | np.ndarray | None = None,
+        points: list[tuple[float, float]] | None = None,
+        defect: str | None = None,
+        num_pairs: int = 1,
+        seed: int = 0,
+        batch: int = 8,
+        **sampling,
+    ) -> DHDiffOutput:
+        """Make `num_pairs` pairs of the trained size.
+
+        Args:
+            prompt: text; by default the training prompt with `defect`.
+            reference: picture of any size, RGB or (H, W, 3) uint8: a normal where the model's reference is
+                `background`, otherwise a real defect; none leaves the reference blank.
+            raw_mask: the cells of the defect, "5x5:1,7" (row-major from 0) or a (H, W) mask whose cells are taken.
+            control: graphical mask, drawn bright on dark, of any size: a mask, a sketch (closed outlines are filled) or
+                anything between.
+            points: (x, y) as shares of the sides; joined with `control`.
+            defect: the words that the control points at; by default those of the prompt.
+            num_pairs: how many; pair i of one seed is the same whatever `num_pairs` and, up to rounding, `batch` are.
+            seed: root seed of the pairs.
+            batch: pairs sampled together.
+            sampling: fields of `Sampling`: sampler, steps, guidance, guidance_interval, start, strength ...
+
+        Raises UserError for a raw mask, a prompt or an option that cannot be used.
+        """
+        try:
+            self.method.sampling = Sampling(**sampling)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        prompt, words = self._text(prompt, defect)
+        picture = np.full((self.size, self.size, 3), BLANK, np.uint8) if reference is None else _rgb(reference, self.size)
+        cells = self._cells(raw_mask)
+        if self.method.config.reference == "background" and (reference is None or not cells.any()):
+            raise UserError("this model paints into a normal picture (reference background): give a reference and a raw mask")
+        drawn = self._control(control, points)
+        out = DHDiffOutput(seeds=[derive_seed(seed, "pair", i) for i in range(num_pairs)])
+        for first in range(0, num_pairs, batch):
+            seeds = out.seeds[first : first + batch]
+            n = len(seeds)
+            images, masks = self.method.make(
+                [picture] * n,
+                torch.from_numpy(cells).float().expand(n, 1, -1, -1),
+                [prompt] * n,
+                [words] * n,
+                None if drawn is None else torch.from_numpy(drawn).float().expand(n, 1, -1, -1),
+                [torch.Generator().manual_seed(one) for one in seeds],
+            )
+            pictures = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+            out.images += [Image.fromarray(array) for array in pictures]
+            out.masks += [Image.fromarray(mask) for mask in (masks[:, 0].numpy() > 0.5).astype(np.uint8) * np.uint8(255)]
+        return out
+
+    def _text(self, prompt: str | None, defect: str | None) -> tuple[str, str]:
+        """The prompt, and the defect's words in it."""
+        known = ", ".join(self.trained_on["defects"])
+        if prompt is None:
+            if defect is None:
+                raise UserError(f"give a prompt or a defect; this model knows {known}")
+            return self.method.prompt(self.trained_on["category"], defect), defect.replace("_", " ")
+        prompt = prompt.replace("_", " ")
+        if defect is None:
+            template = re.escape(self.method.config.prompt)
+            for name in ("category", "defect"):
+                template = template.replace(re.escape("{" + name + "}"), f"(?P<{name}>.+)", 1)
+            match = re.fullmatch(template, prompt)
+            named = [name.replace("_", " ") for name in self.trained_on["defects"] if name.replace("_", " ") in prompt]
+            defect = match["defect"] if match and "defect" in match.groupdict() else max(named, key=len, default="")
+        return prompt, defect.replace("_", " ")
+
+    def _cells(self, raw_mask: str | np.ndarray | None) -> np.ndarray:
+        """(S, S) bool of the raw mask's cells."""
+        k = self.trained_on["raw_mask_cells"]
+        if raw_mask is None:
+            return np.zeros((self.size, self.size), bool)
+        if isinstance(raw_mask, str):
+            found, cells = parse_cells(raw_mask)
+            if found != k:
+                raise UserError(f"raw mask {raw_mask!r}: this model was trained with {k}x{k} cells")
+        else:
+            cells = raw_mask_cells(np.asarray(raw_mask) > 0, k)
+        return cells_to_mask(k, cells, self.size)
+
+    def _control(self, control: Image.Image | np.ndarray | None, points: list[tuple[float, float]] | None) -> np.ndarray | None:
+        """(S, S) bool of what was drawn, or None."""
+        if control is None and not points:
+            return None
+        drawn = np.zeros((self.size, self.size), bool)
+        if control is not None:
+            drawn |= read_drawing(control, self.size)
+        for x, y in points or ():
+            if not (0 <= x <= 1 and 0 <= y <= 1):
+                raise UserError(f"point {x:g},{y:g}: x and y are shares of the sides, between 0 and 1")
+            drawn |= disc(drawn.shape, round(y * (self.size - 1)), round(x * (self.size - 1)))
+        return drawn
+
+
+def read_drawing(drawing: Image.Image | np.ndarray, size: int) -> np.ndarray:
+    """A drawing, bright on dark, as (size, size) bool: thin strokes survive, closed outlines are filled."""
+    picture = Image.fromarray(drawing) if isinstance(drawing, np.ndarray) else drawing
+    bright = np.asarray(picture.convert("L")) > 127
+    # The share of bright pixels under each new one: a stroke thinner than a pixel is still one.
+    shares = np.asarray(Image.fromarray(bright.astype(np.float32), mode="F").resize((size, size), Image.Resampling.BOX))
+    return ndimage.binary_fill_holes(shares > 0.15)
+
+
+def _rgb(picture: Image.Image | np.ndarray, size: int) -> np.ndarray:
+    array = np.asarray(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture
+    return resize_rgb(array, size)
