@@ -88,6 +88,7 @@ class Optim(_Section):
 
     steps: int = Field(ge=1, description="optimiser steps")
     batch: int = Field(ge=1, description="samples a step (paper IV-B: 32)")
+    accumulate: int = Field(1, ge=1, description="passes a step, each with batch / accumulate samples, to save memory")
     lr: float = Field(gt=0, le=1, description="learning rate (paper IV-B: 1e-4)")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
     decay: Literal["constant", "cosine", "multistep"] = Field(
@@ -101,6 +102,18 @@ class Optim(_Section):
     )
     save_every_s: float = Field(300, gt=0, description="seconds between resume checkpoints [s]")
     log_every_s: float = Field(15, gt=0, description="seconds between status lines [s]")
+    validate_every: int = Field(0, ge=0, description="steps between validation losses, on fixed samples and noise; 0: never")
+
+    @property
+    def per_pass(self) -> int:
+        """Samples of one pass."""
+        return self.batch // self.accumulate
+
+    @model_validator(mode="after")
+    def _whole_passes(self):
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate {self.accumulate} must divide batch {self.batch}")
+        return self
 
 
 class Autoencoder(_Section):
@@ -189,6 +202,7 @@ class DHDiff(_Section):
         "attention", description="attention and new modules; these and low-rank adapters on convolutions; all of the U-Net (reading 17)"
     )
     lora_rank: int = Field(16, ge=1, le=256, description="rank of the adapters, read only with trainable: lora (reading 17)")
+    checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
     train_noise_offset: float = Field(0.0, ge=0, le=1, description="per-channel constant added to the noise (0: paper)")
     optim: Optim
 

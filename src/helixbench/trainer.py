@@ -94,11 +94,14 @@ def fit(
     config_digest: str,
     device: torch.device,
     name: str,
+    validate: Callable[[torch.Generator], dict[str, torch.Tensor]] | None = None,
 ) -> dict[str, float]:
     """Train `module` in place until `optim.steps`, resuming from `state_dir`; the averaged weights are left in it.
 
-    loss(step, rng): scalar of that step, or a dictionary of scalars to be summed (each is logged). rng is a CPU
-    generator seeded by (seed, name, step); all randomness must come from it. Writes `state_dir/state.safetensors`
+    loss(step, rng): scalar of one pass of that step, or a dictionary of scalars to be summed (each is logged). rng is a
+    CPU generator seeded by (seed, name, step, pass); all randomness must come from it. A step's gradient is the mean of
+    its `optim.accumulate` passes. validate(rng): loss terms, taken every `optim.validate_every` steps with the same rng
+    and logged as `val_<term>`. Writes `state_dir/state.safetensors`
     (resume, atomic) and `state_dir/stats.jsonl` (step, loss, lr, grad_norm, steps_per_s, peak memory).
     Raises UserError with the step when the loss or its gradient is not finite; the last checkpoint is kept.
     Returns facts for the stage's manifest: steps, the step gone on from, and training seconds over all attempts.
@@ -118,17 +121,19 @@ def fit(
     logged_step, sums = first, {}
     bar = tqdm(total=optim.steps, initial=first, desc=name, disable=None if sys.stderr.isatty() else True)
     for step in range(first, optim.steps):
-        rng = torch.Generator().manual_seed(derive_seed(seed, name, "step", step))
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(step, optim)
-        with autocast(device, optim.precision):
-            terms = loss(step, rng)
-        terms = terms if isinstance(terms, dict) else {"loss": terms}
-        total = sum(terms.values())
-        if not torch.isfinite(total):
-            raise UserError(f"{name}: the loss is {total.item()} at step {step}; last good checkpoint: {file}")
         state.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+        for index in range(optim.accumulate):
+            rng = torch.Generator().manual_seed(derive_seed(seed, name, "step", step, *([index] if index else [])))
+            with autocast(device, optim.precision):
+                terms = _terms(loss(step, rng))
+            total = sum(terms.values()) / optim.accumulate
+            if not torch.isfinite(total):
+                raise UserError(f"{name}: the loss is {total.item()} at step {step}; last good checkpoint: {file}")
+            total.backward()
+            for key, value in terms.items():
+                sums[key] = sums.get(key, 0.0) + value.detach() / optim.accumulate
         norm = nn.utils.clip_grad_norm_(state.parameters, optim.grad_clip)
         if not torch.isfinite(norm):
             raise UserError(f"{name}: the gradient is {norm.item()} at step {step}; last good checkpoint: {file}")
@@ -136,11 +141,15 @@ def fit(
         state.step = step + 1
         if state.ema:
             state.average(optim.ema)
-        for key, value in terms.items():
-            sums[key] = sums.get(key, 0.0) + value.detach()
         bar.update()
-        now = time.monotonic()
         last = state.step == optim.steps
+        if validate and optim.validate_every and (last or state.step % optim.validate_every == 0):
+            with torch.no_grad(), autocast(device, optim.precision):
+                held = _terms(validate(torch.Generator().manual_seed(derive_seed(seed, name, "validate"))))
+            row = {"step": state.step, **{f"val_{key}": round(float(value), 6) for key, value in held.items()}}
+            with open(stats, "a", encoding="utf-8") as handle:
+                handle.write(json.dumps(row) + "\n")
+        now = time.monotonic()
         if now - logged >= optim.log_every_s or last or state.step == first + 1:
             count = state.step - logged_step
             row = {
@@ -169,6 +178,10 @@ def fit(
             for tensor, averaged in zip(state.averaged, state.ema, strict=True):
                 tensor.copy_(averaged)
     return {"steps": optim.steps, "resumed_at": first, "train_s": round(state.seconds, 1)}
+
+
+def _terms(loss: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return loss if isinstance(loss, dict) else {"loss": loss}
 
 
 def _truncate_stats(path: Path, step: int) -> None:

@@ -290,6 +290,22 @@ def test_every_layout_hears_reference_control_and_both_streams(kind):
     assert (image - without).abs().max() > 1e-4
 
 
+@pytest.mark.parametrize("encoder", ["shared", "copy"])
+def test_checkpointing_changes_memory_not_gradients(encoder):
+    gradients = {}
+    for checkpointing in (False, True):
+        config = small.dhdiff(checkpointing=checkpointing, reference_encoder=encoder)
+        model = DHDiffUNet(unet(), config).trainable_().train()
+        small.randomise(model.helix, 0.1)
+        z, a, r, t, text = inputs()
+        image, annotation = model(z, a, t, text, r, control())
+        (image.square().mean() + annotation.square().mean()).backward()
+        gradients[checkpointing] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert gradients[True].keys() == gradients[False].keys()
+    for name, gradient in gradients[False].items():
+        torch.testing.assert_close(gradients[True][name], gradient, msg=name)
+
+
 def test_low_rank_adapters_train_convolutions_and_end_in_plain_weights(tmp_path):
     """Reading 17: frozen convolutions, adapters that start at zero, and a saved U-Net without any."""
     from diffusers import UNet2DConditionModel

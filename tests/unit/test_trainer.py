@@ -134,3 +134,48 @@ def test_frozen_weights_are_not_state(tmp_path):
     )
     names = load_tensors(tmp_path / "state.safetensors")[0]
     assert not any(name.startswith("weights/0.") for name in names) and "weights/1.weight" in names
+
+
+def test_accumulated_passes_are_one_step(tmp_path):
+    """Two passes of two samples move the weights as one pass of four does."""
+    data = torch.randn(4, 4, generator=torch.Generator().manual_seed(0))
+
+    def run(folder, accumulate):
+        torch.manual_seed(0)
+        model, passes = nn.Linear(4, 1), []
+
+        def loss(step, rng):
+            passes.append(torch.rand(1, generator=rng).item())
+            size = 4 // accumulate
+            first = size * ((len(passes) - 1) % accumulate)
+            return (model(data[first : first + size]) - 1).square().mean()
+
+        options = small.optim(steps=3, batch=4, accumulate=accumulate)
+        fit(model, loss, options, seed=1, state_dir=folder, config_digest="a", device=torch.device("cpu"), name="toy")
+        return model, passes
+
+    (one, passes_of_one), (two, passes_of_two) = run(tmp_path / "1", 1), run(tmp_path / "2", 2)
+    torch.testing.assert_close(two.weight, one.weight, rtol=1e-5, atol=1e-6)
+    assert len(passes_of_two) == 6 and len(set(passes_of_two)) == 6, "each pass has its own samples"
+    assert passes_of_two[::2] == passes_of_one
+
+
+def test_validation_is_on_the_same_samples_every_time(tmp_path):
+    torch.manual_seed(0)
+    model, seen = nn.Linear(4, 1), []
+
+    def loss(rng):
+        return (model(torch.randn(2, 4, generator=rng)) - 1).square().mean()
+
+    def validate(rng):
+        assert not torch.is_grad_enabled()
+        seen.append(rng.get_state())
+        return {"square": loss(rng)}
+
+    options = small.optim(steps=5, validate_every=2)
+    arguments = {"seed": 1, "state_dir": tmp_path, "config_digest": "a", "device": torch.device("cpu"), "name": "toy"}
+    fit(model, lambda step, rng: loss(rng), options, **arguments, validate=validate)
+    rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
+    found = [(row["step"], row["val_square"]) for row in rows if "val_square" in row]
+    assert [step for step, _ in found] == [2, 4, 5] and found[0][1] != found[1][1]
+    assert all(torch.equal(state, seen[0]) for state in seen)

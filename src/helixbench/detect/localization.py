@@ -106,7 +106,7 @@ class LocalizationLoss:
 
     def __call__(self, step: int, rng: torch.Generator) -> torch.Tensor:
         """Focal loss of the batch that `rng` draws."""
-        images, target = self.data.draw(rng, self.config.optim.batch, self.config.normal_share)
+        images, target = self.data.draw(rng, self.config.optim.per_pass, self.config.normal_share)
         images = images.to(self.device, memory_format=torch.channels_last)
         return focal_loss(self.model(images), target.to(self.device), self.config.focal_gamma)
 

@@ -245,10 +245,10 @@ def run(dataset: str, category: str, config: Slice, *, prepared: Path, state: Pa
         vae = base.vae.to(device).train()
         options = scratch.autoencoder
         factor = base.latent_factor
-        shape = (options.optim.batch, options.latent_channels, data.size // factor, data.size // factor)
+        shape = (options.optim.per_pass, options.latent_channels, data.size // factor, data.size // factor)
 
         def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
-            pictures, defects = data.autoencoder_batch(options.optim.batch, options.mask_share, rng)
+            pictures, defects = data.autoencoder_batch(options.optim.per_pass, options.mask_share, rng)
             noise = torch.randn(shape, generator=rng)
             weight = 1 + options.defect_weight * defects.to(device)
             return autoencoder_loss(vae, pictures.to(device) * 2 - 1, weight, noise.to(device), options.kl_weight)

@@ -45,6 +45,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
             config_digest=digest([config.digest, data.digest(), _base_identity(base)]),
             device=device,
             name=f"{method} {category}",
+            validate=lambda rng: learner.loss(data, rng),
         )
         learner.save(out)
         about = {"dataset": dataset, "category": category, "defects": data.defects, "size": data.size, "raw_mask_cells": data.cells}

@@ -141,7 +141,7 @@ class DHDiffMethod(Learner):
 
     def batch(self, data: Pictures, rng: torch.Generator) -> dict:
         """Draw a training batch: latents of image, annotation and reference, prompts, control maps."""
-        size, config = self.config.optim.batch, self.config
+        size, config = self.config.optim.per_pass, self.config
         pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
         chance = lambda p: bool(torch.rand((), generator=rng) < p)  # noqa: E731
         names = symmetries(config.augment)

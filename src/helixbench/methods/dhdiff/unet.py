@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.utils.checkpoint
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention import BasicTransformerBlock
 from peft import LoraConfig
@@ -204,11 +205,27 @@ class DHDiffUNet(nn.Module):
                 layer.block.attn1.requires_grad_(True)
                 layer.block.attn2.requires_grad_(True)
         self.helix.requires_grad_(True)
+        if self.config.checkpointing:
+            self.unet.enable_gradient_checkpointing(self._recomputed)
         if self.tau is not None:
             self.tau.requires_grad_(False)
             for part in (self.tau.conv_in, self.tau.time_embedding, self.tau.down_blocks, self.tau.mid_block):
                 part.requires_grad_(True)
         return self
+
+    def _recomputed(self, module: nn.Module, *inputs) -> torch.Tensor:
+        """Gradient checkpointing that repeats a module in the flow of its first time, which is over by then."""
+        flow, writing = self.flow, self.flow.writing
+
+        def again(*inputs):
+            current, self.flow = self.flow, flow
+            changed, flow.writing = flow.writing, writing
+            try:
+                return module(*inputs)
+            finally:
+                flow.writing, self.flow = changed, current
+
+        return torch.utils.checkpoint.checkpoint(again, *inputs, use_reentrant=False)
 
     def save(self, folder: Path) -> None:
         """`unet/` as diffusers writes it, the new modules as `dhdiff.safetensors`; adapters become part of the weights."""
