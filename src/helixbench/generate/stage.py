@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -96,60 +97,72 @@ def load_method(name: str, config: Slice, model: Path | None) -> Method:
     return kind.load(options, model, sampling).to(pick_device())
 
 
+def _write(kept: list[tuple[Plan, int, str, np.ndarray, np.ndarray]], method: str, prompts: dict[str, str], out: Path) -> list[Pair]:
+    """Write the pictures of (plan, attempt, gate verdict, image, mask); returns their records."""
+    pairs = []
+    for plan, attempt, gate, image, mask in kept:
+        image_file = f"{plan.category}/test/{plan.defect}/{plan.index:03d}.png"
+        mask_file = f"{plan.category}/ground_truth/{plan.defect}/{plan.index:03d}_mask.png"
+        pairs.append(
+            Pair(
+                index=plan.index,
+                dataset=plan.dataset,
+                category=plan.category,
+                defect=plan.defect,
+                method=method,
+                image=image_file,
+                mask=mask_file,
+                seed=plan.seed,
+                donor=plan.donor,
+                background=plan.background,
+                raw_mask=plan.raw_mask,
+                prompt=prompts[plan.defect],
+                gate=gate,
+                redraws=attempt,
+                mask_area=round(float(mask.mean()), 6),
+                sha256=_write_png(out / image_file, image),
+                mask_sha256=_write_png(out / mask_file, mask.astype(np.uint8) * 255),
+            )
+        )
+    return pairs
+
+
 def _make(method: str, generator: Method, data: Pictures, plans: list[Plan], options: Generate, journal: _Journal, out: Path) -> int:
-    """Draw, gate and write every planned pair that the journal lacks; returns how many drawings it took."""
+    """Draw, gate and write every planned pair that the journal lacks; returns how many drawings it took.
+
+    One batch is written while the next one is drawn.
+    """
     started = time.monotonic()
     waiting = deque((plan, 0) for plan in plans if (plan.defect, plan.index) not in journal.done)
-    dataset, category = plans[0].dataset, plans[0].category
+    category, made = plans[0].category, len(plans) - len(waiting)
+    prompts = {defect: generator.prompt(category, defect) for defect in data.defects}
     name = f"{method} {category}"
     log.info("%s: %d of %d pairs to make on %s", name, len(waiting), len(plans), describe(pick_device()))
-    bar = tqdm(total=len(plans), initial=len(plans) - len(waiting), desc=name, disable=None if sys.stderr.isatty() else True)
+    bar = tqdm(total=len(plans), initial=made, desc=name, disable=None if sys.stderr.isatty() else True)
     drawn, logged = 0, time.monotonic()
-    while waiting:
-        batch = [waiting.popleft() for _ in range(min(options.batch, len(waiting)))]
-        images, masks = _sample(generator, data, batch, options)
-        drawn += len(batch)
-        kept = []
-        for (plan, attempt), image, mask in zip(batch, images, masks, strict=True):
-            gate = verdict(mask, options.gate)
-            if gate != "ok" and attempt < options.gate.redraws:
-                waiting.append((plan, attempt + 1))
-                continue
-            image_file = f"{category}/test/{plan.defect}/{plan.index:03d}.png"
-            mask_file = f"{category}/ground_truth/{plan.defect}/{plan.index:03d}_mask.png"
-            kept.append(
-                Pair(
-                    index=plan.index,
-                    dataset=dataset,
-                    category=category,
-                    defect=plan.defect,
-                    method=method,
-                    image=image_file,
-                    mask=mask_file,
-                    seed=plan.seed,
-                    donor=plan.donor,
-                    background=plan.background,
-                    raw_mask=plan.raw_mask,
-                    prompt=generator.prompt(category, plan.defect),
-                    gate=gate,
-                    redraws=attempt,
-                    mask_area=round(float(mask.mean()), 6),
-                    sha256=_write_png(out / image_file, image),
-                    mask_sha256=_write_png(out / mask_file, mask.astype(np.uint8) * 255),
-                )
-            )
-        journal.add(kept)
-        bar.update(len(kept))
-        if bar.disable and (time.monotonic() - logged > 15 or not waiting):
-            log.info(
-                "%s %s: %d/%d pairs, %.2f s a drawing",
-                method,
-                category,
-                len(journal.done),
-                len(plans),
-                (time.monotonic() - started) / drawn,
-            )
-            logged = time.monotonic()
+    with ThreadPoolExecutor(1) as writer:
+        writing = None
+        while waiting:
+            batch = [waiting.popleft() for _ in range(min(options.batch, len(waiting)))]
+            images, masks = _sample(generator, data, batch, options)
+            drawn += len(batch)
+            kept = []
+            for (plan, attempt), image, mask in zip(batch, images, masks, strict=True):
+                gate = verdict(mask, options.gate)
+                if gate != "ok" and attempt < options.gate.redraws:
+                    waiting.append((plan, attempt + 1))
+                else:
+                    kept.append((plan, attempt, gate, image, mask))
+            if writing:
+                writing.result()  # a full disk stops the stage here
+            writing = writer.submit(lambda kept=kept: journal.add(_write(kept, method, prompts, out)))
+            made += len(kept)
+            bar.update(len(kept))
+            if bar.disable and (time.monotonic() - logged > 15 or not waiting):
+                log.info("%s: %d/%d pairs, %.2f s a drawing", name, made, len(plans), (time.monotonic() - started) / drawn)
+                logged = time.monotonic()
+        if writing:
+            writing.result()
     bar.close()
     return drawn
 
