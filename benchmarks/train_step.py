@@ -58,7 +58,7 @@ def main() -> None:
 
     def our_step() -> None:
         with autocast(device, "auto"):
-            image, annotation = ours(z, a, t, text, r)
+            image, annotation = ours(z, a, t, text, ours.encode_reference(r, t, text))
             loss = image.float().square().mean() + annotation.float().square().mean()
         loss.backward()
 

@@ -28,6 +28,11 @@ def inputs(seed: int = 1):
     return *z, torch.tensor([7, 600]), torch.randn(B, L, D, generator=g)
 
 
+def run(model: DHDiffUNet, z, a, t, text, r, flow: Flow | None = None):
+    """With a reference, encoded under an empty prompt."""
+    return model(z, a, t, text, model.encode_reference(r, t, torch.zeros_like(text)), flow)
+
+
 def control(present=(1.0, 1.0)) -> Flow:
     g = torch.Generator().manual_seed(3)
     inside, outside = torch.zeros(B, L), torch.zeros(B, L)
@@ -61,7 +66,7 @@ def test_equals_the_plain_unet_on_each_stream_with_dda_everywhere_and_no_ssm():
 def test_zero_initialised_zeta_ignores_the_reference():
     model = DHDiffUNet(unet(), small.dhdiff())
     z, a, r, t, text = inputs()
-    for without, with_reference in zip(model(z, a, t, text), model(z, a, t, text, r), strict=True):
+    for without, with_reference in zip(model(z, a, t, text), run(model, z, a, t, text, r), strict=True):
         torch.testing.assert_close(with_reference, without, rtol=1e-5, atol=1e-6)
 
 
@@ -72,7 +77,7 @@ def test_reference_moves_the_image_once_zeta_is_trained():
         if "dda" in modules:
             small.randomise(modules["dda"].zeta)
     z, a, r, t, text = inputs()
-    assert (model(z, a, t, text, r)[0] - model(z, a, t, text)[0]).abs().max() > 1e-3
+    assert (run(model, z, a, t, text, r)[0] - model(z, a, t, text)[0]).abs().max() > 1e-3
 
 
 def test_a_copied_reference_encoder_is_its_own():
@@ -83,13 +88,13 @@ def test_a_copied_reference_encoder_is_its_own():
             if "dda" in modules:
                 small.randomise(modules["dda"].zeta)
     z, a, r, t, text = inputs()
-    torch.testing.assert_close(copied(z, a, t, text, r)[0], shared(z, a, t, text, r)[0])
-    copied(z, a, t, text, r)[0].sum().backward()
+    torch.testing.assert_close(run(copied, z, a, t, text, r)[0], run(shared, z, a, t, text, r)[0])
+    run(copied, z, a, t, text, r)[0].sum().backward()
     assert copied.tau.down_blocks[0].resnets[0].conv1.weight.grad.abs().max() > 0
     with torch.no_grad():
         copied.tau.conv_in.weight.mul_(2)
-        moved = copied(z, a, t, text, r)[0]
-        assert (moved - shared(z, a, t, text, r)[0]).abs().max() > 1e-4
+        moved = run(copied, z, a, t, text, r)[0]
+        assert (moved - run(shared, z, a, t, text, r)[0]).abs().max() > 1e-4
         assert torch.equal(copied.unet.conv_in.weight, shared.unet.conv_in.weight)
 
 
@@ -248,7 +253,7 @@ def test_canvas_without_modules_is_the_plain_unet_on_the_canvas():
 def test_channels_at_their_start_are_the_plain_widened_unet():
     """Reading 3 B: equal streams in each block, so all new modules at their start change nothing."""
     z, a, r, t, text = inputs()
-    image, annotation = DHDiffUNet(wide(), small.dhdiff(streams="channels"))(z, a, t, text, r)
+    image, annotation = run(DHDiffUNet(wide(), small.dhdiff(streams="channels")), z, a, t, text, r)
     expected = wide()(torch.cat([z, a], dim=1), t, text).sample
     torch.testing.assert_close(torch.cat([image, annotation], dim=1), expected, rtol=1e-4, atol=1e-5)
 
@@ -281,12 +286,12 @@ def test_every_layout_hears_reference_control_and_both_streams(kind):
     model = DHDiffUNet(wide() if kind == "channels" else unet(), small.dhdiff(streams=kind))
     small.randomise(model.helix, 0.1)
     z, a, r, t, text = (x.requires_grad_() if x.is_floating_point() else x for x in inputs())
-    image, annotation = model(z, a, t, text, r, control())
+    image, annotation = run(model, z, a, t, text, r, control())
     for out in (image, annotation):
         assert out.shape == z.shape
         for gradient in torch.autograd.grad(out.square().sum(), (z, a, r, text), retain_graph=True):
             assert gradient.abs().max() > 0
-    without = model(z, a, t, text, r)[0]
+    without = run(model, z, a, t, text, r)[0]
     assert (image - without).abs().max() > 1e-4
 
 
@@ -298,7 +303,7 @@ def test_checkpointing_changes_memory_not_gradients(encoder):
         model = DHDiffUNet(unet(), config).trainable_().train()
         small.randomise(model.helix, 0.1)
         z, a, r, t, text = inputs()
-        image, annotation = model(z, a, t, text, r, control())
+        image, annotation = run(model, z, a, t, text, r, control())
         (image.square().mean() + annotation.square().mean()).backward()
         gradients[checkpointing] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert gradients[True].keys() == gradients[False].keys()
@@ -316,18 +321,18 @@ def test_low_rank_adapters_train_convolutions_and_end_in_plain_weights(tmp_path)
     assert any("conv1.lora_A" in name for name in trained) and any("conv_in.lora_B" in name for name in trained)
     assert all("lora_" in name or ".attn1." in name or ".attn2." in name for name in trained)
     z, a, r, t, text = inputs()
-    before = DHDiffUNet(unet(), config)(z, a, t, text, r)
-    for one, other in zip(model(z, a, t, text, r), before, strict=True):
+    before = run(DHDiffUNet(unet(), config), z, a, t, text, r)
+    for one, other in zip(run(model, z, a, t, text, r), before, strict=True):
         torch.testing.assert_close(one, other)
     small.randomise(torch.nn.ModuleList([m for name, m in model.unet.named_modules() if name.endswith("lora_B")]), 0.05)
-    moved = model(z, a, t, text, r)
+    moved = run(model, z, a, t, text, r)
     assert (moved[0] - before[0]).abs().max() > 1e-3
     model.save(tmp_path)
     plain = UNet2DConditionModel.from_pretrained(tmp_path / "unet")
     assert set(plain.state_dict()) == set(unet().state_dict())
     again = DHDiffUNet(plain, config)
     again.load_helix(tmp_path / "dhdiff.safetensors")
-    for one, other in zip(again(z, a, t, text, r), moved, strict=True):
+    for one, other in zip(run(again, z, a, t, text, r), moved, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -368,7 +373,7 @@ def test_stable_diffusion_has_its_mid_block_as_fourth_encoder_stage():
     assert chosen_stages("decoder", 3, 2) == {0, 2}
     z = torch.randn(1, 4, 16, 16)
     with torch.no_grad():
-        image, annotation = model(z, z, torch.tensor([5]), torch.randn(1, L, D), z)
+        image, annotation = run(model, z, z, torch.tensor([5]), torch.randn(1, L, D), z)
     assert image.shape == annotation.shape == z.shape and torch.isfinite(image).all()
 
 
@@ -384,5 +389,5 @@ def test_plain_unet_is_untouched_by_saving(tmp_path):
     assert set(UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()) == set(unet().state_dict())
     z, a, r, t, text = inputs()
     with torch.no_grad():
-        for one, other in zip(model(z, a, t, text, r, control()), again(z, a, t, text, r, copy.deepcopy(control())), strict=True):
+        for one, other in zip(run(model, z, a, t, text, r, control()), run(again, z, a, t, text, r, copy.deepcopy(control())), strict=True):
             assert torch.equal(one, other)

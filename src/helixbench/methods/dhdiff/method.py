@@ -195,9 +195,9 @@ class DHDiffMethod(Learner):
         t = torch.randint(scheduler.config.num_train_timesteps, (len(z0),), generator=rng).to(self.device)
         z_reference = self.noised_reference(r0, noise[0], noise[2], t)
         flow = self.flow(batch["control"], batch["present"], batch["prompts"], batch["words"])
-        predicted = self.unet(
-            scheduler.add_noise(z0, noise[0], t), scheduler.add_noise(a0, noise[1], t), t, self.embed(batch["prompts"]), z_reference, flow
-        )
+        reference = self.unet.encode_reference(z_reference, t, self.embed([""] * len(t)))
+        z_i, z_a = scheduler.add_noise(z0, noise[0], t), scheduler.add_noise(a0, noise[1], t)
+        predicted = self.unet(z_i, z_a, t, self.embed(batch["prompts"]), reference, flow)
         return {name: F.mse_loss(p.float(), e) for name, p, e in zip(("image", "annotation"), predicted, noise[:2], strict=True)}
 
     def noised_reference(self, latents: torch.Tensor, same: torch.Tensor, independent: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -252,10 +252,11 @@ class DHDiffMethod(Learner):
             nonlocal stand_in
             steps = t.to(self.device).expand(n)
             z_reference = self.noised_reference(r0, stand_in, noise[:, 2], steps)
+            reference = self.unet.encode_reference(z_reference, steps, texts[False])
 
             def branch(conditional: bool) -> torch.Tensor:
                 flow = self.flow(control if conditional else None, torch.ones(n), prompts, words)
-                out = self.unet(*x.chunk(2, dim=1), steps, texts[conditional], z_reference, flow)
+                out = self.unet(*x.chunk(2, dim=1), steps, texts[conditional], reference, flow)
                 return torch.cat(out, dim=1).float()
 
             predicted = guided(branch, guidance_at(int(t), base.scheduler.config.num_train_timesteps, sampling))

@@ -151,7 +151,7 @@ class DHDiffUNet(nn.Module):
         z_annotation: torch.Tensor,
         t: torch.Tensor,
         text: torch.Tensor,
-        z_reference: torch.Tensor | None = None,
+        reference: dict[str, torch.Tensor] | None = None,
         flow: Flow | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Noise predictions of both domains.
@@ -161,14 +161,13 @@ class DHDiffUNet(nn.Module):
             z_annotation: noisy annotation latents z^A(t), same shape.
             t: timesteps (B,), shared by the two domains (reading 11).
             text: text embeddings T (B, L, D).
-            z_reference: (noised) reference latents, same shape; None: no reference.
+            reference: what `encode_reference` gave for the same t; None: no reference.
             flow: a Flow holding the control map; None: no control.
         """
         self.flow = flow or Flow()
+        self.flow.reference = reference
         self.flow.aspect = z_image.shape[-2] / z_image.shape[-1]
         try:
-            if z_reference is not None and self.read:
-                self._write(z_reference, t, text)
             z = torch.cat([z_image, z_annotation], dim=self.streams.axis)
             copies = len(z) // len(t)
             out = self.unet(z, t.repeat(copies), text.repeat(copies, 1, 1)).sample
@@ -176,20 +175,33 @@ class DHDiffUNet(nn.Module):
             self.flow = Flow()
         return tuple(out.chunk(2, dim=self.streams.axis))
 
-    def _write(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> None:
-        """Siamese encoder tau_theta (reading 6): the U-Net's own encoder path or its copy, run no further than it is read."""
-        unet, flow = self.unet if self.tau is None else self.tau, self.flow
-        flow.writing, flow.reference = True, {}
-        embedding = unet.time_embedding(unet.time_proj(t).to(z.dtype))
-        hidden = unet.conv_in(self.streams.alone(z))
-        for down in unet.down_blocks:
-            if self.read <= flow.reference.keys():
-                break
-            extra = {"encoder_hidden_states": text} if getattr(down, "has_cross_attention", False) else {}
-            hidden, _ = down(hidden_states=hidden, temb=embedding, **extra)
-        if not self.read <= flow.reference.keys():
-            unet.mid_block(hidden, embedding, encoder_hidden_states=text)
-        flow.writing = False
+    def encode_reference(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Siamese encoder tau_theta: hidden states (B, N, C) entering each attn1 that a DDA layer reads, by layer key.
+
+        The U-Net's own encoder path or its copy (reading 6), run no further than it is read. In Eq. 8 tau_theta(r) is a
+        condition beside the text, so `text` is the empty prompt's; guidance then needs one such pass, not two.
+
+        Args:
+            z: (noised) reference latents (B, C, h, w).
+            t: timesteps (B,).
+            text: embeddings of the empty prompt (B, L, D).
+        """
+        unet = self.unet if self.tau is None else self.tau
+        self.flow = Flow(writing=True, reference={})
+        found = self.flow.reference
+        try:
+            embedding = unet.time_embedding(unet.time_proj(t).to(z.dtype))
+            hidden = unet.conv_in(self.streams.alone(z))
+            for down in unet.down_blocks:
+                if self.read <= found.keys():
+                    break
+                extra = {"encoder_hidden_states": text} if getattr(down, "has_cross_attention", False) else {}
+                hidden, _ = down(hidden_states=hidden, temb=embedding, **extra)
+            if not self.read <= found.keys():
+                unet.mid_block(hidden, embedding, encoder_hidden_states=text)
+        finally:
+            self.flow = Flow()
+        return found
 
     def trainable_(self) -> DHDiffUNet:
         """Set requires_grad: the new modules and, by `config.trainable`, the attention layers or all (reading 17).
@@ -215,15 +227,14 @@ class DHDiffUNet(nn.Module):
 
     def _recomputed(self, module: nn.Module, *inputs) -> torch.Tensor:
         """Gradient checkpointing that repeats a module in the flow of its first time, which is over by then."""
-        flow, writing = self.flow, self.flow.writing
+        flow = self.flow
 
         def again(*inputs):
             current, self.flow = self.flow, flow
-            changed, flow.writing = flow.writing, writing
             try:
                 return module(*inputs)
             finally:
-                flow.writing, self.flow = changed, current
+                self.flow = current
 
         return torch.utils.checkpoint.checkpoint(again, *inputs, use_reentrant=False)
 
