@@ -20,6 +20,7 @@ wildcard_constraints:
     number="|".join(map(str, TABLES)),
 
 
+include: "workflow/rules/fetch.smk"
 include: "workflow/rules/prepare.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/generate.smk"

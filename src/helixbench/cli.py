@@ -254,6 +254,33 @@ def measured(
     export.run(results, out, command=command, date=today)
 
 
+fetch_app = typer.Typer(help="Download what is not in the repository, with checksums.", no_args_is_help=True)
+app.add_typer(fetch_app, name="fetch")
+
+
+@fetch_app.command("base")
+def fetch_base(
+    out: Annotated[Path, typer.Option(help="Folder to put it in")],
+    repository: Annotated[str, typer.Option(help="Repository on the hub")] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    revision: Annotated[str, typer.Option(help="Full commit hash")] = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+) -> None:
+    """Stable Diffusion v1.5 in diffusers format (4 GB)."""
+    from helixbench import fetch
+
+    fetch.base(repository, revision, out)
+
+
+@fetch_app.command("weights")
+def fetch_weights(network: Annotated[list[str], typer.Argument(help="inception-v3, squeezenet1_1, vgg, alex, squeeze")]) -> None:
+    """Weights of scoring networks, to where their packages look for them."""
+    from helixbench import fetch, weights
+
+    for name in network:
+        if name not in weights.FILES:
+            raise UserError(f"{name}: no such network; there are {', '.join(weights.FILES)}")
+        fetch.scoring_weights(name)
+
+
 config_app = typer.Typer(help="The configuration and its schema.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 

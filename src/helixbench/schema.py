@@ -163,6 +163,10 @@ class Pretrained(_Section):
     """A downloaded diffusers-format folder."""
 
     path: str = Field("models/stable-diffusion-v1-5", description="folder with unet/ vae/ text_encoder/ tokenizer/ scheduler/")
+    repository: str = Field("stable-diffusion-v1-5/stable-diffusion-v1-5", description="hub repository that `fetch_base` reads")
+    revision: str = Field(
+        "451f4fe16113bff5a5d2269ed5ad43b0592e9a14", pattern=r"^[0-9a-f]{40}$", description="commit of the repository, in full"
+    )
 
 
 class DHDiff(_Section):

@@ -1,4 +1,4 @@
-"""Weights of the scoring networks: where they belong, and whether they are there. Never downloaded, no torch needed."""
+"""Weights of the scoring networks: where they belong, and whether they are there. Nothing is downloaded here, and no torch needed."""
 
 from __future__ import annotations
 
@@ -49,5 +49,7 @@ def choose(name: str, order: tuple[str, ...], required: bool = True) -> str:
         return next((candidate for candidate in order if weights_file(candidate).is_file()), "random")
     if required and name != "random" and not weights_file(name).is_file():
         file = weights_file(name)
-        raise UserError(f"{file}: weights of {name} are missing; fetch {URLS[name]} and put it there, or choose network: auto")
+        raise UserError(
+            f"{file}: weights of {name} are missing; run `helixbench fetch weights {name}` (from {URLS[name]}), or choose network: auto"
+        )
     return name

@@ -111,7 +111,7 @@ def test_a_type_without_anchor_is_an_error(folders, tmp_path):
 )
 def test_missing_weights_are_never_fetched(folders, tmp_path, monkeypatch, section, network):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    with pytest.raises(UserError, match=f"{weights.FILES[network]}.* missing; fetch https"):
+    with pytest.raises(UserError, match=f"{weights.FILES[network]}.* missing; run .helixbench fetch weights"):
         run(folders, tmp_path / "scores.csv", config(**{section: {"network": network}}))
     rows = run(folders, tmp_path / "auto.csv", config(**{section: {"network": "auto"}}))
     assert "random SqueezeNet" in rows["all", section].protocol

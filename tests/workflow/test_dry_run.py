@@ -80,7 +80,13 @@ def test_a_method_that_does_not_learn_needs_no_model(project):
 def test_missing_scoring_weights_are_one_line_before_any_job(paper):
     (paper.root / "torch/hub/checkpoints" / FILES["vgg"]).unlink()
     line = only_line(paper.snakemake())
-    assert FILES["vgg"] in line and "put it there" in line
+    assert FILES["vgg"] in line and "helixbench fetch weights vgg" in line
+
+
+@pytest.mark.parametrize("target", ["fetch_base", "fetch_weights"])
+def test_what_is_missing_can_be_fetched(project, target):
+    """The check that stops every other target lets these through."""
+    assert project.job_counts(target) == {target: 1}
 
 
 def test_missing_data_is_one_line_before_any_job(project):

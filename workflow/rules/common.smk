@@ -38,7 +38,16 @@ def configuration():
     return validate({**config, "score": {**config["score"], **found}}, source)
 
 
+def wanted_networks() -> list[str]:
+    """Scoring networks of the configuration as written; `auto` is the one that the literature uses."""
+    score = validate(config, "params.yaml").score
+    pairs = [(score.inception_score.network, weights.IS_ORDER), (score.ic_lpips.network, weights.LPIPS_ORDER)]
+    named = [order[0] if network == "auto" else network for network, order in pairs]
+    return [network for network in named if network != "random"]
+
+
 CONFIG = or_stop(configuration)
+WANTED_NETWORKS = wanted_networks()
 TABLES = [1, 2, 4]
 
 RUN = f"results/{CONFIG.run.name}"
@@ -127,8 +136,9 @@ def check_inputs() -> None:
     base = Path(CONFIG.train.pretrained.path)
     if CONFIG.train.base != "scratch" and LEARNING and not (base / "model_index.json").is_file():
         raise UserError(
-            f"{base}: no model_index.json; put a diffusers-format Stable Diffusion v1.5 there (unet/ vae/ "
-            "text_encoder/ tokenizer/ scheduler/), name its folder in train.pretrained.path, or set train.base: scratch"
+            f"{base}: no model_index.json; run `snakemake --cores 1 fetch_base` (4 GB), put a diffusers-format Stable Diffusion "
+            "v1.5 there (unet/ vae/ text_encoder/ tokenizer/ scheduler/), name its folder in train.pretrained.path, or set "
+            "train.base: scratch"
         )
     networks = CONFIG.score.inception_score.network, CONFIG.score.ic_lpips.network
     for network, order in zip(networks, (weights.IS_ORDER, weights.LPIPS_ORDER)):
@@ -140,5 +150,6 @@ def check_inputs() -> None:
             write_if_changed(f"{RUN}/config/data/{name}/{category}.json", text)
 
 
-if not {"--lint", "--list-rules", "--list-target-rules"} & set(sys.argv):  # these look at the rules only
+# These look at the rules only, or bring what is missing.
+if not {"--lint", "--list-rules", "--list-target-rules", "fetch_base", "fetch_weights"} & set(sys.argv):
     or_stop(check_inputs)
