@@ -165,6 +165,14 @@ class Pretrained(_Section):
     path: str = Field("models/stable-diffusion-v1-5", description="folder with unet/ vae/ text_encoder/ tokenizer/ scheduler/")
 
 
+def _known_places(prompt: str) -> str:
+    try:
+        prompt.format(category="", defect="")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError("only {category} and {defect} may stand in braces") from None
+    return prompt
+
+
 class DHDiff(_Section):
     """Double Helix Diffusion (readings of docs/readings.md in parentheses)."""
 
@@ -205,14 +213,7 @@ class DHDiff(_Section):
     train_noise_offset: float = Field(0.0, ge=0, le=1, description="per-channel constant added to the noise (0: paper)")
     optim: Optim
 
-    @field_validator("prompt", "prompt_good")
-    @classmethod
-    def _known_places(cls, prompt):
-        try:
-            prompt.format(category="", defect="")
-        except (KeyError, IndexError, ValueError):
-            raise ValueError("only {category} and {defect} may stand in braces") from None
-        return prompt
+    _places = field_validator("prompt", "prompt_good")(_known_places)
 
 
 class CropPaste(_Section):
@@ -279,7 +280,27 @@ class Nsa(_Section):
     _ranges = model_validator(mode="after")(_rising(half_side=(0, 0.45), resize=(0, 4)))
 
 
-MethodConfig = Annotated[DHDiff | CropPaste | Draem | CutPaste | Nsa, Field(discriminator="kind")]
+class DualAnoDiff(_Section):
+    """DualAnoDiff (Jin et al., CVPR 2025): whole picture and defective part in two branches; deviations: docs/rivals.md."""
+
+    kind: Literal["dualanodiff"]
+    label: str = Field("DualAno", description="name in the tables")
+    rank: int = Field(32, ge=1, description="rank of the two sets of adapters on the U-Net's attention")
+    text_rank: int = Field(32, ge=0, description="rank of the text encoder's adapters; 0: none")
+    background: bool = Field(False, description="background compensation module")
+    background_width: int = Field(320, ge=1, description="hidden width of its MLP")
+    prompt: str = Field("a {category} with {defect}", description="prompt of the whole picture")
+    prompt_part: str = Field("{defect}", description="prompt of the part")
+    prompt_drop: float = Field(0.0, ge=0, le=1, description="share of empty prompts, for guidance")
+    augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(("hflip", "vflip"), description="random symmetries of a training pair")
+    mask_threshold: float = Field(0.1, gt=0, lt=0.5, description="distance from grey, in [0, 1], beyond which the part is mask")
+    trainable: Literal["lora", "all"] = Field("lora", description="adapters and new modules, or also all of the U-Net")
+    optim: Optim
+
+    _places = field_validator("prompt", "prompt_part")(_known_places)
+
+
+MethodConfig = Annotated[DHDiff | CropPaste | Draem | CutPaste | Nsa | DualAnoDiff, Field(discriminator="kind")]
 
 
 class Train(_Section):

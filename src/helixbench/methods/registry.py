@@ -12,6 +12,7 @@ _KINDS = {
     "draem": ("helixbench.methods.draem", "DraemMethod"),
     "cutpaste": ("helixbench.methods.cutpaste", "CutPasteMethod"),
     "nsa": ("helixbench.methods.nsa", "NsaMethod"),
+    "dualanodiff": ("helixbench.methods.dualanodiff.method", "DualAnoDiffMethod"),
 }
 
 
