@@ -24,6 +24,8 @@ from helixbench.records import Pair, read_csv
 RIVALS = {
     "dualanodiff": small.dualanodiff(),
     "dualanodiff_all": small.dualanodiff(trainable="all", background=True, prompt_drop=0.3, text_rank=0),
+    "stage": small.stage(),
+    "stage_all": small.stage(trainable="all"),
 }
 
 
@@ -87,15 +89,17 @@ def test_a_trained_model_comes_back(trained, prepared, base):
     for a, b in zip(sample(first, prepared), sample(second, prepared), strict=True):
         assert torch.equal(a, b)
     untrained = kind.create(RIVALS[name], BaseModel.load(base), 0)
+    untrained.begin(Pictures.load(prepared))
     untrained.sampling = small.sampling(steps=3)
     assert (sample(untrained, prepared)[0] - sample(first, prepared)[0]).abs().max() > 1e-3
     assert not list(folder.rglob("*.bin")) and BaseModel.load(folder)
 
 
-def test_the_folder_of_other_settings_is_one_line(prepared, base, tmp_path):
-    folder = train("dualanodiff", prepared, base, tmp_path, steps=1)
+@pytest.mark.parametrize(("name", "other"), [("dualanodiff", small.dualanodiff(rank=3)), ("stage", small.stage(vectors=3))])
+def test_the_folder_of_other_settings_is_one_line(prepared, base, tmp_path, name, other):
+    folder = train(name, prepared, base, tmp_path, steps=1)
     with pytest.raises(UserError, match="train again"):
-        method_class("dualanodiff").load(small.dualanodiff(rank=3), folder, small.sampling())
+        method_class(name).load(other, folder, small.sampling())
 
 
 def test_resume_after_a_kill_equals_the_unbroken_run(trained, prepared, base, tmp_path, monkeypatch):
@@ -118,9 +122,9 @@ def test_resume_after_a_kill_equals_the_unbroken_run(trained, prepared, base, tm
         assert (again / file).read_bytes() == (folder / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", RIVALS)
+@pytest.mark.parametrize("name", [name for name in RIVALS if name != "stage"])
 def test_training_learns(name, prepared, base, tmp_path):
-    """With the U-Net or adapters only: the loss falls."""
+    """The loss falls; STAGE's adapters alone have nothing to go by on a random U-Net."""
     folder = train(name, prepared, base, tmp_path, steps=40, lr=3e-3, log_every_s=1e-9)
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
     terms = rows[0].keys() - {"step", "lr", "grad_norm", "steps_per_s"}

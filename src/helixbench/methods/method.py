@@ -73,6 +73,9 @@ class Learner(Method):
     def create(cls, config: MethodConfig, base: BaseModel, seed: int) -> Learner:
         """Untrained, on a loaded base model."""
 
+    def begin(self, data: Pictures) -> None:  # noqa: B027
+        """Look at the training data once, after `create` and before the first step: for weights that depend on it."""
+
     @classmethod
     @abstractmethod
     def load(cls, config: MethodConfig, folder: Path, sampling: Sampling) -> Learner:

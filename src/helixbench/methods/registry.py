@@ -13,6 +13,7 @@ _KINDS = {
     "cutpaste": ("helixbench.methods.cutpaste", "CutPasteMethod"),
     "nsa": ("helixbench.methods.nsa", "NsaMethod"),
     "dualanodiff": ("helixbench.methods.dualanodiff.method", "DualAnoDiffMethod"),
+    "stage": ("helixbench.methods.stage.method", "StageMethod"),
 }
 
 
