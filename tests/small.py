@@ -12,7 +12,7 @@ from helixbench.diffusion import base as base_model
 from helixbench.diffusion.base import BaseModel
 from helixbench.prepare.raw_mask import raw_mask_cells
 from helixbench.records import Sample, format_cells, write_csv
-from helixbench.schema import Autoencoder, CropPaste, DHDiff, Optim, Sampling, Scratch, TextEncoder, Unet
+from helixbench.schema import Autoencoder, CropPaste, DHDiff, DualAnoDiff, Optim, Sampling, Scratch, Stage, TextEncoder, Unet
 
 SIZE = 32
 
@@ -36,6 +36,14 @@ def base(seed: int = 0) -> BaseModel:
 
 def dhdiff(**changes) -> DHDiff:
     return DHDiff(**{"kind": "dhdiff", "trainable": "all", "optim": optim(), **changes})
+
+
+def dualanodiff(**changes) -> DualAnoDiff:
+    return DualAnoDiff(**{"kind": "dualanodiff", "rank": 2, "text_rank": 2, "background_width": 8, "optim": optim(), **changes})
+
+
+def stage(**changes) -> Stage:
+    return Stage(**{"kind": "stage", "widths": (16, 32, 16), "sampling_steps": 10, "optim": optim(), **changes})
 
 
 def crop_paste(**changes) -> CropPaste:

@@ -19,6 +19,19 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def _rising(**limits: tuple[float, float]):
+    """Check of a model: each named pair (low, high) rises within its limits, the lower of which is no value itself."""
+
+    def check(model):
+        for name, (low, high) in limits.items():
+            pair = getattr(model, name)
+            if not low < pair[0] <= pair[1] <= high:
+                raise ValueError(f"{name} {list(pair)} must be two numbers above {low} and up to {high}, the smaller first")
+        return model
+
+    return check
+
+
 # --------------------------------------------------------------------------------------------------- run, prepare
 
 
@@ -169,6 +182,14 @@ class Pretrained(_Section):
     )
 
 
+def _known_places(prompt: str) -> str:
+    try:
+        prompt.format(category="", defect="")
+    except (KeyError, IndexError, ValueError):
+        raise ValueError("only {category} and {defect} may stand in braces") from None
+    return prompt
+
+
 class DHDiff(_Section):
     """Double Helix Diffusion (readings of docs/readings.md in parentheses)."""
 
@@ -210,14 +231,7 @@ class DHDiff(_Section):
     train_noise_offset: float = Field(0.0, ge=0, le=1, description="per-channel constant added to the noise (0: paper)")
     optim: Optim
 
-    @field_validator("prompt", "prompt_good")
-    @classmethod
-    def _known_places(cls, prompt):
-        try:
-            prompt.format(category="", defect="")
-        except (KeyError, IndexError, ValueError):
-            raise ValueError("only {category} and {defect} may stand in braces") from None
-        return prompt
+    _places = field_validator("prompt", "prompt_good")(_known_places)
 
 
 class CropPaste(_Section):
@@ -236,7 +250,99 @@ class CropPaste(_Section):
         return self
 
 
-MethodConfig = Annotated[DHDiff | CropPaste, Field(discriminator="kind")]
+class Draem(_Section):
+    """DRAEM's synthetic defects (Zavrtanik et al., ICCV 2021): a foreign texture behind a mask of Perlin noise."""
+
+    kind: Literal["draem"]
+    label: str = Field("DRAEM synthesis", description="name in the tables; DRAEM there is its own detector")
+    textures: str = Field("", description="folder of texture pictures (DRAEM: DTD); empty: the category's own normals, altered")
+    max_scale: int = Field(5, ge=0, le=8, description="Perlin noise of 2^0 ... 2^max_scale cells a side")
+    threshold: float = Field(0.5, gt=0, lt=1, description="noise above it is mask")
+    opacity: tuple[float, float] = Field((0.2, 1.0), description="range of the texture's opacity")
+    rotate_share: float = Field(0.3, ge=0, le=1, description="share of normals that are rotated")
+    max_rotation: float = Field(90.0, ge=0, le=180, description="rotation of masks and of these normals [degree]")
+
+    _ranges = model_validator(mode="after")(_rising(opacity=(0, 1)))
+
+
+class CutPaste(_Section):
+    """CutPaste (Li et al., CVPR 2021): a rectangle of a normal pasted elsewhere in it, as patch or as scar."""
+
+    kind: Literal["cutpaste"]
+    label: str = Field("CutPaste", description="name in the tables")
+    area: tuple[float, float] = Field((0.02, 0.15), description="area of a patch [share of the picture]")
+    aspect: tuple[float, float] = Field((0.3, 3.3), description="height by width of a patch")
+    jitter: float = Field(0.1, ge=0, lt=1, description="change of brightness, contrast and saturation")
+    scar_share: float = Field(0.5, ge=0, le=1, description="share of scars among the pairs")
+    scar_width: tuple[float, float] = Field((2.0, 16.0), description="width of a scar [pixel of 256]")
+    scar_length: tuple[float, float] = Field((10.0, 25.0), description="length of a scar [pixel of 256]")
+    scar_rotation: float = Field(45.0, ge=0, le=180, description="rotation of a scar [degree]")
+    min_overlap: float = Field(2 / 3, ge=0, le=1, description="share of the pasted piece that lies on the object; 0: anywhere")
+
+    _ranges = model_validator(mode="after")(_rising(area=(0, 1), aspect=(0, 100), scar_width=(0, 128), scar_length=(0, 256)))
+
+
+class Nsa(_Section):
+    """NSA (Schlueter et al., ECCV 2022): resized patches of another normal, blended in by solving Poisson's equation."""
+
+    kind: Literal["nsa"]
+    label: str = Field("NSA", description="name in the tables")
+    patches: int = Field(3, ge=1, le=16, description="patches at most; each after the first with probability 1/2")
+    half_side: tuple[float, float] = Field((0.03, 0.4), description="smallest and largest half side of a patch [share of the side]")
+    gamma_scale: float = Field(0.05, gt=0, le=1, description="scale of the gamma distribution (shape 2) of half sides above the smallest")
+    resize: tuple[float, float] = Field((0.7, 1.3), description="range of the patch's scale factor, drawn from N(1, 0.5)")
+    min_object: float = Field(0.7, ge=0, le=1, description="share of the patch that shows the source's object")
+    min_overlap: float = Field(0.25, ge=0, le=1, description="share of that which lies on the destination's object")
+    tolerance: float = Field(0.03, gt=0, lt=1, description="change of a pixel that counts as defect, in [0, 1]")
+
+    _ranges = model_validator(mode="after")(_rising(half_side=(0, 0.45), resize=(0, 4)))
+
+
+class DualAnoDiff(_Section):
+    """DualAnoDiff (Jin et al., CVPR 2025): whole picture and defective part in two branches; deviations: docs/rivals.md."""
+
+    kind: Literal["dualanodiff"]
+    label: str = Field("DualAno", description="name in the tables")
+    rank: int = Field(32, ge=1, description="rank of the two sets of adapters on the U-Net's attention")
+    text_rank: int = Field(32, ge=0, description="rank of the text encoder's adapters; 0: none")
+    background: bool = Field(False, description="background compensation module")
+    background_width: int = Field(320, ge=1, description="hidden width of its MLP")
+    prompt: str = Field("a {category} with {defect}", description="prompt of the whole picture")
+    prompt_part: str = Field("{defect}", description="prompt of the part")
+    prompt_drop: float = Field(0.0, ge=0, le=1, description="share of empty prompts, for guidance")
+    augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(("hflip", "vflip"), description="random symmetries of a training pair")
+    mask_threshold: float = Field(0.1, gt=0, lt=0.5, description="distance from grey, in [0, 1], beyond which the part is mask")
+    trainable: Literal["lora", "all"] = Field("lora", description="adapters and new modules, or also all of the U-Net")
+    optim: Optim
+
+    _places = field_validator("prompt", "prompt_part")(_known_places)
+
+
+class Stage(_Section):
+    """STAGE (arXiv 2509.06693): a defect drawn into a clean picture inside a given mask; deviations: docs/rivals.md."""
+
+    kind: Literal["stage"]
+    label: str = Field("STAGE", description="name in the tables")
+    vectors: int = Field(4, ge=1, le=16, description="vectors of the learned word of a defect type")
+    prompt: str = Field("a photo of a *", pattern=r"^[^*]*\*[^*]*$", description="prompt; * is the learned word")
+    widths: tuple[int, ...] = Field((64, 256, 512, 256, 64), min_length=1, description="channels of the mask guidance adapters")
+    mask_end: int = Field(200, ge=0, lt=1000, description="time step from which down M_t is the exact mask (alignment)")
+    windows: tuple[tuple[int, int], ...] = Field(((700, 800), (300, 400)), description="time steps led by the anomaly-only branch")
+    sampling_steps: int = Field(1000, ge=1, le=1000, description="DDPM steps of a pair; generate.sampling is not read")
+    augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(("hflip", "vflip"), description="random symmetries of a training pair")
+    trainable: Literal["adapters", "all"] = Field("adapters", description="words and adapters, or also the U-Net, for a scratch base")
+    optim: Optim
+
+    @field_validator("windows")
+    @classmethod
+    def _rising_windows(cls, windows):
+        for low, high in windows:
+            if not 0 <= low <= high <= 1000:
+                raise ValueError(f"window {[low, high]} must be two time steps of 0 to 1000, the smaller first")
+        return windows
+
+
+MethodConfig = Annotated[DHDiff | CropPaste | Draem | CutPaste | Nsa | DualAnoDiff | Stage, Field(discriminator="kind")]
 
 
 class Train(_Section):

@@ -82,6 +82,11 @@ class Pictures:
         return [i for i, s in enumerate(self.samples) if s.role == "normal"]
 
     @cached_property
+    def normals(self) -> np.ndarray:
+        """The normals, uint8 (N, S, S, 3)."""
+        return self.images[self.normal]
+
+    @cached_property
     def defective(self) -> list[int]:
         """Indices of the generator half."""
         return [i for i, s in enumerate(self.samples) if s.role == "generator"]

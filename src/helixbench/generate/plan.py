@@ -67,4 +67,5 @@ def conditions(data: Pictures, plans: list[Plan], control: str = "none") -> Cond
         donor_mask=to_tensor(masks),
         raw_mask=to_tensor(raw),
         control={"none": None, "raw": to_tensor(raw), "detailed": to_tensor(masks)}[control],
+        normals=data.normals,
     )

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,7 +26,8 @@ class Conditions:
     category: its name; defects: n defect types; background: normal pictures (n, 3, H, W) in [0, 1]; donor,
     donor_mask: real defective pictures (n, 3, H, W) in [0, 1] and their masks (n, 1, H, W) in {0, 1}, moved by the
     plan; raw_mask: the cells that the donor's mask touches (n, 1, H, W) in {0, 1}; control: graphical mask
-    (n, 1, H, W) in {0, 1} or None.
+    (n, 1, H, W) in {0, 1} or None; normals: all normals of the category, uint8 (N, H, W, 3), for methods that take
+    texture from them.
     """
 
     category: str
@@ -35,6 +37,7 @@ class Conditions:
     donor_mask: torch.Tensor
     raw_mask: torch.Tensor
     control: torch.Tensor | None = None
+    normals: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.defects)
@@ -69,6 +72,9 @@ class Learner(Method):
     @abstractmethod
     def create(cls, config: MethodConfig, base: BaseModel, seed: int) -> Learner:
         """Untrained, on a loaded base model."""
+
+    def begin(self, data: Pictures) -> None:  # noqa: B027
+        """Look at the training data once, after `create` and before the first step: for weights that depend on it."""
 
     @classmethod
     @abstractmethod

@@ -9,6 +9,11 @@ from helixbench.methods.method import Method
 _KINDS = {
     "dhdiff": ("helixbench.methods.dhdiff.method", "DHDiffMethod"),
     "crop_paste": ("helixbench.methods.crop_paste", "CropPasteMethod"),
+    "draem": ("helixbench.methods.draem", "DraemMethod"),
+    "cutpaste": ("helixbench.methods.cutpaste", "CutPasteMethod"),
+    "nsa": ("helixbench.methods.nsa", "NsaMethod"),
+    "dualanodiff": ("helixbench.methods.dualanodiff.method", "DualAnoDiffMethod"),
+    "stage": ("helixbench.methods.stage.method", "StageMethod"),
 }
 
 

@@ -32,7 +32,9 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
     seed = derive_seed(config["run.seed"], dataset, category, method)
     with provenance.manifest(out / "manifest.json", "train", config, device=describe(device), method=method) as facts:
         data = Pictures.load(prepared)
-        learner = kind.create(options, BaseModel.load(base), seed).to(device)
+        learner = kind.create(options, BaseModel.load(base), seed)
+        learner.begin(data)
+        learner.to(device)
         trained = sum(p.numel() for p in learner.module.parameters() if p.requires_grad)
         log.info("%s %s: %.1f M trained weights, %d defective and %d normal pictures", method, category, trained / 1e6,
                  len(data.defective), len(data.normal))  # fmt: skip

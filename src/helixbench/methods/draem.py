@@ -1,0 +1,138 @@
+"""DRAEM's synthetic defects (Zavrtanik et al., ICCV 2021): a foreign texture behind a Perlin-noise mask."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+
+from helixbench.errors import UserError
+from helixbench.methods.drawing import TRIES, DrawingMethod, Draws, another_normal, array, seen, turned
+from helixbench.methods.method import Conditions
+
+
+class DraemMethod(DrawingMethod):
+    """Blends a texture into the plan's background where rotated Perlin noise exceeds a threshold.
+
+    The plan's defect type has no part in it: each type gets pairs of the same kind.
+    """
+
+    def describe(self) -> str:
+        """Where the textures are from."""
+        return (
+            f"textures of {Path(self.config.textures).name}" if self.config.textures else "textures of the category's own normals, altered"
+        )
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Pictures of the texture folder, sorted."""
+        folder = Path(self.config.textures)
+        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"))
+        if not files:
+            raise UserError(f"{folder}: no pictures; put textures there, or leave train.methods.<name>.textures empty")
+        return files
+
+    def draw(self, conditions: Conditions, i: int, rng: Draws) -> tuple[np.ndarray, np.ndarray]:
+        """See DrawingMethod.draw; the mask leaves out pieces that nobody would see."""
+        config, normal = self.config, array(conditions.background, i)
+        size = normal.shape[:2]
+        if rng.chance(config.rotate_share):
+            normal = turned(normal, rng.uniform(-config.max_rotation, config.max_rotation)).clip(0, 1)
+        for _ in range(TRIES):
+            mask = perlin_mask(size, config.max_scale, config.threshold, config.max_rotation, rng)
+            texture = altered(self.texture(conditions, i, rng), rng)
+            opacity = rng.uniform(*config.opacity)
+            alpha = opacity * mask[..., None]
+            image = (normal * (1 - alpha) + texture * alpha).astype(np.float32)
+            mask = seen(normal, image, mask)
+            if mask.any():
+                return image, mask
+        return normal, np.zeros(size, bool)
+
+    def texture(self, conditions: Conditions, i: int, rng: Draws) -> np.ndarray:
+        """A texture (H, W, 3) in [0, 1]: a file of the folder, or an enlarged, turned piece of a normal."""
+        height, width = conditions.background.shape[-2:]
+        if not self.config.textures:
+            # Enlarged and turned, so that it does not repeat what it covers.
+            return turned(another_normal(conditions, i, rng), rng.uniform(-180, 180), rng.uniform(1.5, 4)).clip(0, 1)
+        file = self.files[rng.integer(len(self.files))]
+        try:
+            picture = Image.open(file).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+        except OSError as error:
+            raise UserError(f"{file}: not a readable picture ({error}); repair or remove it") from None
+        return np.asarray(picture, np.float32) / 255
+
+
+def perlin(size: tuple[int, int], cells: tuple[int, int], rng: Draws) -> np.ndarray:
+    """Perlin noise (H, W), about in [-1, 1], of unit gradients on a grid of `cells`; any size, not only powers of two."""
+    angles = 2 * np.pi * np.array([[rng.uniform(0, 1) for _ in range(cells[1] + 1)] for _ in range(cells[0] + 1)])
+    y = np.arange(size[0])[:, None] * cells[0] / size[0]
+    x = np.arange(size[1])[None] * cells[1] / size[1]
+    row, column = y.astype(int), x.astype(int)
+    y, x = y - row, x - column
+
+    def corner(down: int, right: int) -> np.ndarray:
+        angle = angles[row + down, column + right]
+        return np.cos(angle) * (x - right) + np.sin(angle) * (y - down)
+
+    fade = lambda t: t**3 * (t * (6 * t - 15) + 10)  # noqa: E731
+    top = corner(0, 0) + fade(x) * (corner(0, 1) - corner(0, 0))
+    bottom = corner(1, 0) + fade(x) * (corner(1, 1) - corner(1, 0))
+    return np.sqrt(2) * (top + fade(y) * (bottom - top))
+
+
+def perlin_mask(size: tuple[int, int], max_scale: int, threshold: float, max_rotation: float, rng: Draws) -> np.ndarray:
+    """Mask (H, W) bool: rotated Perlin noise of 2^0 ... 2^max_scale cells a side above the threshold."""
+    cells = (2 ** rng.integer(max_scale + 1), 2 ** rng.integer(max_scale + 1))
+    noise = perlin(size, (min(cells[0], size[0]), min(cells[1], size[1])), rng)
+    return turned(noise, rng.uniform(-max_rotation, max_rotation), mode="constant") > threshold
+
+
+def altered(texture: np.ndarray, rng: Draws) -> np.ndarray:
+    """Three of ten changes of colour and shape, as DRAEM makes with its textures (H, W, 3) in [0, 1]."""
+    picture = Image.fromarray((texture * 255).round().astype(np.uint8))
+    for name in rng.order(len(_CHANGES))[:3]:
+        picture = _CHANGES[name](picture, rng)
+    return np.asarray(picture, np.float32) / 255
+
+
+def _per_channel(picture: Image.Image, change) -> Image.Image:
+    values = np.asarray(picture, np.float32) / 255
+    return Image.fromarray((np.stack([change(values[..., c]) for c in range(3)], -1).clip(0, 1) * 255).round().astype(np.uint8))
+
+
+def _gamma(picture: Image.Image, rng: Draws) -> Image.Image:
+    return _per_channel(picture, lambda channel: channel ** rng.uniform(0.5, 2.0))
+
+
+def _brightness(picture: Image.Image, rng: Draws) -> Image.Image:
+    factor, offset = rng.uniform(0.8, 1.2), rng.uniform(-30, 30) / 255
+    return _per_channel(picture, lambda channel: channel * factor + offset)
+
+
+def _hue_and_saturation(picture: Image.Image, rng: Draws) -> Image.Image:
+    values = np.asarray(picture.convert("HSV")).astype(int)
+    values[..., 0] = (values[..., 0] + round(rng.uniform(-50, 50))) % 256
+    values[..., 1] = (values[..., 1] + round(rng.uniform(-50, 50))).clip(0, 255)
+    return Image.fromarray(values.astype(np.uint8), "HSV").convert("RGB")
+
+
+def _rotated(picture: Image.Image, rng: Draws) -> Image.Image:
+    values = turned(np.asarray(picture, np.float32), rng.uniform(-45, 45))
+    return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
+
+_CHANGES = (
+    _gamma,
+    _brightness,
+    _hue_and_saturation,
+    _rotated,
+    lambda picture, rng: ImageEnhance.Sharpness(picture).enhance(rng.uniform(1, 3)),
+    lambda picture, rng: ImageOps.solarize(picture, round(rng.uniform(32, 128))),
+    lambda picture, rng: ImageOps.posterize(picture, 1 + rng.integer(6)),
+    lambda picture, rng: ImageOps.invert(picture),
+    lambda picture, rng: ImageOps.autocontrast(picture),
+    lambda picture, rng: ImageOps.equalize(picture),
+)

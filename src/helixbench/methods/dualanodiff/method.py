@@ -1,0 +1,173 @@
+"""DualAnoDiff as a method: whole picture and defective part, generated together; docs/rivals.md lists the deviations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+from torch.nn import functional as F
+
+from helixbench import checkpoint
+from helixbench.devices import autocast
+from helixbench.diffusion.base import BaseModel
+from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
+from helixbench.diffusion.sampler import denoise, draw_noise, guided, sampling_scheduler
+from helixbench.methods.dhdiff.method import clean_mask
+from helixbench.methods.dualanodiff.unet import DualAnoDiffUNet
+from helixbench.methods.latents import LatentMemory, adapters, add_low_rank, load_exactly, read, save_base, words
+from helixbench.methods.method import Conditions, Learner
+from helixbench.prepare.foreground import foreground
+from helixbench.provenance import write_json
+from helixbench.records import derive_seed
+from helixbench.schema import DualAnoDiff, Sampling
+
+GREY = 0.5
+"""What surrounds the part: 0 in [-1, 1]."""
+
+
+class DualAnoDiffMethod(Learner):
+    """Two branches over one U-Net: the mask is what is not grey in the part's picture."""
+
+    def __init__(self, config: DualAnoDiff, base: BaseModel, sampling: Sampling | None = None):
+        self.config, self.base, self.sampling = config, base, sampling
+        base.vae.requires_grad_(False).eval()
+        base.text_encoder.requires_grad_(False).eval()
+        if config.text_rank:
+            add_low_rank(base.text_encoder, "text", config.text_rank, ["q_proj", "k_proj", "v_proj", "out_proj"])
+        self.unet = DualAnoDiffUNet(base.unet, config)
+        self._module = nn.ModuleDict({"unet": self.unet, "text": base.text_encoder})
+        self._latents = LatentMemory(base)
+
+    @classmethod
+    def create(cls, config: DualAnoDiff, base: BaseModel, seed: int) -> DualAnoDiffMethod:
+        """Untrained: adapters and interaction start as no change, with seeded inner weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "dualanodiff"))
+            method = cls(config, base)
+        method.unet.trainable_()
+        return method
+
+    @classmethod
+    def load(cls, config: DualAnoDiff, folder: Path, sampling: Sampling) -> DualAnoDiffMethod:
+        """Trained, from the folder that `save` wrote."""
+        method = cls(config, BaseModel.load(folder), sampling)
+        file = folder / "dualanodiff.safetensors"
+        load_exactly(method.module, read(file), method._own(), file)
+        method.module.eval().requires_grad_(False)
+        return method
+
+    def _own(self) -> set[str]:
+        """Names of everything in `module` that the base does not have."""
+        return {f"unet.{name}" for name in self.unet.own()} | {f"text.{name}" for name in adapters(self.base.text_encoder)}
+
+    def save(self, folder: Path) -> None:
+        """A diffusers-format folder without adapters, dualanodiff.safetensors and dualanodiff.json (the configuration)."""
+        save_base(self.base, folder)
+        own, state = self._own(), self.module.state_dict()
+        checkpoint.save_tensors(folder / "dualanodiff.safetensors", {name: state[name] for name in sorted(own)})
+        write_json(folder / "dualanodiff.json", json.loads(self.config.model_dump_json()))
+
+    @property
+    def module(self) -> nn.Module:
+        """U-Net with adapters and new modules, and the text encoder with its adapters."""
+        return self._module
+
+    def to(self, device: torch.device) -> DualAnoDiffMethod:
+        """Move all weights."""
+        self.base.to(device)
+        self.unet.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return next(self.unet.parameters()).device
+
+    def describe(self) -> str:
+        """Sampler, steps, guidance, and what the mask is made from."""
+        s = self.sampling
+        text = f"{s.sampler} {s.steps} steps, guidance {s.guidance:g}, mask: part beyond grey by {self.config.mask_threshold:g}"
+        return text + (", background compensation" if self.config.background else "")
+
+    def prompt(self, category: str, defect: str) -> str:
+        """Prompt of the whole picture."""
+        return self.config.prompt.format(category=words(category), defect=words(defect))
+
+    def prompts(self, category: str, defects: list[str]) -> tuple[list[str], list[str]]:
+        """Prompts of both branches; the part's is a piece of the whole's."""
+        parts = [self.config.prompt_part.format(category=words(category), defect=words(defect)) for defect in defects]
+        return [self.prompt(category, defect) for defect in defects], parts
+
+    def embed(self, prompts: list[str]) -> torch.Tensor:
+        """Text embeddings (n, L, D), one prompt at a time, so that no neighbour in a batch can change one by rounding."""
+        encoder = self.base.text_encoder
+        with torch.autocast(self.device.type, enabled=False):
+            known = {p: encoder(self.base.tokens([p]).to(self.device)).last_hidden_state[0] for p in sorted(set(prompts))}
+        return torch.stack([known[prompt] for prompt in prompts])
+
+    # -------------------------------------------------------------------------------------------------- training
+
+    def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        """Squared error of the predicted noise, one term a branch; t is shared, noise is not."""
+        config, size = self.config, self.config.optim.batch
+        pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
+        names = symmetries(config.augment)
+        rows = [(data.defective[pick(len(data.defective))], names[pick(len(names))]) for _ in range(size)]
+        whole = to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows])
+        masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in rows])
+        kinds = {"image": whole, "part": GREY + (whole - GREY) * masks}
+        if config.background:
+            kinds["background"] = surroundings(whole)
+        latents = {kind: self._latents([(*row, kind) for row in rows], pictures) for kind, pictures in kinds.items()}
+        samples = [data.samples[i] for i, _ in rows]
+        texts = self.prompts(samples[0].category, [sample.defect for sample in samples])
+        dropped = [bool(torch.rand((), generator=rng) < config.prompt_drop) for _ in rows]
+        text = tuple(self.embed(["" if drop else p for p, drop in zip(prompts, dropped, strict=True)]) for prompts in texts)
+        noise = torch.randn((3, *latents["image"].shape), generator=rng).to(self.device)
+        scheduler = self.base.scheduler
+        t = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng).to(self.device)
+        z = tuple(scheduler.add_noise(latents[kind], noise[i], t) for i, kind in enumerate(("image", "part")))
+        background = scheduler.add_noise(latents["background"], noise[2], t) if config.background else None
+        predicted = self.unet(z, t, text, background)
+        return {name: F.mse_loss(p.float(), e) for name, p, e in zip(("image", "part"), predicted, noise[:2], strict=True)}
+
+    # -------------------------------------------------------------------------------------------------- sampling
+
+    @torch.no_grad()
+    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+        """One pair per condition; see Method.sample."""
+        n, sampling, base = len(conditions), self.sampling, self.base
+        side = [length // base.latent_factor for length in conditions.background.shape[-2:]]
+        noise = draw_noise(generators, (3, base.unet.config.in_channels, *side)).to(self.device)
+        prompts = self.prompts(conditions.category, conditions.defects)
+        texts = {True: tuple(map(self.embed, prompts)), False: (self.embed([""] * n),) * 2}
+        z_background = base.encode(surroundings(conditions.background)) if self.config.background else None
+        scheduler = sampling_scheduler(base.scheduler, sampling)
+
+        def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            steps = t.to(self.device).expand(n)
+            noised = None if z_background is None else base.scheduler.add_noise(z_background, noise[:, 2], steps)
+            branch = lambda conditional: torch.cat(self.unet(x.chunk(2, dim=1), steps, texts[conditional], noised), dim=1).float()  # noqa: E731
+            return guided(branch, sampling.guidance)
+
+        with autocast(self.device, self.config.optim.precision):
+            latents = denoise(predict, noise[:, :2].flatten(1, 2), scheduler)
+            images, parts = (base.decode(z).cpu().float() for z in latents.chunk(2, dim=1))
+        return images, torch.stack([part_mask(part, self.config.mask_threshold) for part in parts])
+
+
+def part_mask(part: torch.Tensor, threshold: float) -> torch.Tensor:
+    """Mask (1, H, W) in {0, 1} of a part's picture (3, H, W) in [0, 1]: what differs from grey, holes filled, specks dropped."""
+    mask = (part - GREY).abs().amax(0).numpy() > threshold
+    return torch.from_numpy(ndimage.binary_fill_holes(clean_mask(mask)))[None].float()
+
+
+def surroundings(pictures: torch.Tensor) -> torch.Tensor:
+    """Pictures (n, 3, H, W) in [0, 1] with the object made grey."""
+    arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
+    objects = torch.from_numpy(np.stack([foreground(array) for array in arrays]))[:, None]
+    return torch.where(objects, torch.tensor(GREY), pictures)

@@ -1,0 +1,154 @@
+"""The methods that draw defects without learning: DRAEM's synthesis, CutPaste, NSA."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import small
+import torch
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from scipy import ndimage
+from test_generate import generate
+
+from helixbench.diffusion.data import Pictures
+from helixbench.errors import UserError
+from helixbench.generate.plan import conditions, make_plan
+from helixbench.methods.draem import altered, perlin, perlin_mask
+from helixbench.methods.drawing import Draws
+from helixbench.methods.nsa import poisson_blend
+from helixbench.methods.registry import method_class
+from helixbench.schema import MethodConfig
+
+KINDS = ("draem", "cutpaste", "nsa")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Pictures:
+    return Pictures.load(small.prepared(tmp_path_factory.mktemp("data") / "disc", size=64))
+
+
+@pytest.fixture(scope="module")
+def objects(data) -> Pictures:
+    """The same with a textured disc on a white background as normals."""
+    y, x = np.ogrid[:64, :64]
+    distance = np.hypot(y - 32, x - 32)
+    picture = np.where(distance < 24, 90 + 60 * np.sin(y / 3) * np.cos(x / 5), 250)
+    images = data.images.copy()
+    images[data.normal] = np.stack([picture + c for c in (0, -15, 5)], -1).clip(0, 255).astype(np.uint8)
+    return Pictures(data.samples, images, data.masks, data.cells)
+
+
+def method(kind: str, **changes):
+    config = TypeAdapter(MethodConfig).validate_python({"kind": kind, **changes})
+    return method_class(kind)(config)
+
+
+def sample(kind: str, data: Pictures, plans, **changes):
+    generators = [torch.Generator().manual_seed(plan.seed) for plan in plans]
+    return method(kind, **changes).sample(conditions(data, plans), generators)
+
+
+def draws(seed: int = 0) -> Draws:
+    return Draws(torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_defect_is_where_the_mask_is_and_nowhere_else(kind, objects):
+    plans = make_plan(objects, generate(pairs=8), 0)
+    changes = {"rotate_share": 0.0} if kind == "draem" else {}
+    images, masks = sample(kind, objects, plans, **changes)
+    change = (images - conditions(objects, plans).background).abs().mean(1, keepdim=True)
+    assert images.shape == (16, 3, 64, 64) and 0 <= images.min() and images.max() <= 1
+    for i in range(16):
+        mask = masks[i] > 0.5
+        assert mask.any() and change[i][mask].mean() >= 0.03
+        assert change[i][~mask].mean() < 0.02
+        assert change[i][mask].mean() > 5 * change[i][~mask].mean()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pair_does_not_depend_on_its_batch(kind, objects):
+    plans = make_plan(objects, generate(pairs=3), 0)
+    together = sample(kind, objects, plans)
+    for i, plan in enumerate(plans):
+        image, mask = sample(kind, objects, [plan])
+        assert torch.equal(image[0], together[0][i]) and torch.equal(mask[0], together[1][i])
+    assert not torch.equal(together[0][0], together[0][1])
+
+
+def test_perlin_noise_is_zero_at_its_corners_smooth_and_of_any_size():
+    noise = perlin((60, 36), (5, 3), draws())
+    assert np.abs(noise[::12, ::12]).max() < 1e-12, "gradient noise vanishes on its grid"
+    assert 0.5 < np.abs(noise).max() < 1.1
+    assert np.abs(np.diff(noise, axis=0)).max() < 0.4 and np.abs(np.diff(noise, axis=1)).max() < 0.4
+    assert perlin((17, 23), (16, 23), draws()).shape == (17, 23)
+
+
+def test_perlin_masks_are_finer_at_higher_scales():
+    def pieces(scale):
+        return np.mean([ndimage.label(perlin_mask((64, 64), scale, 0.5, 90, draws(seed)))[1] for seed in range(20)])
+
+    assert pieces(0) <= 2 < 5 < pieces(5)
+
+
+def test_textures_of_a_folder_are_used_and_a_folder_without_them_is_one_line(objects, tmp_path):
+    plans = make_plan(objects, generate(pairs=4), 0)
+    with pytest.raises(UserError, match="no pictures"):
+        sample("draem", objects, plans, textures=str(tmp_path))
+    Image.new("RGB", (20, 30), (0, 255, 0)).save(tmp_path / "green.png")
+    green = method("draem", textures=str(tmp_path))
+    assert "textures of" in green.describe()
+    texture = green.texture(conditions(objects, plans), 0, draws())
+    assert texture.shape == (64, 64, 3) and (texture == [0, 1, 0]).all()
+    (tmp_path / "green.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match="green.png: not a readable picture"):
+        sample("draem", objects, plans, textures=str(tmp_path))
+
+
+def test_every_alteration_of_a_texture_keeps_its_range():
+    texture = np.random.default_rng(0).random((16, 16, 3)).astype(np.float32)
+    results = [altered(texture, draws(seed)) for seed in range(40)]
+    assert all(result.shape == texture.shape and 0 <= result.min() and result.max() <= 1 for result in results)
+    assert np.mean([np.abs(result - texture).mean() for result in results]) > 0.1
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_cutpaste_areas(objects, share):
+    plans = make_plan(objects, generate(pairs=10), 0)
+    areas = sample("cutpaste", objects, plans, scar_share=share)[1].flatten(1).mean(1)
+    low, high = ((0.02, 0.15), (20 / 256**2, 400 / 256**2))[int(share)]
+    assert 0.7 * low < areas.min() and areas.max() < 1.5 * high
+
+
+def test_a_patch_of_the_picture_itself_blends_into_nothing():
+    picture = np.random.default_rng(0).random((20, 24, 3)).astype(np.float32)
+    np.testing.assert_allclose(poisson_blend(picture, picture[3:10, 5:17], 3, 5), picture, atol=1e-5)
+
+
+def test_blending_solves_the_poisson_equation():
+    """Inside, the Laplacian is the patch's; on the border, nothing has moved."""
+    rng = np.random.default_rng(1)
+    picture, patch = 0.45 + 0.1 * rng.random((20, 24, 3)), 0.45 + 0.1 * rng.random((7, 9, 3))
+    out = poisson_blend(picture, patch, 4, 6)
+
+    def laplacian(a):
+        return a[2:, 1:-1] + a[:-2, 1:-1] + a[1:-1, 2:] + a[1:-1, :-2] - 4 * a[1:-1, 1:-1]
+
+    np.testing.assert_allclose(laplacian(out[4:11, 6:15]), laplacian(patch), atol=1e-5)
+    changed = np.abs(out - picture).max(-1) > 1e-6
+    assert changed[5:10, 7:14].all() and changed.sum() == 5 * 7
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("draem", {"opacity": [0.5, 0.2]}),
+        ("draem", {"opacity": [0.5, 1.5]}),
+        ("cutpaste", {"area": [0, 0.1]}),
+        ("nsa", {"half_side": [0.1, 0.6]}),
+    ],
+)
+def test_impossible_ranges(kind, changes):
+    with pytest.raises(ValidationError, match=next(iter(changes))):
+        method(kind, **changes)

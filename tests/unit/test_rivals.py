@@ -1,0 +1,140 @@
+"""What every method that learns must keep: exact resume, a round trip through its folder, pairs that depend on their plan alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import small
+import torch
+from test_generate import a_slice, generate
+
+from helixbench import trainer
+from helixbench.config import Slice
+from helixbench.diffusion.base import BaseModel
+from helixbench.diffusion.data import Pictures
+from helixbench.errors import UserError
+from helixbench.generate import stage as generate_stage
+from helixbench.generate.plan import conditions, make_plan
+from helixbench.methods import training
+from helixbench.methods.registry import method_class
+from helixbench.records import Pair, read_csv
+
+RIVALS = {
+    "dualanodiff": small.dualanodiff(),
+    "dualanodiff_all": small.dualanodiff(trainable="all", background=True, prompt_drop=0.3, text_rank=0),
+    "stage": small.stage(),
+    "stage_all": small.stage(trainable="all"),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    return small.prepared(tmp_path_factory.mktemp("data") / "disc")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    small.base().save(folder)
+    return folder
+
+
+def train(name: str, prepared: Path, base: Path, folder: Path, **optim) -> Path:
+    options = RIVALS[name].model_copy(update={"optim": small.optim(**optim)} if optim else {})
+    config = Slice({"run.seed": 0, f"train.methods.{name}": json.loads(options.model_dump_json())})
+    training.run(name, "Data", "disc", config, prepared=prepared, base=base, state=folder / "state", out=folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture(scope="module", params=RIVALS)
+def trained(request, prepared, base, tmp_path_factory) -> tuple[str, Path]:
+    """Name and folder of a method after a few steps at a rate that makes all its parts matter."""
+    return request.param, train(request.param, prepared, base, tmp_path_factory.mktemp(request.param), steps=6, lr=1e-2)
+
+
+def load(name: str, folder: Path):
+    return method_class(RIVALS[name].kind).load(RIVALS[name], folder, small.sampling(steps=3))
+
+
+def sample(method, prepared: Path, chosen=slice(None)):
+    data = Pictures.load(prepared)
+    plans = make_plan(data, generate(pairs=2), 0)[chosen]
+    return method.sample(conditions(data, plans), [torch.Generator().manual_seed(plan.seed) for plan in plans])
+
+
+def test_pairs_are_valid_and_depend_on_the_plan_alone(trained, prepared):
+    method = load(*trained)
+    images, masks = sample(method, prepared)
+    assert images.shape == (4, 3, small.SIZE, small.SIZE) and masks.shape == (4, 1, small.SIZE, small.SIZE)
+    assert 0 <= images.min() and images.max() <= 1 and set(masks.unique().tolist()) <= {0.0, 1.0}
+    again = sample(method, prepared)
+    assert torch.equal(again[0], images) and torch.equal(again[1], masks)
+    assert (images[0] - images[1]).abs().max() > 1e-3
+    for i in range(4):
+        image, mask = sample(method, prepared, slice(i, i + 1))
+        torch.testing.assert_close(image[0], images[i], rtol=0, atol=1e-4)
+        assert (mask[0] != masks[i]).float().mean() < 0.01
+    assert method.describe()
+
+
+def test_a_trained_model_comes_back(trained, prepared, base):
+    """The folder gives the samples of the model in memory, and its base part is a plain diffusers folder."""
+    name, folder = trained
+    kind = method_class(RIVALS[name].kind)
+    first = load(name, folder)
+    first.save(folder.parent / "again")
+    second = load(name, folder.parent / "again")
+    for a, b in zip(sample(first, prepared), sample(second, prepared), strict=True):
+        assert torch.equal(a, b)
+    untrained = kind.create(RIVALS[name], BaseModel.load(base), 0)
+    untrained.begin(Pictures.load(prepared))
+    untrained.sampling = small.sampling(steps=3)
+    assert (sample(untrained, prepared)[0] - sample(first, prepared)[0]).abs().max() > 1e-3
+    assert not list(folder.rglob("*.bin")) and BaseModel.load(folder)
+
+
+@pytest.mark.parametrize(("name", "other"), [("dualanodiff", small.dualanodiff(rank=3)), ("stage", small.stage(vectors=3))])
+def test_the_folder_of_other_settings_is_one_line(prepared, base, tmp_path, name, other):
+    folder = train(name, prepared, base, tmp_path, steps=1)
+    with pytest.raises(UserError, match="train again"):
+        method_class(name).load(other, folder, small.sampling())
+
+
+def test_resume_after_a_kill_equals_the_unbroken_run(trained, prepared, base, tmp_path, monkeypatch):
+    (name, folder), real = trained, trainer._State.save
+
+    def dies(state, path, facts):
+        real(state, path, facts)
+        if state.step == 3:
+            raise KeyboardInterrupt
+
+    optim = {"steps": 6, "lr": 1e-2, "save_every_s": 1e-9}
+    monkeypatch.setattr(trainer._State, "save", dies)
+    with pytest.raises(KeyboardInterrupt):
+        train(name, prepared, base, tmp_path, **optim)
+    monkeypatch.setattr(trainer._State, "save", real)
+    again = train(name, prepared, base, tmp_path, **optim)
+    weights = [file.relative_to(folder) for file in folder.rglob("*.safetensors")]
+    assert len(weights) == 4
+    for file in weights:
+        assert (again / file).read_bytes() == (folder / file).read_bytes(), file
+
+
+@pytest.mark.parametrize("name", [name for name in RIVALS if name != "stage"])
+def test_training_learns(name, prepared, base, tmp_path):
+    """The loss falls; STAGE's adapters alone have nothing to go by on a random U-Net."""
+    folder = train(name, prepared, base, tmp_path, steps=40, lr=3e-3, log_every_s=1e-9)
+    rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
+    terms = rows[0].keys() - {"step", "lr", "grad_norm", "steps_per_s"}
+    total = [sum(row[term] for term in terms) for row in rows]
+    assert sum(total[-10:]) < 0.9 * sum(total[:10])
+
+
+def test_the_stage_generates_from_a_trained_model(trained, prepared, tmp_path):
+    name, folder = trained
+    config = a_slice(name, RIVALS[name], generate(pairs=1))
+    arguments = {"prepared": prepared, "model": folder, "state": tmp_path / "s", "out": tmp_path / "o"}
+    generate_stage.run(name, "Data", "disc", config, **arguments)
+    assert len(read_csv(tmp_path / "o/manifest.csv", Pair)) == 2
