@@ -113,7 +113,7 @@ class DualAnoDiffMethod(Learner):
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Squared error of the predicted noise, one term a branch; t is shared, noise is not."""
-        config, size = self.config, self.config.optim.batch
+        config, size = self.config, self.config.optim.per_pass
         pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
         names = symmetries(config.augment)
         rows = [(data.defective[pick(len(data.defective))], names[pick(len(names))]) for _ in range(size)]

@@ -115,7 +115,7 @@ class StageMethod(Learner):
 
         With `trainable: all` a third term trains the U-Net as a plain diffusion model of normals and defects.
         """
-        config, base, size = self.config, self.base, self.config.optim.batch
+        config, base, size = self.config, self.base, self.config.optim.per_pass
         pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
         names = symmetries(config.augment)
         rows = [(data.defective[pick(len(data.defective))], names[pick(len(names))]) for _ in range(size)]
