@@ -15,7 +15,7 @@ include: "workflow/rules/common.smk"
 wildcard_constraints:
     dataset=one_of(CONFIG.prepare.datasets),
     category=one_of(c for d in CONFIG.prepare.datasets.values() for c in d.categories),
-    method=one_of(CONFIG.train.methods),
+    method=one_of(EVERYTHING),
     seed=r"\d+",
     number="|".join(map(str, TABLES)),
 

@@ -76,12 +76,19 @@ def _one_line(error: ValidationError, source: str, root: Any) -> str:
 
 
 def _without_removed(values: Mapping) -> dict:
-    """A null data set or method is taken out: the one thing that merging dictionaries cannot say."""
+    """A null data set, method or ablation is taken out: the one thing that merging dictionaries cannot say.
+
+    The ablations of a method go with it.
+    """
     values = dict(values)
-    for section, key in (("prepare", "datasets"), ("train", "methods")):
+    removed: set[str] = set()
+    for section, key in (("prepare", "datasets"), ("train", "methods"), ("train", "ablations")):
         entries = values[section].get(key) if isinstance(values.get(section), Mapping) else None
         if isinstance(entries, Mapping):
             kept = {name: entry for name, entry in entries.items() if entry is not None}
+            if key == "ablations":
+                kept = {name: e for name, e in kept.items() if not (isinstance(e, Mapping) and e.get("of") in removed)}
+            removed = entries.keys() - kept.keys()
             values[section] = {**values[section], key: kept}
     return values
 
@@ -89,7 +96,8 @@ def _without_removed(values: Mapping) -> dict:
 def validate(values: Mapping, source: str = "params.yaml") -> Config:
     """Parsed YAML in, configuration out; UserError with every wrong key's full name.
 
-    A null under `prepare.datasets` or `train.methods` removes that entry, so that an overlay can drop what it merges with.
+    A null under `prepare.datasets`, `train.methods` or `train.ablations` removes that entry, so that an overlay can drop
+    what it merges with.
     """
     try:
         return Config.model_validate(_without_removed(values))
@@ -113,9 +121,12 @@ def load(path: str | Path = "params.yaml", *overlays: str | Path) -> Config:
 
 
 def lookup(config: Config, key: str) -> Any:
-    """The value at a dotted key such as `train.methods.dhdiff`."""
+    """The value at a dotted key; `train.methods.<name>` is also the configuration of an ablation's arm."""
     node: Any = config
-    for part in key.split("."):
+    parts = key.split(".")
+    if parts[:2] == ["train", "methods"] and parts[2:3] and parts[2] in config.train.arms:
+        node, parts = config.train.arms, parts[2:]
+    for part in parts:
         node = node[part] if isinstance(node, Mapping) else getattr(node, part)
     return node
 

@@ -7,9 +7,10 @@ paper leaves open.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -345,15 +346,54 @@ class Stage(_Section):
 MethodConfig = Annotated[DHDiff | CropPaste | Draem | CutPaste | Nsa | DualAnoDiff | Stage, Field(discriminator="kind")]
 
 
+class Ablation(_Section):
+    """An arm of Tables VIII and IX: a method with something changed, trained and tested for these tables only."""
+
+    of: Name = Field(description="key of the method under train.methods")
+    change: dict[str, Any] = Field(description="values that differ, by key; none: the method itself stands in the rows")
+    rows: dict[Annotated[int, Field(ge=8, le=9)], str] = Field(min_length=1, description="table number: name of its row there")
+
+
 class Train(_Section):
     """The base model and the methods that grow on it."""
 
     base: Literal["stable-diffusion-v1-5", "scratch"] = Field("stable-diffusion-v1-5", description="base model (reading 1)")
     pretrained: Pretrained = Pretrained()
     scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
-    methods: dict[Name, MethodConfig] = Field(min_length=1, description="methods by key; ablations are further keys")
+    methods: dict[Name, MethodConfig] = Field(min_length=1, description="methods by key")
+    ablations: dict[Name, Ablation] = Field({}, description="arms by key")
 
-    @field_validator("methods")
+    @cached_property
+    def arms(self) -> dict[str, Any]:
+        """Configuration of each ablation that changes something; its label is its key."""
+        changed = {key: ablation for key, ablation in self.ablations.items() if ablation.change}
+        values = {key: self.methods[arm.of].model_dump() | arm.change | {"label": key} for key, arm in changed.items()}
+        return {key: type(self.methods[changed[key].of]).model_validate(v) for key, v in values.items()}
+
+    @property
+    def everything(self) -> dict[str, Any]:
+        """Methods and arms by key."""
+        return {**self.methods, **self.arms}
+
+    def rows(self, table: int) -> dict[str, str]:
+        """Rows of Table VIII or IX: name -> key of the method or arm that stands there."""
+        return {arm.rows[table]: key if arm.change else arm.of for key, arm in self.ablations.items() if table in arm.rows}
+
+    @model_validator(mode="after")
+    def _arms_are_methods(self):
+        for key, ablation in self.ablations.items():
+            if key in self.methods:
+                raise ValueError(f"ablations.{key}: a method has that name; choose another one")
+            if ablation.of not in self.methods:
+                raise ValueError(f"ablations.{key}.of: no method {ablation.of!r} under train.methods")
+        try:
+            _ = self.arms
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ValueError(f"ablations: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
+        return self
+
+    @field_validator("methods", "ablations")
     @classmethod
     def _not_base(cls, methods):
         if "base" in methods:
@@ -472,7 +512,7 @@ class Detect(_Section):
 class Report(_Section):
     """Tables and figures."""
 
-    tables: tuple[Literal[1, 2, 4], ...] = Field((1, 2, 4), description="paper tables to render")
+    tables: tuple[Literal[1, 2, 4, 8, 9], ...] = Field((1, 2, 4, 8, 9), description="paper tables to render")
     grid_columns: int = Field(6, ge=1, le=32, description="pictures per row of the generation grid")
 
 

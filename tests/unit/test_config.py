@@ -246,3 +246,46 @@ def test_an_overlay_that_is_no_mapping_is_one_line(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="list.yaml: not a YAML mapping"):
         config.load(tmp_path / "list.yaml")
+
+
+def with_arm(**arm):
+    return changed("train.ablations", {"bare": {"of": "dhdiff", "rows": {8: "(1)"}, "change": {"dda_encoder": 0}, **arm}})
+
+
+def test_an_ablation_is_its_method_with_something_changed():
+    values = with_arm()
+    values["train"]["ablations"]["whole"] = {"of": "dhdiff", "rows": {8: "(4)", 9: "(4)"}, "change": {}}
+    found = config.validate(values)
+    arm, method = found.train.arms["bare"], found.train.methods["dhdiff"]
+    assert list(found.train.arms) == ["bare"], "no change, no arm"
+    assert (arm.dda_encoder, arm.label) == (0, "bare") and arm.ssm_encoder == method.ssm_encoder
+    assert found.train.rows(8) == {"(1)": "bare", "(4)": "dhdiff"} and found.train.rows(9) == {"(4)": "dhdiff"}
+    part = config.Slice(config.slice_config(found, ["train.methods.bare", "train.methods.bare.optim", "train.methods"]))
+    assert part["train.methods.bare"] == arm and list(part["train.methods"]) == list(found.train.methods)
+
+
+def test_an_arm_follows_what_an_overlay_says_of_its_method():
+    values = with_arm()
+    values["train"]["methods"]["dhdiff"]["optim"]["steps"] = 77
+    assert config.validate(values).train.arms["bare"].optim.steps == 77
+
+
+def test_arms_go_with_their_method():
+    values = with_arm()
+    values["train"]["methods"]["dhdiff"] = None
+    assert not config.validate(values).train.ablations
+
+
+@pytest.mark.parametrize(
+    "arm, message",
+    [
+        ({"of": "dhdif"}, "ablations.bare.of: no method 'dhdif'"),
+        ({"change": {"dda_encodr": 0}}, "ablations: dda_encodr: Extra inputs are not permitted"),
+        ({"change": {"dda_encoder": 7}}, "ablations: dda_encoder: Input should be less than or equal to 4, not 7"),
+        ({"rows": {7: "x"}}, "greater than or equal to 8"),
+    ],
+)
+def test_a_bad_arm_is_one_line(arm, message):
+    with pytest.raises(UserError) as caught:
+        config.validate(with_arm(**arm))
+    assert message in str(caught.value) and "\n" not in str(caught.value)

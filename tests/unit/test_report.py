@@ -20,12 +20,17 @@ DATASETS = {
     "MVTec-AD": {"layout": "mvtec_ad", "root": "raw", "categories": ["bottle", "cable"]},
     "Procedural": {"layout": "procedural", "categories": ["disc"], "procedural": {}},
 }
+ABLATIONS = {
+    "full": {"of": "dhdiff", "change": {}, "rows": {8: "(4) DDA=yes SSM=yes", 9: "ours"}},
+    "no_ssm": {"of": "dhdiff", "change": {"ssm_encoder": 0}, "rows": {8: "(2) DDA=yes SSM=no"}},
+}
 SQUEEZE = "squeezenet1_1 (ImageNet weights 1a2b), 10 splits; split half; seed 0"
 UNET = "U-Net vgg13_bn, last checkpoint; split half"
 
 
-def config(methods=METHODS, datasets=DATASETS, columns=3):
-    return Slice({"report": {"grid_columns": columns}, "train.methods": methods, "prepare.datasets": datasets})
+def config(methods=METHODS, datasets=DATASETS, columns=3, ablations=ABLATIONS):
+    values = {"report": {"grid_columns": columns}, "train.methods": methods, "prepare.datasets": datasets}
+    return Slice({**values, "train.ablations": ablations})
 
 
 def score(metric, value, dataset="MVTec-AD", category="bottle", method="dhdiff", seed=0, protocol=UNET, defect="all", std=None):
@@ -51,6 +56,40 @@ def detection(metrics=("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "pr
             for seed in seeds:
                 for k, metric in enumerate(metrics):
                     yield score(metric, 90 - 3 * m - p + k + seed, dataset, category, method, seed)
+
+
+# ------------------------------------------------------------------------------------------------------- ablations
+
+
+def arms(*methods_and_values):
+    for method, value in methods_and_values:
+        for category, change in (("bottle", 1), ("cable", -1)):
+            for seed in (0, 1):
+                yield score("pixel_ap", value + change + seed, "MVTec-AD", category, method, seed)
+        yield score("image_auroc", 50, "MVTec-AD", "bottle", method)
+
+
+def test_arms_stand_in_the_paper_s_rows(tmp_path):
+    rows, md, tex = render_table(tmp_path, 8, [*arms(("dhdiff", 80), ("no_ssm", 70), ("crop", 99))])
+    (full,) = pick(rows, method="(4) DDA=yes SSM=yes", category="average")
+    assert (full["published"], full["measured"]) == ("86.4", "80.5")
+    (arm,) = pick(rows, method="(2) DDA=yes SSM=no", category="average")
+    assert (arm["published"], arm["measured"]) == ("78.6", "70.5")
+    (plain,) = pick(rows, method="(1) DDA=no SSM=no")
+    assert (plain["published"], plain["measured"]) == ("71.5", "")
+    assert not pick(rows, method="Crop&Paste") and not pick(rows, metric="image_auroc")
+    lines = [line for line in md.splitlines() if line.startswith("| (")]
+    assert [line.split("|")[1].strip()[:3] for line in lines] == ["(1)", "(2)", "(3)", "(4)"]
+    assert "**86.4**" in lines[3] and "**80.5 ± 0.7**" in lines[3] and "<u>70.5 ± 0.7</u>" in lines[1], lines
+    assert "| arm |" in md and "mean of 2 of" not in lines[0]
+    assert r"\textbf{80.5 $\pm$ 0.7}" in tex
+
+
+def test_a_row_of_ours_stands_beside_the_printed_ones(tmp_path):
+    rows, md, _ = render_table(tmp_path, 9, [*arms(("dhdiff", 80))])
+    (ours,) = pick(rows, method="ours", category="average")
+    assert (ours["published"], ours["measured"]) == ("", "80.5")
+    assert len(pick(rows, category="average")) == 5
 
 
 # ------------------------------------------------------------------------------------------------------- published

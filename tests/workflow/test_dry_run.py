@@ -15,6 +15,7 @@ PAPER = load(ROOT / "params.yaml")
 CATEGORIES = PAPER.prepare.datasets["MVTec-AD"].categories
 ALL = 15 * len(PAPER.train.methods)
 LEARN = 15 * sum(hasattr(method, "optim") for method in PAPER.train.methods.values())
+ARMS = 15 * len(PAPER.train.arms)
 
 
 @pytest.fixture
@@ -44,11 +45,11 @@ def only_line(result) -> str:
 def test_paper_configuration(paper):
     assert paper.job_counts() == {
         "prepare": 15,
-        "train": LEARN,
-        "generate": ALL,
+        "train": LEARN + ARMS,
+        "generate": ALL + ARMS,
         "score": ALL,
-        "detect": ALL,
-        "report_table": 3,
+        "detect": ALL + ARMS,
+        "report_table": 5,
         "report_grid": 1,
         "all": 1,
     }
@@ -58,9 +59,11 @@ def test_paper_configuration(paper):
     "target, expected",
     [
         ("prepared", {"prepare": 15}),
-        ("models", {"prepare": 15, "train": LEARN}),
+        ("models", {"prepare": 15, "train": LEARN + ARMS}),
         ("table_1", {"prepare": 15, "train": LEARN, "generate": ALL, "score": ALL, "report_table": 1}),
         ("table_4", {"prepare": 15, "train": LEARN, "generate": ALL, "detect": ALL, "report_table": 1}),
+        ("table_8", {"prepare": 15, "train": 60, "generate": 60, "detect": 60, "report_table": 1}),
+        ("table_9", {"prepare": 15, "train": 75, "generate": 75, "detect": 75, "report_table": 1}),
         ("figure_5", {"prepare": 15, "train": LEARN, "generate": ALL, "report_grid": 1}),
     ],
 )

@@ -48,7 +48,11 @@ def wanted_networks() -> list[str]:
 
 CONFIG = or_stop(configuration)
 WANTED_NETWORKS = wanted_networks()
-TABLES = [1, 2, 4]
+TABLES = [1, 2, 4, 8, 9]
+METHODS = list(CONFIG.train.methods)
+EVERYTHING = CONFIG.train.everything  # methods, and the arms of Tables VIII and IX
+ARMS = {number: list(CONFIG.train.rows(number).values()) for number in (8, 9)}
+WANTED_ARMS = sorted({arm for number in (8, 9) if number in CONFIG.report.tables for arm in ARMS[number]} - {*METHODS})
 
 RUN = f"results/{CONFIG.run.name}"
 LOGS = f"logs/{CONFIG.run.name}"
@@ -58,7 +62,7 @@ ONE = "{dataset}/{category}"
 ENVIRONMENT = "../../environment.yml"
 
 CATEGORIES = [(name, c) for name, d in CONFIG.prepare.datasets.items() for c in d.categories]
-LEARNING = [name for name, method in CONFIG.train.methods.items() if hasattr(method, "optim")]
+LEARNING = [name for name, method in EVERYTHING.items() if hasattr(method, "optim")]
 
 
 def one_of(names) -> str:
@@ -81,7 +85,7 @@ def config_slice(*keys: str) -> str:
     pattern = f"{RUN}/config/{'+'.join(sorted(keys))}.json"
     names = [
         {"method": method, "dataset": dataset}
-        for method in (CONFIG.train.methods if "{method}" in pattern else [""])
+        for method in (EVERYTHING if "{method}" in pattern else [""])
         for dataset in (CONFIG.prepare.datasets if "{dataset}" in pattern else [""])
     ]
     for name in names:
@@ -122,7 +126,7 @@ def pictures_of(wildcards) -> list[str]:
         patterns,
         dataset=wildcards.dataset,
         category=categories,
-        method=CONFIG.train.methods,
+        method=METHODS,
     )
 
 

@@ -1,16 +1,18 @@
 # Tables with the published, the recomputed and the measured numbers side by side, and picture grids.
 
 PUBLISHED = "resources/published"
-SCORES = each(rules.score.output.scores, CONFIG.train.methods)
-DETECTION = each(rules.detect.output.scores, CONFIG.train.methods, CONFIG.detect.localization.seeds)
+SEEDS = CONFIG.detect.localization.seeds
+SCORES = each(rules.score.output.scores, METHODS)
+DETECTION = each(rules.detect.output.scores, METHODS, SEEDS)
 SOURCES = {1: SCORES, 2: DETECTION, 4: DETECTION}
+SOURCES |= {number: each(rules.detect.output.scores, arms, SEEDS) if arms else [] for number, arms in ARMS.items()}
 
 
 rule report_table:
     input:
         scores=lambda wildcards: SOURCES[int(wildcards.number)],
         published=lambda wildcards: f"{PUBLISHED}/table_{wildcards.number}.csv",
-        config=config_slice("report", "train.methods", "prepare.datasets"),
+        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
     output:
         csv=f"{REPORT}/table_{{number}}.csv",
         tex=f"{REPORT}/table_{{number}}.tex",

@@ -16,7 +16,6 @@ from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.provenance import write_atomic
 from helixbench.records import GOOD, Pair, Sample, inside, read_csv
-from helixbench.report.measured import labels
 
 TILE = 112
 """Side of a picture [pixel]; six columns of it fill a column of a two-column paper at 200 dpi."""
@@ -55,7 +54,7 @@ def run(dataset: str, config: Slice, *, results: Path, out: Path) -> None:
     gate, by index. Raises UserError for missing or damaged manifests and pictures.
     """
     columns = config["report"].grid_columns
-    named = labels(config)
+    named = {key: method.label for key, method in config["train.methods"].items()}
     pages = [_blocks(results, dataset, category, named, columns) for category in config["prepare.datasets"][dataset].categories]
     blocks = [block for page in pages for block in page]
     if not blocks:

@@ -64,14 +64,15 @@ class Measured:
 
 
 def labels(config: Slice) -> dict[str, str]:
-    """Method key -> name in the tables; UserError when two methods have one name."""
+    """Method key -> name in the tables, an arm's being its key; UserError when two methods have one name."""
+    arms = config["train.ablations"] if "train.ablations" in config else {}
     named = {key: method.label for key, method in config["train.methods"].items()}
     owners: dict[str, str] = {}
     for key, label in named.items():
         if label in owners:
             raise UserError(f"train.methods.{key}.label: {label!r} is {owners[label]}'s, too; numbers of two methods never share a column")
         owners[label] = key
-    return named
+    return {**named, **{key: key for key, arm in arms.items() if arm.change}}
 
 
 def _protocol(row: Score) -> str:

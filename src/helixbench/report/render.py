@@ -68,7 +68,7 @@ def markdown(title: str, blocks: list[Block], names: dict[str, str], restored: t
             columns = [(i, column) for i, column in enumerate(block.columns) if column.metric == metric]
             rows = [row for row in block.rows if row.cells is None or any(row.cells[i] for i, _ in columns)]
             lines += [f"##{'#' * bool(number)} {_md(names.get(metric, metric))}", ""]
-            lines.append("| category | " + " | ".join(_md_header(column) for _, column in columns) + " |")
+            lines.append(f"| {block.head} | " + " | ".join(_md_header(column) for _, column in columns) + " |")
             lines.append("|---|" + "---:|" * len(columns))
             for row, after in itertools.zip_longest(rows, rows[1:]):
                 if row.cells is None:
@@ -142,7 +142,7 @@ def _tex_table(label: str, caption: str, block: Block, names: dict[str, str]) ->
     columns = block.columns
     kinds, kinds_rule = _spans(columns, lambda c: (c.kind,))
     methods, methods_rule = _spans(columns, lambda c: (c.kind, c.label + (f" ({c.substitute})" if c.substitute else "")))
-    metrics = " & ".join(["category", *(escape(names.get(c.metric, c.metric)) + _tex_sup([c.mark]) for c in columns)]) + r" \\"
+    metrics = " & ".join([block.head, *(escape(names.get(c.metric, c.metric)) + _tex_sup([c.mark]) for c in columns)]) + r" \\"
     published = sum(column.kind == "published" for column in columns)
     shape = "l" + "c" * published + ("@{\\qquad}" if published else "") + "c" * (len(columns) - published)
     lines = [r"\begin{table*}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\resizebox{\linewidth}{!}{%"]

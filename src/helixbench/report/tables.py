@@ -10,18 +10,22 @@ import csv
 import io
 import math
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.provenance import write_text
 from helixbench.report import render
-from helixbench.report.measured import Measured, collect
+from helixbench.report.measured import Measured, collect, labels
 from helixbench.report.published import AVERAGE, ROMAN, Published, read
+from helixbench.schema import Ablation
 
 COLUMNS = ("table", "dataset", "category", "method", "metric", "published", "recomputed", "measured", "protocol")
-METRICS = {1: ("IS", "IC-LPIPS"), 2: ("image_auroc", "pixel_auroc"), 4: ("pixel_auroc", "pixel_ap")}
+METRICS = {1: ("IS", "IC-LPIPS"), 2: ("image_auroc", "pixel_auroc"), 4: ("pixel_auroc", "pixel_ap"), 8: ("pixel_ap",), 9: ("pixel_ap",)}
+ARMS = (8, 9)
+"""Tables whose rows are ablations."""
 ALSO = {4: ("image_ap", "pro", "f1_max")}
 """Metrics that the paper does not print and that the localization gives anyway."""
 
@@ -29,6 +33,8 @@ TITLES = {
     1: "Quality and diversity of generated pairs",
     2: "Detection and localization by a U-Net trained on generated pairs",
     4: "Localization against anomaly detectors",
+    8: "Ablation of the modules, localization",
+    9: "Ablation of where the modules sit, localization",
 }
 NAMES = {
     "image_auroc": "image AUROC",
@@ -78,10 +84,14 @@ class Row:
 
 @dataclass
 class Block:
-    """What the renderers get: columns, rows, footnotes by mark (letters: protocols; numbers: remarks)."""
+    """What the renderers get: columns, rows, footnotes by mark (letters: protocols; numbers: remarks).
+
+    head: what a row is.
+    """
 
     metrics: tuple[str, ...]
     columns: list[Column]
+    head: str = "category"
     rows: list[Row] = field(default_factory=list)
     notes: dict[str, str] = field(default_factory=dict)
 
@@ -107,10 +117,12 @@ def run(number: int, config: Slice, *, published: Path, scores: list[Path], out:
         raise UserError(f"table {number}: not one of {', '.join(map(str, METRICS))}")
     table = read(published, number)
     entries = collect(scores, config)
+    if number in ARMS:
+        entries = _as_rows(entries, labels(config), config["train.ablations"], number)
     wanted = METRICS[number] + ALSO.get(number, ())
     measured = [entry for entry in entries if entry.metric in wanted]
     configured = {name: dataset.categories for name, dataset in config["prepare.datasets"].items()}
-    blocks = [build(table, measured, METRICS[number], configured)]
+    blocks = [(build_arms if number in ARMS else build)(table, measured, METRICS[number], configured)]
     also = tuple(metric for metric in ALSO.get(number, ()) if any(entry.metric == metric for entry in measured))
     if also:
         blocks.append(build(table, measured, also, configured))
@@ -119,6 +131,16 @@ def run(number: int, config: Slice, *, published: Path, scores: list[Path], out:
     write_text(out / f"table_{number}.csv", long_form(table, measured, wanted, configured))
     write_text(out / f"table_{number}.md", render.markdown(title, blocks, NAMES, table.restored))
     write_text(out / f"table_{number}.tex", render.latex(f"tab:{number}", title, blocks, NAMES, table.restored))
+
+
+def _as_rows(entries: list[Measured], named: dict[str, str], ablations: Mapping[str, Ablation], number: int) -> list[Measured]:
+    """Entries named after their rows of Table VIII or IX; what stands in no row is left out."""
+    found = []
+    for key, arm in ablations.items():
+        if number in arm.rows:
+            own = [entry for entry in entries if entry.label == named[key if arm.change else arm.of]]
+            found += [replace(entry, label=arm.rows[number]) for entry in own]
+    return found
 
 
 def _rows(table: Published, measured: list[Measured], configured: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
@@ -184,6 +206,37 @@ def build(table: Published, measured: list[Measured], metrics: tuple[str, ...], 
         if heading != dataset:
             block.rows.append(Row(heading := dataset, None))
         block.rows.append(Row(category, tuple(_ranked(block.columns, cells)), category == AVERAGE))
+    return block
+
+
+def build_arms(table: Published, measured: list[Measured], metrics: tuple[str, ...], configured: dict[str, tuple[str, ...]]) -> Block:
+    """Lay out an ablation: a row an arm, a column the printed average and each average of ours."""
+    averages = [entry for entry in measured if entry.category == AVERAGE]
+    places = [(dataset, AVERAGE) for dataset in dict.fromkeys([*table.datasets, *configured])]
+    block = Block(metrics, [], head="arm")
+    cells: list[dict[str, Cell]] = []
+    for dataset, category in places:
+        for metric in metrics:
+            printed = {m: table.cells[key] for m in table.methods if (key := (dataset, category, m, metric)) in table.cells}
+            if printed:
+                block.columns.append(column := Column("published", dataset, metric))
+                by_cell = {}
+                cells.append({m: _cell(block, table, replace(column, label=m), dataset, category, by_cell) for m in printed})
+            for protocol in dict.fromkeys(e.protocol for e in averages if (e.dataset, e.metric) == (dataset, metric)):
+                ours = {e.label: e for e in averages if (e.dataset, e.metric, e.protocol) == (dataset, metric, protocol)}
+                mark = block.mark(protocol, letters=True)
+                block.columns.append(column := Column("measured", dataset, metric, protocol, mark=mark))
+                by_cell = {(dataset, category, e.label, metric, protocol): e for e in ours.values()}
+                cells.append({m: _cell(block, table, replace(column, label=m), dataset, category, by_cell) for m in ours})
+    arms = dict.fromkeys([*table.methods, *(entry.label for entry in averages)])
+    # Ranks go down a column here: the arms are the contestants.
+    for column in cells:
+        places = sorted({float(cell.text.split(" ")[0]) for cell in column.values() if cell.text != "n/a"}, reverse=True)[:2]
+        for arm, cell in column.items():
+            value = None if cell.text == "n/a" else float(cell.text.split(" ")[0])
+            if len(column) > 1 and value in places:
+                column[arm] = replace(cell, rank=places.index(value) + 1)
+    block.rows = [Row(arm, tuple(column.get(arm) for column in cells)) for arm in sorted(arms)]
     return block
 
 
