@@ -327,6 +327,21 @@ class Stage(_Section):
         return windows
 
 
+class AnomalyDiffusion(_Section):
+    """AnomalyDiffusion (Hu et al., AAAI 2024): a defect drawn into a clean picture; deviations: docs/rivals.md."""
+
+    kind: Literal["anomalydiffusion"]
+    label: str = Field("AnomalyDiffusion", description="name in the tables")
+    vectors: int = Field(4, ge=1, le=16, description="vectors of the learned word of a defect type")
+    spatial_vectors: int = Field(4, ge=1, le=16, description="vectors that the mask gives")
+    prompt: str = Field("*", pattern=r"^[^*]*\*[^*]*$", description="prompt; * is the learned word and the mask's vectors")
+    sampling_steps: int = Field(200, ge=1, le=1000, description="DDIM steps of a pair; generate.sampling is not read")
+    eta: float = Field(1.0, ge=0, le=1, description="share of fresh noise in a DDIM step")
+    augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(("hflip", "vflip"), description="random symmetries of a training pair")
+    trainable: Literal["adapters", "all"] = Field("adapters", description="words and encoder, or also the U-Net, for a scratch base")
+    optim: Optim
+
+
 class MethodSettings(_Section):
     """Settings of a method from outside this package; a subclass adds its own (docs/own_method.md)."""
 
@@ -362,7 +377,9 @@ class _OrFromOutside:
         return {"anyOf": [handler(schema), outside]}
 
 
-MethodConfig = Annotated[DHDiff | CropPaste | Draem | CutPaste | Nsa | DualAnoDiff | Stage, Field(discriminator="kind"), _OrFromOutside()]
+MethodConfig = Annotated[
+    DHDiff | CropPaste | Draem | CutPaste | Nsa | DualAnoDiff | Stage | AnomalyDiffusion, Field(discriminator="kind"), _OrFromOutside()
+]
 
 
 class Train(_Section):

@@ -16,6 +16,7 @@ _KINDS = {
     "nsa": ("helixbench.methods.nsa", "NsaMethod"),
     "dualanodiff": ("helixbench.methods.dualanodiff.method", "DualAnoDiffMethod"),
     "stage": ("helixbench.methods.stage.method", "StageMethod"),
+    "anomalydiffusion": ("helixbench.methods.anomalydiffusion", "AnomalyDiffusionMethod"),
 }
 
 
