@@ -12,7 +12,19 @@ from helixbench.diffusion import base as base_model
 from helixbench.diffusion.base import BaseModel
 from helixbench.prepare.raw_mask import raw_mask_cells
 from helixbench.records import Sample, format_cells, write_csv
-from helixbench.schema import Autoencoder, CropPaste, DHDiff, DualAnoDiff, Optim, Sampling, Scratch, Stage, TextEncoder, Unet
+from helixbench.schema import (
+    AnomalyDiffusion,
+    Autoencoder,
+    CropPaste,
+    DHDiff,
+    DualAnoDiff,
+    Optim,
+    Sampling,
+    Scratch,
+    Stage,
+    TextEncoder,
+    Unet,
+)
 
 SIZE = 32
 
@@ -44,6 +56,10 @@ def dualanodiff(**changes) -> DualAnoDiff:
 
 def stage(**changes) -> Stage:
     return Stage(**{"kind": "stage", "widths": (16, 32, 16), "sampling_steps": 10, "optim": optim(), **changes})
+
+
+def anomalydiffusion(**changes) -> AnomalyDiffusion:
+    return AnomalyDiffusion(**{"kind": "anomalydiffusion", "sampling_steps": 6, "optim": optim(), **changes})
 
 
 def crop_paste(**changes) -> CropPaste:

@@ -47,7 +47,8 @@ def _walk(root: Any, location: Iterable) -> tuple[list[str], Any]:
         if get_origin(node) in (Union, UnionType):
             tagged = [m for m in get_args(node) if "kind" in getattr(m, "model_fields", {})]
             node = next((m for m in tagged if part in get_args(m.model_fields["kind"].annotation)), None)
-            continue
+            if node is not None:
+                continue  # otherwise a setting of a method from outside, which has no tag
         if part == "[key]" or str(part).startswith("function-"):
             continue
         parts.append(str(part))

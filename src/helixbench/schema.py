@@ -7,10 +7,13 @@ paper leaves open.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
+from importlib import import_module
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic_core import core_schema
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -343,7 +346,59 @@ class Stage(_Section):
         return windows
 
 
-MethodConfig = Annotated[DHDiff | CropPaste | Draem | CutPaste | Nsa | DualAnoDiff | Stage, Field(discriminator="kind")]
+class AnomalyDiffusion(_Section):
+    """AnomalyDiffusion (Hu et al., AAAI 2024): a defect drawn into a clean picture; deviations: docs/rivals.md."""
+
+    kind: Literal["anomalydiffusion"]
+    label: str = Field("AnomalyDiffusion", description="name in the tables")
+    vectors: int = Field(4, ge=1, le=16, description="vectors of the learned word of a defect type")
+    spatial_vectors: int = Field(4, ge=1, le=16, description="vectors that the mask gives")
+    prompt: str = Field("*", pattern=r"^[^*]*\*[^*]*$", description="prompt; * is the learned word and the mask's vectors")
+    sampling_steps: int = Field(200, ge=1, le=1000, description="DDIM steps of a pair; generate.sampling is not read")
+    eta: float = Field(1.0, ge=0, le=1, description="share of fresh noise in a DDIM step")
+    augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(("hflip", "vflip"), description="random symmetries of a training pair")
+    trainable: Literal["adapters", "all"] = Field("adapters", description="words and encoder, or also the U-Net, for a scratch base")
+    optim: Optim
+
+
+class MethodSettings(_Section):
+    """Settings of a method from outside this package; a subclass adds its own (docs/own_method.md)."""
+
+    kind: str = Field(description="package.module:Class of the method")
+    label: str = Field(description="name in the tables")
+
+
+def outside_class(kind: str) -> type:
+    """The class that a kind `package.module:Class` names; ValueError when it is not there or has no settings `Config`."""
+    module, _, name = kind.partition(":")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{kind} cannot be imported ({error}); install its package or name its folder in PYTHONPATH") from None
+    config = getattr(found, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, MethodSettings)):
+        raise ValueError(f"{kind} needs a class attribute Config, a subclass of helixbench.schema.MethodSettings")
+    return found
+
+
+class _OrFromOutside:
+    """Lets `kind: package.module:Class` be validated by that class's own `Config`, as strictly as the kinds from here."""
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        def validate(value, known):
+            kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+            return outside_class(kind).Config.model_validate(value) if isinstance(kind, str) and ":" in kind else known(value)
+
+        return core_schema.no_info_wrap_validator_function(validate, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema, handler):
+        outside = {"type": "object", "required": ["kind", "label"], "properties": {"kind": {"type": "string", "pattern": "^[^:]+:[^:]+$"}}}
+        return {"anyOf": [handler(schema), outside]}
+
+
+MethodConfig = Annotated[
+    DHDiff | CropPaste | Draem | CutPaste | Nsa | DualAnoDiff | Stage | AnomalyDiffusion, Field(discriminator="kind"), _OrFromOutside()
+]
 
 
 class Ablation(_Section):
@@ -360,7 +415,7 @@ class Train(_Section):
     base: Literal["stable-diffusion-v1-5", "scratch"] = Field("stable-diffusion-v1-5", description="base model (reading 1)")
     pretrained: Pretrained = Pretrained()
     scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
-    methods: dict[Name, MethodConfig] = Field(min_length=1, description="methods by key")
+    methods: dict[Name, SerializeAsAny[MethodConfig]] = Field(min_length=1, description="methods by key")
     ablations: dict[Name, Ablation] = Field({}, description="arms by key")
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small
@@ -12,8 +13,9 @@ from pydantic import ValidationError
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.generate.plan import conditions, make_plan
+from helixbench.methods.inversion import latent_mask
 from helixbench.methods.stage.method import StageMethod
-from helixbench.methods.stage.modules import MaskGuidanceAdapter, aligned_mask, in_window, latent_mask
+from helixbench.methods.stage.modules import MaskGuidanceAdapter, aligned_mask, in_window
 from helixbench.schema import Generate
 
 
@@ -141,6 +143,29 @@ def test_the_final_background_is_the_clean_picture_s_and_the_masks_are_the_plan_
     inside = latent_mask(masks, learner.base.latent_factor).bool()
     change = (final - learner.base.encode(given.background)).abs().mean(1, keepdim=True)
     assert change[~inside].max() < 1e-5 and change[inside].mean() > 0.1
+
+
+@torch.no_grad()
+def test_what_a_perfect_prediction_names_ends_up_inside_the_mask(data):
+    """If the noise always points to one x_0, the pair is that x_0 inside and the clean picture outside, through all windows."""
+    learner = method(data, sampling_steps=20)
+    plans = make_plan(data, Generate(pairs=2), 0)
+    given = conditions(data, plans)
+    target, abar = learner.base.encode(given.donor), learner.base.scheduler.alphas_cumprod
+
+    def points_to_target(z, t, text):
+        a = abar[t].view(-1, 1, 1, 1)
+        return SimpleNamespace(sample=(z - a.sqrt() * target) / (1 - a).sqrt())
+
+    class Unchanged(torch.nn.Module):
+        def forward(self, noise, mask):
+            return noise
+
+    learner.base.unet.forward, learner.base.decode = points_to_target, lambda latents: latents
+    learner._module["image"], learner._module["part"] = Unchanged(), Unchanged()
+    final, _ = learner.sample(given, [torch.Generator().manual_seed(plan.seed) for plan in plans])
+    mask = latent_mask(given.donor_mask, learner.base.latent_factor)
+    torch.testing.assert_close(final, mask * target + (1 - mask) * learner.base.encode(given.background), rtol=1e-4, atol=1e-4)
 
 
 def test_learned_words_take_the_place_of_the_star(data):

@@ -26,6 +26,7 @@ RIVALS = {
     "dualanodiff_all": small.dualanodiff(trainable="all", background=True, prompt_drop=0.3, text_rank=0),
     "stage": small.stage(),
     "stage_all": small.stage(trainable="all"),
+    "anomalydiffusion": small.anomalydiffusion(trainable="all"),
 }
 
 
@@ -95,11 +96,18 @@ def test_a_trained_model_comes_back(trained, prepared, base):
     assert not list(folder.rglob("*.bin")) and BaseModel.load(folder)
 
 
-@pytest.mark.parametrize(("name", "other"), [("dualanodiff", small.dualanodiff(rank=3)), ("stage", small.stage(vectors=3))])
-def test_the_folder_of_other_settings_is_one_line(prepared, base, tmp_path, name, other):
+OTHER = {
+    "dualanodiff": small.dualanodiff(rank=3),
+    "stage": small.stage(vectors=3),
+    "anomalydiffusion": small.anomalydiffusion(spatial_vectors=2),
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_the_folder_of_other_settings_is_one_line(prepared, base, tmp_path, name):
     folder = train(name, prepared, base, tmp_path, steps=1)
     with pytest.raises(UserError, match="train again"):
-        method_class(name).load(other, folder, small.sampling())
+        method_class(name).load(OTHER[name], folder, small.sampling())
 
 
 def test_resume_after_a_kill_equals_the_unbroken_run(trained, prepared, base, tmp_path, monkeypatch):
@@ -122,9 +130,9 @@ def test_resume_after_a_kill_equals_the_unbroken_run(trained, prepared, base, tm
         assert (again / file).read_bytes() == (folder / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("name", [name for name in RIVALS if name != "stage"])
+@pytest.mark.parametrize("name", [name for name, options in RIVALS.items() if options.trainable == "all"])
 def test_training_learns(name, prepared, base, tmp_path):
-    """The loss falls; STAGE's adapters alone have nothing to go by on a random U-Net."""
+    """The loss falls; adapters alone have nothing to go by on a random U-Net."""
     folder = train(name, prepared, base, tmp_path, steps=120, lr=3e-3, log_every_s=1e-9)
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
     terms = rows[0].keys() - {"step", "lr", "grad_norm", "steps_per_s"}

@@ -1,13 +1,54 @@
-"""Textual inversion (Gal et al. 2022): a word for each defect type, learned as vectors in the place of its token."""
+"""Methods of textual inversion (Gal et al. 2022): a frozen diffusion model and a learned word for each defect type."""
 
 from __future__ import annotations
 
+import json
+from abc import abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from helixbench import checkpoint
 from helixbench.diffusion.base import BaseModel
+from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
 from helixbench.errors import UserError
-from helixbench.methods.latents import words
+from helixbench.methods.latents import LatentMemory, load_exactly, read, words
+from helixbench.methods.method import Learner
+from helixbench.provenance import write_json
+from helixbench.records import derive_seed
+from helixbench.schema import AnomalyDiffusion, Sampling, Stage
+
+
+def latent_mask(mask: torch.Tensor, factor: int) -> torch.Tensor:
+    """Mask (B, 1, H, W) in {0, 1} at the latents' size: a position is on if any of its pixels is, so that none is lost."""
+    return F.max_pool2d(mask, factor)
+
+
+def embed_vectors(base: BaseModel, prompt: str, vectors: torch.Tensor) -> torch.Tensor:
+    """Text embedding (L, D) of a prompt in which vectors (V, D) stand in the place of `*`, with gradients to them."""
+    before, after = (base.tokenizer(part).input_ids[1:-1] if part.strip() else [] for part in prompt.split("*"))
+    begin, end = base.tokenizer("").input_ids[:2]
+    ids = [begin, *before, *[end] * len(vectors), *after, end]
+    longest = base.tokenizer.model_max_length
+    if len(ids) > longest:
+        raise UserError(f"prompt {prompt!r}: with {len(vectors)} vectors longer than the text encoder's {longest} tokens; shorten it")
+    ids += [base.tokenizer.pad_token_id] * (longest - len(ids))
+    first = 1 + len(before)
+
+    def replace(module, args, out):
+        return torch.cat([out[:, :first], vectors[None].to(out), out[:, first + len(vectors) :]], dim=1)
+
+    device = base.text_encoder.device
+    hook = base.text_encoder.get_input_embeddings().register_forward_hook(replace)
+    try:
+        with torch.autocast(device.type, enabled=False):
+            return base.text_encoder(torch.tensor([ids], device=device)).last_hidden_state[0]
+    finally:
+        hook.remove()
 
 
 class LearnedWords(nn.Module):
@@ -23,27 +64,135 @@ class LearnedWords(nn.Module):
             rows.append(table[[ids[i % len(ids)] for i in range(count)]])
         self.vectors = nn.Parameter(torch.stack(rows).clone())
 
-    def embed(self, base: BaseModel, prompt: str, defect: str) -> torch.Tensor:
-        """Text embedding (L, D) of a prompt in which `*` stands for the defect's word, with gradients to its vectors."""
+    def forward(self, defect: str) -> torch.Tensor:
+        """Vectors (count, D) of a defect type."""
         if defect not in self.defects:
             raise UserError(f"defect type {defect}: this model was trained on {', '.join(self.defects)} only; train again")
-        vectors = self.vectors[self.defects.index(defect)]
-        before, after = (base.tokenizer(part).input_ids[1:-1] if part.strip() else [] for part in prompt.split("*"))
-        begin, end = base.tokenizer("").input_ids[:2]
-        ids = [begin, *before, *[end] * len(vectors), *after, end]
-        longest = base.tokenizer.model_max_length
-        if len(ids) > longest:
-            raise UserError(f"prompt {prompt!r}: longer than the {longest} tokens of the text encoder; shorten it")
-        ids += [base.tokenizer.pad_token_id] * (longest - len(ids))
-        first = 1 + len(before)
+        return self.vectors[self.defects.index(defect)]
 
-        def replace(module, args, out):
-            return torch.cat([out[:, :first], vectors[None].to(out), out[:, first + len(vectors) :]], dim=1)
 
-        device = base.text_encoder.device
-        hook = base.text_encoder.get_input_embeddings().register_forward_hook(replace)
+@dataclass(frozen=True)
+class Batch:
+    """Training pictures: latents z (B, C, h, w), masks (B, 1, H, W) in {0, 1}, their defect types, latents of as many normals."""
+
+    z: torch.Tensor
+    masks: torch.Tensor
+    defects: list[str]
+    normals: torch.Tensor | None
+
+
+class InversionMethod(Learner):
+    """What these methods share: frozen base, learned words, modules of their own (`parts`), saving and loading.
+
+    With `trainable: all` the U-Net is trained, too, as a plain diffusion model of normals and defects (term `base`).
+    """
+
+    name: ClassVar[str]
+    config: Stage | AnomalyDiffusion
+
+    def __init__(self, config: Stage | AnomalyDiffusion, base: BaseModel, sampling: Sampling | None = None):
+        self.config, self.base, self.sampling = config, base, sampling
+        for part in base.modules():
+            part.requires_grad_(False).eval()
+        base.unet.requires_grad_(config.trainable == "all")
+        self._module = nn.ModuleDict({**self.parts(), "unet": base.unet})
+        self._latents = LatentMemory(base)
+
+    @abstractmethod
+    def parts(self) -> dict[str, nn.Module]:
+        """The method's own modules, with fresh weights."""
+
+    @classmethod
+    def create(cls, config: Stage | AnomalyDiffusion, base: BaseModel, seed: int) -> InversionMethod:
+        """Untrained, with seeded modules; the words come with `begin`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, cls.name))
+            return cls(config, base)
+
+    def begin(self, data: Pictures) -> None:
+        """A learned word for each defect type of the data."""
+        self._module["words"] = LearnedWords(self.base, data.defects, self.config.vectors)
+
+    @classmethod
+    def load(cls, config: Stage | AnomalyDiffusion, folder: Path, sampling: Sampling) -> InversionMethod:
+        """Trained, from the folder that `save` wrote."""
+        method, file = cls(config, BaseModel.load(folder), sampling), folder / f"{cls.name}.json"
         try:
-            with torch.autocast(device.type, enabled=False):
-                return base.text_encoder(torch.tensor([ids], device=device)).last_hidden_state[0]
-        finally:
-            hook.remove()
+            defects = json.loads(file.read_text(encoding="utf-8"))["defects"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(f"{file}: not the settings of a trained model of this method; train again") from None
+        method._module["words"] = LearnedWords(method.base, defects, config.vectors)
+        file = folder / f"{cls.name}.safetensors"
+        load_exactly(method.module, read(file), method._own(), file)
+        method.module.eval().requires_grad_(False)
+        return method
+
+    def _own(self) -> set[str]:
+        return {name for name in self.module.state_dict() if not name.startswith("unet.")}
+
+    def save(self, folder: Path) -> None:
+        """A diffusers-format folder, <name>.safetensors (words, own modules) and <name>.json (configuration, defect types)."""
+        self.base.save(folder)
+        own, state = self._own(), self.module.state_dict()
+        checkpoint.save_tensors(folder / f"{self.name}.safetensors", {name: state[name] for name in sorted(own)})
+        settings = {"config": json.loads(self.config.model_dump_json()), "defects": self._module["words"].defects}
+        write_json(folder / f"{self.name}.json", settings)
+
+    @property
+    def module(self) -> nn.Module:
+        """Own modules, words, and the U-Net, which is frozen unless `trainable: all`."""
+        return self._module
+
+    def to(self, device: torch.device) -> InversionMethod:
+        """Move all weights."""
+        self.base.to(device)
+        self.module.to(device)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the U-Net is."""
+        return self.base.unet.device
+
+    def prompt(self, category: str, defect: str) -> str:
+        """Prompt for the manifest: `<...>` is the learned word."""
+        return self.config.prompt.replace("*", f"<{words(defect)}>")
+
+    def draw(self, data: Pictures, rng: torch.Generator) -> Batch:
+        """Random defective pictures and, where the U-Net is trained, normals."""
+        config = self.config
+        pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
+        names = symmetries(config.augment)
+
+        def rows(pool: list[int]) -> list[tuple[int, str]]:
+            return [(pool[pick(len(pool))], names[pick(len(names))]) for _ in range(config.optim.per_pass)]
+
+        def latents(rows: list[tuple[int, str]]) -> torch.Tensor:
+            return self._latents(rows, to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows]))
+
+        chosen = rows(data.defective)
+        masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in chosen]).to(self.device)
+        normals = latents(rows(data.normal)) if config.trainable == "all" else None
+        return Batch(latents(chosen), masks, [data.samples[i].defect for i, _ in chosen], normals)
+
+    def predict(
+        self, noisy: list[torch.Tensor], text: torch.Tensor, t: torch.Tensor, batch: Batch, noise: torch.Tensor
+    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        """Predicted noise of each noisy latent (B, C, h, w), the first of which is the picture's, and the term `base` if it is trained.
+
+        noise: what was added, (len(noisy), B, C, h, w), and one more that may be added to normals.
+        """
+        texts = [text] * len(noisy)
+        if batch.normals is not None:
+            noisy = [*noisy, self.base.scheduler.add_noise(batch.normals, noise[-1], t)]
+            texts.append(self.base.embed([""]).expand_as(text))
+        out = self.base.unet(torch.cat(noisy), t.repeat(len(noisy)), torch.cat(texts)).sample.float().chunk(len(noisy))
+        if batch.normals is None:
+            return list(out), {}
+        return list(out[:-1]), {"base": (F.mse_loss(out[0], noise[0]) + F.mse_loss(out[-1], noise[-1])) / 2}
+
+    def noised(self, z: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
+        """q(z, t) of clean latents z; t = -1 is the end, without noise."""
+        if t < 0:
+            return z
+        return self.base.scheduler.add_noise(z, noise, torch.tensor([t], device=z.device).expand(len(z)))

@@ -1,7 +1,7 @@
 """The interface of a method: a class with a typed config and two verbs, `loss` and `sample`.
 
-Data, batching, resume, seeds, logging and writing are outside it. A third party's method is one file with a subclass
-and one line in registry.py.
+Data, batching, resume, seeds, logging and writing are outside it. A method from outside this package is a subclass that
+`kind: package.module:Class` names (docs/own_method.md); one from inside has a line in registry.py.
 """
 
 from __future__ import annotations

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from helixbench.errors import UserError
 from helixbench.methods.method import Method
+from helixbench.schema import outside_class
 
 _KINDS = {
     "dhdiff": ("helixbench.methods.dhdiff.method", "DHDiffMethod"),
@@ -14,10 +16,19 @@ _KINDS = {
     "nsa": ("helixbench.methods.nsa", "NsaMethod"),
     "dualanodiff": ("helixbench.methods.dualanodiff.method", "DualAnoDiffMethod"),
     "stage": ("helixbench.methods.stage.method", "StageMethod"),
+    "anomalydiffusion": ("helixbench.methods.anomalydiffusion", "AnomalyDiffusionMethod"),
 }
 
 
 def method_class(kind: str) -> type[Method]:
-    """Class of a kind; imported only when asked for."""
+    """Class of a kind, or the one that `package.module:Class` names; imported only when asked for."""
+    if ":" in kind:
+        try:
+            found = outside_class(kind)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if not issubclass(found, Method):
+            raise UserError(f"{kind}: not a subclass of helixbench.methods.method.Method")
+        return found
     module, name = _KINDS[kind]
     return getattr(import_module(module), name)

@@ -2,145 +2,56 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import torch
 from diffusers import DDPMScheduler
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench import checkpoint
 from helixbench.devices import autocast
-from helixbench.diffusion.base import BaseModel
-from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
+from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise
-from helixbench.errors import UserError
-from helixbench.methods.inversion import LearnedWords
-from helixbench.methods.latents import LatentMemory, load_exactly, read, words
-from helixbench.methods.method import Conditions, Learner
-from helixbench.methods.stage.modules import MaskGuidanceAdapter, aligned_mask, in_window, latent_mask
-from helixbench.provenance import write_json
-from helixbench.records import derive_seed
-from helixbench.schema import Sampling, Stage
+from helixbench.methods.inversion import InversionMethod, embed_vectors, latent_mask
+from helixbench.methods.method import Conditions
+from helixbench.methods.stage.modules import MaskGuidanceAdapter, aligned_mask, in_window
 
 
-class StageMethod(Learner):
+class StageMethod(InversionMethod):
     """Frozen latent diffusion, a learned word for each defect type, and two mask guidance adapters."""
 
-    def __init__(self, config: Stage, base: BaseModel, sampling: Sampling | None = None):
-        self.config, self.base, self.sampling = config, base, sampling
-        for part in base.modules():
-            part.requires_grad_(False).eval()
-        base.unet.requires_grad_(config.trainable == "all")
-        channels = base.vae.config.latent_channels
-        self._module = nn.ModuleDict(
-            {"image": MaskGuidanceAdapter(channels, config.widths), "part": MaskGuidanceAdapter(channels, config.widths), "unet": base.unet}
-        )
-        self._latents = LatentMemory(base)
+    name = "stage"
 
-    @classmethod
-    def create(cls, config: Stage, base: BaseModel, seed: int) -> StageMethod:
-        """Untrained, with seeded adapters; the words come with `begin`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "stage"))
-            return cls(config, base)
-
-    def begin(self, data: Pictures) -> None:
-        """A learned word for each defect type of the data."""
-        self._module["words"] = LearnedWords(self.base, data.defects, self.config.vectors)
-
-    @classmethod
-    def load(cls, config: Stage, folder: Path, sampling: Sampling) -> StageMethod:
-        """Trained, from the folder that `save` wrote."""
-        method, file = cls(config, BaseModel.load(folder), sampling), folder / "stage.json"
-        try:
-            defects = json.loads(file.read_text(encoding="utf-8"))["defects"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{file}: not the settings of a trained STAGE model; train again") from None
-        method._module["words"] = LearnedWords(method.base, defects, config.vectors)
-        file = folder / "stage.safetensors"
-        load_exactly(method.module, read(file), method._own(), file)
-        method.module.eval().requires_grad_(False)
-        return method
-
-    def _own(self) -> set[str]:
-        return {name for name in self.module.state_dict() if not name.startswith("unet.")}
-
-    def save(self, folder: Path) -> None:
-        """A diffusers-format folder, stage.safetensors (words, adapters) and stage.json (configuration, defect types)."""
-        self.base.save(folder)
-        own, state = self._own(), self.module.state_dict()
-        checkpoint.save_tensors(folder / "stage.safetensors", {name: state[name] for name in sorted(own)})
-        write_json(folder / "stage.json", {"config": json.loads(self.config.model_dump_json()), "defects": self._module["words"].defects})
-
-    @property
-    def module(self) -> nn.Module:
-        """Adapters, words, and the U-Net, which is frozen unless `trainable: all`."""
-        return self._module
-
-    def to(self, device: torch.device) -> StageMethod:
-        """Move all weights."""
-        self.base.to(device)
-        self.module.to(device)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the U-Net is."""
-        return self.base.unet.device
+    def parts(self) -> dict[str, nn.Module]:
+        """Adapters of the whole picture and of the anomaly alone."""
+        channels = self.base.vae.config.latent_channels
+        return {part: MaskGuidanceAdapter(channels, self.config.widths) for part in ("image", "part")}
 
     def describe(self) -> str:
         """Steps, windows and where the masks are from."""
         windows = ", ".join(f"{high}-{low}" for low, high in self.config.windows)
         return f"ddpm {self.config.sampling_steps} steps, graded in t {windows or 'nowhere'}, real masks moved by the plan"
 
-    def prompt(self, category: str, defect: str) -> str:
-        """Prompt for the manifest: `<...>` is the learned word."""
-        return self.config.prompt.replace("*", f"<{words(defect)}>")
-
     def embed(self, defects: list[str]) -> torch.Tensor:
         """Text embeddings (n, L, D), one prompt at a time."""
-        known = {defect: self._module["words"].embed(self.base, self.config.prompt, defect) for defect in sorted(set(defects))}
+        known = {defect: embed_vectors(self.base, self.config.prompt, self._module["words"](defect)) for defect in sorted(set(defects))}
         return torch.stack([known[defect] for defect in defects])
 
     def aligned(self, mask: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """M_t of explicit mask alignment."""
         return aligned_mask(mask, t, self.config.mask_end, self.base.scheduler.config.num_train_timesteps)
 
-    # -------------------------------------------------------------------------------------------------- training
-
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
-        """Squared errors of the refined noise: whole picture inside M_t, anomaly alone everywhere.
-
-        With `trainable: all` a third term trains the U-Net as a plain diffusion model of normals and defects.
-        """
-        config, base, size = self.config, self.base, self.config.optim.per_pass
-        pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
-        names = symmetries(config.augment)
-        rows = [(data.defective[pick(len(data.defective))], names[pick(len(names))]) for _ in range(size)]
-        clean = [(data.normal[pick(len(data.normal))], names[pick(len(names))]) for _ in range(size)]
-        pictures = to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows])
-        mask = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in rows]).to(self.device)
-        mask = latent_mask(mask, base.latent_factor)
-        z = self._latents(rows, pictures)
-        noise = torch.randn((3, *z.shape), generator=rng).to(self.device)
-        scheduler = base.scheduler
-        t = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng).to(self.device)
-        text = self.embed([data.samples[i].defect for i, _ in rows])
-        noisy, texts = [scheduler.add_noise(z, noise[0], t), scheduler.add_noise(z * mask, noise[1], t)], [text, text]
-        if config.trainable == "all":
-            normals = self._latents(clean, to_tensor([transform(data.images[i], symmetry) for i, symmetry in clean]))
-            noisy.append(scheduler.add_noise(normals, noise[2], t))
-            texts.append(base.embed([""]).expand_as(text))
-        predicted = base.unet(torch.cat(noisy), t.repeat(len(noisy)), torch.cat(texts)).sample.float().chunk(len(noisy))
+        """Squared errors of the refined noise: whole picture inside M_t, anomaly alone everywhere."""
+        batch = self.draw(data, rng)
+        mask = latent_mask(batch.masks, self.base.latent_factor)
+        noise = torch.randn((3, *batch.z.shape), generator=rng).to(self.device)
+        scheduler = self.base.scheduler
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(mask),), generator=rng).to(self.device)
+        noisy = [scheduler.add_noise(batch.z, noise[0], t), scheduler.add_noise(batch.z * mask, noise[1], t)]
+        predicted, terms = self.predict(noisy, self.embed(batch.defects), t, batch, noise)
         aligned = self.aligned(mask, t)
         whole = self._module["image"](predicted[0], aligned).float()
         part = self._module["part"](predicted[1], mask).float()
-        terms = {"image": F.mse_loss(whole * aligned, noise[0] * aligned), "part": F.mse_loss(part, noise[1])}
-        if config.trainable == "all":
-            terms["base"] = (F.mse_loss(predicted[0], noise[0]) + F.mse_loss(predicted[2], noise[2])) / 2
-        return terms
+        return {"image": F.mse_loss(whole * aligned, noise[0] * aligned), "part": F.mse_loss(part, noise[1])} | terms
 
     # -------------------------------------------------------------------------------------------------- sampling
 
@@ -201,12 +112,6 @@ class StageMethod(Learner):
         new = scheduler.step(x_0, t, state, generator=generators).prev_sample
         fresh = draw_noise(generators, (2, *x.shape[1:])).to(x.device)
         following = int(scheduler.previous_timestep(t))
-        renoised = self._noised(z_clean, fresh[:, 0], following)
-        empty = self._noised(torch.zeros_like(a), fresh[:, 1], following)
+        renoised = self.noised(z_clean, fresh[:, 0], following)
+        empty = self.noised(torch.zeros_like(a), fresh[:, 1], following)
         return kept * new + (1 - kept) * renoised, mask * new + (1 - mask) * empty
-
-    def _noised(self, z: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
-        """q(z, t); t = -1 is the end, without noise."""
-        if t < 0:
-            return z
-        return self.base.scheduler.add_noise(z, noise, torch.tensor([t], device=z.device).expand(len(z)))

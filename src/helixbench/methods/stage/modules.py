@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 
 class MaskGuidanceAdapter(nn.Module):
@@ -36,8 +35,3 @@ def aligned_mask(mask: torch.Tensor, t: torch.Tensor, end: int, total: int) -> t
 def in_window(t: int, windows: tuple[tuple[int, int], ...]) -> bool:
     """Whether the anomaly-only branch leads at t."""
     return any(low <= t <= high for low, high in windows)
-
-
-def latent_mask(mask: torch.Tensor, factor: int) -> torch.Tensor:
-    """Mask (B, 1, H, W) in {0, 1} at the latents' size: a position is on if any of its pixels is, so that none is lost."""
-    return F.max_pool2d(mask, factor)
