@@ -77,7 +77,7 @@ def test_every_value_of_the_schema_is_in_the_paper_configuration():
     def leaves(node, path=()):
         if isinstance(node, dict):
             for key, value in node.items():
-                yield from leaves(value, (*path, key))
+                yield from leaves(value, (*path, str(key)))
         else:
             yield path
 
