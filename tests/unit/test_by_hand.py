@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,16 @@ def test_from_the_command_line(files, tmp_path):
     assert len(facts["pairs"]) == 3 and facts["raw_mask"] == "5x5:1,7" and facts["control"]
     again = command(*given, "-o", tmp_path / "out")
     assert again.returncode == 2 and again.stderr.endswith("is there already; name a new folder\n")
+
+
+def test_the_documented_example_runs(files, tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs/by_hand.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
+    monkeypatch.chdir(tmp_path)
+    Path("model").symlink_to(files["model"])
+    Path("good.png").symlink_to(files["good"])
+    exec(code, {})
+    assert all(Image.open(f"00{i}{kind}.png").size == (small.SIZE, small.SIZE) for i in (0, 1) for kind in ("", "_mask"))
 
 
 FILES = {
