@@ -373,8 +373,9 @@ def outside_class(kind: str) -> type:
     module, _, name = kind.partition(":")
     try:
         found = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{kind} cannot be imported ({error}); install its package or name its folder in PYTHONPATH") from None
+    except Exception as error:  # whatever a file from elsewhere raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"{kind} cannot be imported ({reason}); install its package or name its folder in PYTHONPATH") from None
     config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, MethodSettings)):
         raise ValueError(f"{kind} needs a class attribute Config, a subclass of helixbench.schema.MethodSettings")

@@ -40,8 +40,9 @@ def test_the_example_makes_pairs(overlay, tmp_path):
     loaded = validated(tmp_path, overlay)
     assert loaded.train.methods["stain"].label == "Stain" and not hasattr(loaded.train.methods["stain"], "optim")
     loaded = loaded.model_copy(update={"generate": generate(pairs=3)})
-    part = config.Slice(config.slice_config(loaded, ["run.seed", "generate", "train.methods.stain"]))
+    part = config.Slice(config.slice_config(loaded, ["run.seed", "generate", "train.methods", "train.methods.stain"]))
     assert part["train.methods.stain"].strength == 0.5, "its settings come through the slice of a job"
+    assert part["train.methods"]["stain"] == part["train.methods.stain"]
     prepared = small.prepared(tmp_path / "disc")
     stage.run("stain", "Data", "disc", part, prepared=prepared, model=None, state=tmp_path / "s", out=tmp_path / "o")
     pairs = read_csv(tmp_path / "o/manifest.csv", Pair)
@@ -73,6 +74,14 @@ def test_the_whole_configuration_is_written_with_its_settings(overlay, tmp_path,
 def test_a_mistake_is_one_line(overlay, tmp_path, change, message):
     overlay["train"]["methods"]["stain"] |= change
     with pytest.raises(UserError, match=message) as caught:
+        validated(tmp_path, overlay)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_file_is_one_line(overlay, tmp_path):
+    (tmp_path / "my_broken.py").write_text("class Stain(:\n", encoding="utf-8")
+    overlay["train"]["methods"]["stain"]["kind"] = "my_broken:Stain"
+    with pytest.raises(UserError, match=r"stain: my_broken:Stain cannot be imported \(SyntaxError") as caught:
         validated(tmp_path, overlay)
     assert "\n" not in str(caught.value)
 
