@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def fit(
     CPU generator seeded by (seed, name, step, pass); all randomness must come from it. A step's gradient is the mean of
     its `optim.accumulate` passes. validate(rng): loss terms, taken every `optim.validate_every` steps with the same rng
     and logged as `val_<term>`. Writes `state_dir/state.safetensors`
-    (resume, atomic) and `state_dir/stats.jsonl` (step, loss, lr, grad_norm, steps_per_s, peak memory).
+    (resume, atomic) and `state_dir/stats.jsonl` (step, loss, lr, grad_norm, steps/s, images/s, peak memory [MiB]).
     Raises UserError with the step when the loss or its gradient is not finite; the last checkpoint is kept.
     Returns facts for the stage's manifest: steps, the step gone on from, and training seconds over all attempts.
     """
@@ -158,6 +159,8 @@ def fit(
                 "lr": learning_rate(step, optim),
                 "grad_norm": round(float(norm), 5),
                 "steps_per_s": round(count / max(now - logged, 1e-9), 4),
+                "images_per_s": round(count * optim.batch / max(now - logged, 1e-9), 2),
+                "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             }
             if device.type == "cuda":
                 row["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
