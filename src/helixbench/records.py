@@ -42,7 +42,8 @@ class RawSample:
 class Sample:
     """A prepared picture: one row of prepare/<dataset>/<category>/samples.csv.
 
-    role: `normal` (trains generators and detectors), `generator` (defective, trains generators), `test` (held out).
+    role: `normal` (trains generators and detectors), `generator` (defective, trains generators), `test` (held out), `both`
+    (generator and test: only in the leaking split `literal`).
     image: 8-bit RGB PNG; mask: 8-bit PNG of 0 and 255, empty string for normals; raw_mask: e.g. `5x5:1,7` (row-major
     cells holding anomaly, K x K), empty for normals; reference_cells / reference_tight: crops by the raw mask (cells
     kept in place on mid-grey / their bounding box resized), empty for normals; sha256: of the raw picture file.
@@ -60,6 +61,16 @@ class Sample:
     reference_tight: str
     source: str
     sha256: str
+
+    @property
+    def defect_trains(self) -> bool:
+        """Whether it is a defective picture that generators see."""
+        return self.role in ("generator", "both")
+
+    @property
+    def tests(self) -> bool:
+        """Whether detectors are tested on it."""
+        return self.role in ("test", "both")
 
 
 @dataclass(frozen=True)

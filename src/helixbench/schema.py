@@ -83,8 +83,10 @@ class Prepare(_Section):
     """Working pictures, binary masks, split, raw masks and reference crops."""
 
     size: int = Field(256, ge=32, le=1024, multiple_of=16, description="working side [pixel] (paper IV-A)")
-    split: Literal["half"] = Field(
-        "half", description="half: first floor(n/2) sorted files of each defect type train the generator (reading 19)"
+    split: Literal["half", "third", "literal"] = Field(
+        "half",
+        description="half, third: first floor(n/2) or floor(n/3) sorted files of each defect type train the generator, the rest tests; "
+        "literal: as half, but all test, which leaks (readings 19 and 20)",
     )
     raw_mask_cells: int = Field(5, ge=1, le=32, description="K: raw masks are K x K cells (paper III-B)")
     datasets: dict[Name, Dataset] = Field(min_length=1, description="data sets by their published name")

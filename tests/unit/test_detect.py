@@ -222,3 +222,9 @@ def test_outline_surrounds_the_mask():
     mask[5:9, 5:9] = True
     drawn = sheet.outline(image, mask)
     assert (drawn[mask] == 0).all() and (drawn[4, 5:9] == (0, 255, 0)).all()
+
+
+def test_a_leaking_split_is_named_in_the_protocol():
+    config = Localization(optim={"steps": 1, "batch": 1, "lr": 1e-4})
+    assert "literal split (leaking" in localization.describe(config, "literal", (32, 32))
+    assert "leaking" not in localization.describe(config, "third", (32, 32))

@@ -10,10 +10,12 @@ from PIL import Image
 
 from helixbench.config import Slice
 from helixbench.datasets.procedural import draw
+from helixbench.detect import stage as detect_stage
+from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.prepare import pictures, stage
 from helixbench.prepare.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
-from helixbench.prepare.split import check_leaks, half_split, roles, split_record
+from helixbench.prepare.split import check_leaks, generator_part, roles, split_record
 from helixbench.provenance import sha256, sha256_tree
 from helixbench.records import GOOD, RawSample, Sample, parse_cells, read_csv
 from helixbench.schema import Procedural
@@ -73,7 +75,7 @@ def raw(defect, name, subset="test"):
 
 
 def test_half_split_takes_the_first_half_of_the_sorted_files():
-    assert half_split(["b", "e", "a", "d", "c"]) == (["a", "b"], ["c", "d", "e"])
+    assert generator_part(["b", "e", "a", "d", "c"], "half") == ["a", "b"]
     samples = [raw("dent", "2"), raw("dent", "0"), raw("dent", "1"), raw(GOOD, "0"), raw(GOOD, "0", "train")]
     assert roles(samples, "half") == ["test", "generator", "test", "test", "normal"]
 
@@ -81,6 +83,28 @@ def test_half_split_takes_the_first_half_of_the_sorted_files():
 def test_half_of_one_is_nothing():
     with pytest.raises(UserError, match="/r/c/test/dent: 1 picture only, and half of 1 is 0"):
         roles([raw("dent", "0"), raw(GOOD, "0", "train")], "half")
+
+
+def test_third_and_literal():
+    names = [f"{i}" for i in range(8)]
+    assert generator_part(names, "third") == ["0", "1"] and generator_part(names, "literal") == ["0", "1", "2", "3"]
+    samples = [*(raw("dent", name) for name in "012"), raw(GOOD, "0"), raw(GOOD, "0", "train")]
+    assert roles(samples, "third") == ["generator", "test", "test", "test", "normal"]
+    assert roles(samples, "literal") == ["both", "test", "test", "test", "normal"]
+    with pytest.raises(UserError, match="2 pictures only, and a third of 2 is 0"):
+        roles([raw("dent", "0"), raw("dent", "1"), raw(GOOD, "0", "train")], "third")
+
+
+def test_literal_leaks_its_own_pictures_and_no_others():
+    leaking = [("g.png", "normal", "1"), ("b.png", "both", "2"), ("c.png", "both", "2"), ("t.png", "test", "3")]
+    assert check_leaks(leaking) == 3
+    for bad in (("x.png", "both", "1"), ("x.png", "test", "2"), ("x.png", "test", "1")):
+        with pytest.raises(UserError, match="the same picture as"):
+            check_leaks([*leaking, bad])
+    members = [("x0", "dent", "both"), ("x1", "dent", "test"), ("g0", GOOD, "normal")]
+    record = split_record("literal", 5, "d", "c", members)
+    assert record["leaking"] and record["defects"]["dent"] == {"generator": ["x0"], "test": ["x0", "x1"]}
+    assert "leaking" not in split_record("half", 5, "d", "c", members[1:])
 
 
 @pytest.mark.parametrize("role", ["normal", "generator"])
@@ -264,6 +288,23 @@ def test_split_file(out):
     assert all(roles_of[i] == role for parts in split["defects"].values() for role, ids in parts.items() for i in ids)
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["split_sha256"] == split["sha256"] and manifest["roles"] == {"normal": 3, "generator": 4, "test": 10}
+
+
+@pytest.mark.parametrize("rule, generator, test", [("half", 1, 2), ("third", 1, 2), ("literal", 1, 3)])
+def test_every_split_through_its_readers(drawn, tmp_path, rule, generator, test):
+    """Training, scoring and testing read the same folder; of three pictures one trains, and `literal` tests it, too."""
+    stage.run("drawn", "disc", Slice({**VALUES, "prepare.split": rule}), layout="procedural", raw=drawn, out=tmp_path / "disc")
+    samples = read_csv(tmp_path / "disc/samples.csv", Sample)
+    bends = [s for s in samples if s.defect == "bend"]
+    data = Pictures.load(tmp_path / "disc")
+    trains = [data.samples[i].id for i in data.defective if data.samples[i].defect == "bend"]
+    assert len(trains) == generator == sum(s.defect_trains for s in bends) and sum(s.tests for s in bends) == test
+    tested, images, masks = detect_stage._test_set(tmp_path / "disc", samples)
+    shared = set(trains) & {s.id for s in tested}
+    assert shared == (set(trains) if rule == "literal" else set())
+    assert len(tested) == len(images) == len(masks) and not any(s.role == "normal" for s in tested)
+    split = json.loads((tmp_path / "disc/split.json").read_text())
+    assert split["rule"] == rule and split.get("leaking", False) == (rule == "literal")
 
 
 def test_a_second_run_gives_the_same_files_in_place_of_the_first(out, drawn, tmp_path):

@@ -159,4 +159,6 @@ def training_seed(root: int, dataset: str, category: str, seed: int) -> int:
 def describe(config: Localization, split: str, size: Sequence[int]) -> str:
     """Protocol text, e.g. `unet(vgg13_bn) half split, last checkpoint, 1000 steps x 8, 256 px`."""
     ema = f", EMA {config.optim.ema:g}" if config.optim.ema else ""
-    return f"unet({config.encoder}) {split} split, last checkpoint, {config.optim.steps} steps x {config.optim.batch}{ema}, {size[0]} px"
+    leaks = " (leaking: its test holds the generator's pictures)" if split == "literal" else ""
+    trained = f"{config.optim.steps} steps x {config.optim.batch}{ema}"
+    return f"unet({config.encoder}) {split} split{leaks}, last checkpoint, {trained}, {size[0]} px"

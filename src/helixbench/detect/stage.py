@@ -54,7 +54,7 @@ def _training_set(prepared: Path, folder: Path, samples: Sequence[Sample], used:
 
 def _test_set(prepared: Path, samples: Sequence[Sample]) -> tuple[list[Sample], np.ndarray, np.ndarray]:
     """Test samples (good first, then by defect type), pictures (n, H, W, 3) and masks (n, H, W)."""
-    tests = sorted((s for s in samples if s.role == "test"), key=lambda s: (s.defect != GOOD, s.defect, s.id))
+    tests = sorted((s for s in samples if s.tests), key=lambda s: (s.defect != GOOD, s.defect, s.id))
     for wanted, text in ((True, "normal"), (False, "defective")):
         if not any((s.defect == GOOD) == wanted for s in tests):
             raise UserError(f"{prepared / 'samples.csv'}: no {text} picture has role test; metrics need both")

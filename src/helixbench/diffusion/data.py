@@ -62,8 +62,8 @@ class Pictures:
     @classmethod
     def load(cls, prepared: Path) -> Pictures:
         """Read a folder written by `prepare`; the test half is never opened."""
-        samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.role in ("normal", "generator")]
-        if not any(s.role == "normal" for s in samples) or not any(s.role == "generator" for s in samples):
+        samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.role == "normal" or s.defect_trains]
+        if not any(s.role == "normal" for s in samples) or not any(s.defect_trains for s in samples):
             raise UserError(f"{prepared / 'samples.csv'}: needs normals and defective pictures; run prepare again")
         images = np.stack([read_rgb(inside(prepared, s.image)) for s in samples])
         empty = np.zeros(images.shape[1:3], bool)
@@ -89,7 +89,7 @@ class Pictures:
     @cached_property
     def defective(self) -> list[int]:
         """Indices of the generator half."""
-        return [i for i, s in enumerate(self.samples) if s.role == "generator"]
+        return [i for i, s in enumerate(self.samples) if s.defect_trains]
 
     @cached_property
     def defects(self) -> list[str]:

@@ -10,36 +10,44 @@ from typing import Any
 from helixbench.errors import UserError
 from helixbench.records import GOOD, RawSample
 
+PARTS = {"half": 2, "third": 3, "literal": 2}
+"""The generator gets the first floor(n / part) sorted files of each defect type (readings 19 and 20).
 
-def half_split(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """First floor(n/2) of the sorted names for the generator, the rest for the test (reading 19)."""
-    ordered = sorted(names)
-    return ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
+`literal` tests on all pictures, the generator's included: the paper's words taken as they stand.
+"""
+
+_NAMES = {2: "half", 3: "a third"}
 
 
-RULES = {"half": half_split}
+def generator_part(names: Sequence[str], rule: str) -> list[str]:
+    """The sorted names that train the generator."""
+    return sorted(names)[: len(names) // PARTS[rule]]
 
 
 def roles(samples: Sequence[RawSample], rule: str) -> list[str]:
     """Role of each sample: train/good is `normal`; each defect type is split by `rule` into `generator` and `test`.
 
-    Raises UserError when a defect type has too few pictures to give the generator one.
+    With `literal` the generator's pictures are `both`. Raises UserError when a defect type has too few pictures to give
+    the generator one.
     """
     generator: dict[str, set[str]] = {}
     for defect in sorted({s.defect for s in samples} - {GOOD}):
         images = [s.image for s in samples if s.defect == defect]
-        first, _ = RULES[rule]([image.name for image in images])
+        first = generator_part([image.name for image in images], rule)
         if not first:
+            n = len(images)
             raise UserError(
-                f"{images[0].parent}: {len(images)} picture only, and half of 1 is 0: none is left to train the generator; "
-                "add pictures or remove the defect type with its masks"
+                f"{images[0].parent}: {n} picture{'s' * (n > 1)} only, and {_NAMES[PARTS[rule]]} of {n} is 0: none is left to train the "
+                "generator; add pictures or remove the defect type with its masks"
             )
         generator[defect] = set(first)
 
     def role(sample: RawSample) -> str:
         if sample.defect == GOOD:
             return "normal" if sample.subset == "train" else "test"
-        return "generator" if sample.image.name in generator[sample.defect] else "test"
+        if sample.image.name in generator[sample.defect]:
+            return "both" if rule == "literal" else "generator"
+        return "test"
 
     return [role(sample) for sample in samples]
 
@@ -47,16 +55,18 @@ def roles(samples: Sequence[RawSample], rule: str) -> list[str]:
 def check_leaks(samples: Iterable[tuple[str, str, str]]) -> int:
     """UserError naming both files when one content is in training (normal, generator) and in test.
 
-    samples: (file, role, content hash). Hashes of the decoded pixels also find a picture that was saved anew.
-    Returns how many contents were compared.
+    samples: (file, role, content hash). Hashes of the decoded pixels also find a picture that was saved anew. What is
+    `both` leaks by intention, and nothing else does. Returns how many contents were compared.
     """
     samples = list(samples)
-    trained = {content: file for file, role, content in samples if role != "test"}
+    trained: dict[str, tuple[str, str]] = {}
+    for file, role, content in sorted(samples, key=lambda sample: sample[1] == "both"):
+        if role != "test":
+            trained.setdefault(content, (file, role))
     for file, role, content in samples:
-        if role == "test" and content in trained:
-            raise UserError(
-                f"{file}: the same picture as {trained[content]}, which is in training: a test picture must not be; remove one of the two"
-            )
+        other, its_role = trained.get(content, (file, role))
+        if role in ("test", "both") and other != file and not (role == its_role == "both"):
+            raise UserError(f"{file}: the same picture as {other}, which is in training: a test picture must not be; remove one of the two")
     return len({content for _, _, content in samples})
 
 
@@ -66,7 +76,7 @@ def split_record(rule: str, k: int, dataset: str, category: str, members: Iterab
     members: (id, defect, role). Names alone enter the hash: the same split of the same data set has the same hash at any size.
     """
     members = sorted(members)
-    pick = lambda defect, role: [i for i, d, r in members if (d, r) == (defect, role)]  # noqa: E731
+    pick = lambda defect, role: [i for i, d, r in members if d == defect and r in (role, "both")]  # noqa: E731
     defects = sorted({defect for _, defect, _ in members} - {GOOD})
     record = {
         "rule": rule,
@@ -76,5 +86,6 @@ def split_record(rule: str, k: int, dataset: str, category: str, members: Iterab
         "normal": pick(GOOD, "normal"),
         "good": {"test": pick(GOOD, "test")},
         "defects": {defect: {role: pick(defect, role) for role in ("generator", "test")} for defect in defects},
+        **({"leaking": True} if rule == "literal" else {}),
     }
     return {**record, "sha256": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}

@@ -87,7 +87,7 @@ def _shown(folder: Path, sample: Sample) -> Shown:
 def _sheet(folder: Path, samples: list[Sample]) -> None:
     groups = []
     for defect in [GOOD, *sorted({s.defect for s in samples} - {GOOD})]:
-        chosen = [[s for s in samples if s.defect == defect and s.role == role][:SHOWN] for role in ("normal", "generator", "test")]
+        chosen = [[s for s in samples if s.defect == defect and s.role == role][:SHOWN] for role in ("normal", "generator", "both", "test")]
         groups.append((defect, [_shown(folder, sample) for sample in sum(chosen, [])]))
     draw_sheet(folder / "sheet.png", f"{samples[0].dataset} / {samples[0].category}", groups)
 
@@ -116,5 +116,5 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         write_json(folder / "split.json", split)
         _sheet(folder, samples)
         record["split_sha256"] = split["sha256"]
-        record["roles"] = {role: parts.count(role) for role in ("normal", "generator", "test")}
+        record["roles"] = {role: parts.count(role) for role in ("normal", "generator", "both", "test") if role != "both" or "both" in parts}
         record["defects"] = sorted(split["defects"])

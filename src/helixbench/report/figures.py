@@ -75,7 +75,7 @@ def evenly(items: Sequence[_Item], n: int) -> list[_Item]:
 
 def _blocks(results: Path, dataset: str, category: str, named: dict[str, str], columns: int) -> list[Block]:
     prepared = Path(results) / "prepare" / dataset / category
-    samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.role == "generator" and s.defect != GOOD]
+    samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.defect_trains and s.defect != GOOD]
     made = {}
     for key in named:
         folder = Path(results) / "generate" / key / dataset / category

@@ -102,7 +102,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
     section, seed = config["score"], config["run.seed"]
     rule, split_sha256 = pictures.read_split(prepared)
     found = pictures.load_pairs(pairs)
-    samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.role == "generator"]
+    samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.defect_trains]
     defects = sorted({pair.defect for pair in found})
     for defect in defects:
         if not any(s.defect == defect for s in samples):
