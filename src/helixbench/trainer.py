@@ -13,7 +13,8 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -145,7 +146,7 @@ def fit(
         bar.update()
         last = state.step == optim.steps
         if validate and optim.validate_every and (last or state.step % optim.validate_every == 0):
-            with torch.no_grad(), autocast(device, optim.precision):
+            with torch.no_grad(), _evaluating(module), autocast(device, optim.precision):
                 held = _terms(validate(torch.Generator().manual_seed(derive_seed(seed, name, "validate"))))
             row = {"step": state.step, **{f"val_{key}": round(float(value), 6) for key, value in held.items()}}
             with open(stats, "a", encoding="utf-8") as handle:
@@ -181,6 +182,18 @@ def fit(
             for tensor, averaged in zip(state.averaged, state.ema, strict=True):
                 tensor.copy_(averaged)
     return {"steps": optim.steps, "resumed_at": first, "train_s": round(state.seconds, 1)}
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode, then each part's own mode again: a validation loss must leave running statistics alone."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def _terms(loss: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -74,18 +74,6 @@ def test_the_adapter_sees_the_mask_and_has_the_paper_s_layers():
     ]  # fmt: skip
 
 
-def test_a_validation_loss_leaves_the_running_statistics_alone(data):
-    learner = method(data)
-    learner.module["image"].train()
-    mean = learner.module["image"].layers[1].running_mean
-    before = mean.clone()
-    with torch.no_grad():
-        learner.loss(data, torch.Generator().manual_seed(0))
-    assert torch.equal(mean, before) and learner.module["image"].training
-    learner.loss(data, torch.Generator().manual_seed(0))
-    assert not torch.equal(mean, before)
-
-
 def test_the_loss_ignores_what_lies_outside_the_aligned_mask(data):
     """A prediction that is right inside M_t and wrong outside costs nothing at late steps, and the anomaly alone costs everywhere."""
     learner, seen = method(data), {}

@@ -179,3 +179,20 @@ def test_validation_is_on_the_same_samples_every_time(tmp_path):
     found = [(row["step"], row["val_square"]) for row in rows if "val_square" in row]
     assert [step for step, _ in found] == [2, 4, 5] and found[0][1] != found[1][1]
     assert all(torch.equal(state, seen[0]) for state in seen)
+
+
+def test_validation_leaves_running_statistics_and_modes_alone(tmp_path):
+    def run(folder, every):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5).eval(), nn.Linear(3, 1))
+
+        def loss(rng):
+            return model(torch.randn(8, 4, generator=rng)).square().mean()
+
+        options = small.optim(steps=4, validate_every=every)
+        arguments = {"seed": 1, "state_dir": folder, "config_digest": "a", "device": torch.device("cpu"), "name": "toy"}
+        fit(model, lambda step, rng: loss(rng), options, **arguments, validate=lambda rng: {"loss": loss(rng)})
+        assert [part.training for part in model] == [True, True, False, True]
+        return model
+
+    assert same(run(tmp_path / "never", 0), run(tmp_path / "always", 1))
