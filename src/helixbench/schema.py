@@ -62,7 +62,9 @@ class Procedural(_Section):
 class Dataset(_Section):
     """One data set: where its raw pictures are and how they are laid out."""
 
-    layout: Literal["mvtec_ad", "procedural"] = Field(description="raw folder layout; `procedural` is drawn, not read")
+    layout: Literal["mvtec_ad", "mvtec_loco", "visa", "mpdd", "btad", "magnetic_tile", "procedural"] = Field(
+        description="raw folder layout, as its authors publish it; `procedural` is drawn, not read"
+    )
     root: str = Field("", description="raw folder holding one folder a category (not used by `procedural`)")
     categories: tuple[Name, ...] = Field(min_length=1, description="categories to run")
     procedural: Procedural | None = Field(None, description="sizes, only for layout `procedural`")

@@ -150,7 +150,8 @@ def check_inputs() -> None:
     for name, dataset in read.items():
         for category in dataset.categories:
             cache = Path(SCRATCH, "fingerprints", name, f"{category}.json")
-            text = fingerprint.fingerprint(Path(dataset.root), category, cache)
+            shared = layouts.shared_files(dataset.layout, dataset.root)
+            text = fingerprint.fingerprint(Path(dataset.root), category, cache, shared)
             write_if_changed(f"{RUN}/config/data/{name}/{category}.json", text)
 
 

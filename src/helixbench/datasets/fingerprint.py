@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from helixbench.datasets.mvtec_ad import is_picture
@@ -40,8 +40,10 @@ def _load(cache: Path) -> dict[str, list]:
     return known if isinstance(known, dict) else {}
 
 
-def fingerprint(root: Path, category: str, cache: Path) -> str:
+def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] = ()) -> str:
     """Sorted JSON {path relative to the category: sha256} of its raw pictures and masks.
+
+    shared: further files, outside of the category's folder, by their path relative to it.
 
     cache: file of (size, mtime_ns, sha256) by absolute path, made when missing; categories may share it, one file a
     category is faster. Raises UserError when the category's folder is missing or a picture cannot be read.
@@ -61,6 +63,7 @@ def fingerprint(root: Path, category: str, cache: Path) -> str:
             if now - stat.st_mtime_ns > _SETTLED_NS:
                 fresh[entry.path] = row
             found[Path(entry.path).relative_to(folder).as_posix()] = row[2]
+        found |= {os.path.relpath(file, folder): sha256(file) for file in shared}
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror}; give a readable raw folder") from None
     if fresh != known:

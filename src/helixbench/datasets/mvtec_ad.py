@@ -1,4 +1,4 @@
-"""The layout of MVTec AD (Bergmann et al., CVPR 2019), which MPDD, BTAD exports and many plants use too.
+"""The layout of MVTec AD (Bergmann et al., CVPR 2019), which MPDD (Jezek et al., ICUMT 2021) and many plants use too.
 
 Normals are <category>/train/good/000.png and <category>/test/good/000.png, defects <category>/test/<defect>/000.png
 with masks <category>/ground_truth/<defect>/000_mask.png (000.png is accepted, too).
@@ -7,6 +7,7 @@ with masks <category>/ground_truth/<defect>/000_mask.png (000.png is accepted, t
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from helixbench.errors import UserError
@@ -20,7 +21,7 @@ def is_picture(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def _pictures(folder: Path) -> dict[str, Path]:
+def pictures_in(folder: Path) -> dict[str, Path]:
     """Stem -> picture, sorted by file name; empty when the folder is missing."""
     found: dict[str, Path] = {}
     if folder.is_dir():
@@ -32,25 +33,26 @@ def _pictures(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _folders(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """Folders in a folder, sorted, without hidden ones; empty when it is missing."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def check(root: Path, category: str, key: str) -> None:
-    """UserError when the category or its train/good is missing; `key` is the configuration key of the root."""
+def check(root: Path, category: str, key: str, name: str = "MVTec AD", good: str = GOOD) -> None:
+    """UserError when the category or its train/<good> is missing; `key` is the configuration key of the root."""
     folder = root / category
-    for wanted in (folder, folder / "train" / GOOD):
+    for wanted in (folder, folder / "train" / good):
         if not wanted.is_dir():
             raise UserError(
-                f"{wanted}: no such folder; download MVTec AD and unpack it so that {root}/<category>/train/good exists, or set {key}"
+                f"{wanted}: no such folder; download {name} and unpack it so that {root}/<category>/train/{good} exists, or set {key}"
             )
 
 
 def _masks(folder: Path, pictures: dict[str, Path]) -> dict[str, Path]:
     """Picture stem -> mask. `<stem>_mask` is preferred to `<stem>`; every mask must belong to a picture."""
-    found = _pictures(folder)
+    found = pictures_in(folder)
     masks, used = {}, set()
     for stem, picture in pictures.items():
         name = next((name for name in (f"{stem}_mask", stem) if name in found), None)
@@ -64,33 +66,40 @@ def _masks(folder: Path, pictures: dict[str, Path]) -> dict[str, Path]:
     return masks
 
 
-def read(root: Path, dataset: str, category: str) -> list[RawSample]:
-    """Every picture of a category, sorted; UserError for missing or orphan masks and empty folders."""
+Masks = Callable[[Path, dict[str, Path]], dict[str, Path]]
+"""Folder of masks, pictures by stem -> mask by stem."""
+
+
+def read(root: Path, dataset: str, category: str, good: str = GOOD, masks_of: Masks = _masks) -> list[RawSample]:
+    """Every picture of a category, sorted; UserError for missing or orphan masks and empty folders.
+
+    good: folder name of the normals; masks_of: finds the mask of each picture of a defect type.
+    """
     folder = root / category
-    check(root, category, f"prepare.datasets.{dataset}.root")
+    check(root, category, f"prepare.datasets.{dataset}.root", good=good)
 
     def sample(subset: str, defect: str, image: Path, mask: Path | None = None) -> RawSample:
         return RawSample(dataset, category, defect, subset, image.absolute(), mask and mask.absolute())
 
     samples = []
     for subset in ("train", "test"):
-        normals = _pictures(folder / subset / GOOD)
+        normals = pictures_in(folder / subset / good)
         if not normals:
-            raise UserError(f"{folder / subset / GOOD}: no pictures; put normal pictures there ({', '.join(sorted(SUFFIXES))})")
+            raise UserError(f"{folder / subset / good}: no pictures; put normal pictures there ({', '.join(sorted(SUFFIXES))})")
         samples += [sample(subset, GOOD, image) for image in normals.values()]
-    defects = [path for path in _folders(folder / "test") if path.name != GOOD]
+    defects = [path for path in folders_in(folder / "test") if path.name != good]
     if not defects:
         raise UserError(
             f"{folder / 'test'}: no defect types; put defective pictures into test/<defect> and masks into ground_truth/<defect>"
         )
     for path in defects:
-        pictures = _pictures(path)
-        if not pictures:
+        found = pictures_in(path)
+        if not found:
             raise UserError(f"{path}: no pictures; put defective pictures there or remove the folder")
-        masks = _masks(folder / "ground_truth" / path.name, pictures)
-        samples += [sample("test", path.name, image, masks[stem]) for stem, image in pictures.items()]
+        masks = masks_of(folder / "ground_truth" / path.name, found)
+        samples += [sample("test", path.name, image, masks[stem]) for stem, image in found.items()]
     names = {path.name for path in defects}
-    for path in _folders(folder / "ground_truth"):
-        if path.name not in names and _pictures(path) and path.name != GOOD:
+    for path in folders_in(folder / "ground_truth"):
+        if path.name not in names and pictures_in(path) and path.name != good:
             raise UserError(f"{path}: masks without a folder test/{path.name}; add the pictures or remove the masks")
     return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))

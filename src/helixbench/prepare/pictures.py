@@ -69,8 +69,12 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
     """Mask as (H, W) bool, True on anomalous pixels; see `_binarise` for what counts as such.
 
     Of colour masks the brightest channel counts; a palette of colours is a label picture: all but black is anomalous.
-    size: (H, W) of its picture. Raises UserError when the file is unreadable or of another size.
+    A folder holds several masks of one picture: what is not 0 in any of them is anomalous. size: (H, W) of its picture.
+    Raises UserError when the file is unreadable or of another size.
     """
+    if Path(path).is_dir():
+        parts = [read_rgb(file).max(axis=2) > 0 for file in sorted(Path(path).iterdir()) if not file.name.startswith(".")]
+        return np.logical_or.reduce([_of_size(path, part, size or parts[0].shape) for part in parts])
     picture = _open(path)
     palette = picture.mode in ("P", "PA")
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "L"):
@@ -80,7 +84,11 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
         brightest = rgb.max(axis=2)
         coloured = palette and bool((rgb.min(axis=2) != brightest).any())
         mask = brightest > 0 if coloured else _binarise(brightest)
-    if size is not None and mask.shape != tuple(size):
+    return mask if size is None else _of_size(path, mask, size)
+
+
+def _of_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if mask.shape != tuple(size):
         wanted, given = (f"{w}x{h}" for h, w in (size, mask.shape))
         raise UserError(f"{path}: mask is {given} pixels but its picture is {wanted}; export the mask at the picture's size")
     return mask
