@@ -543,6 +543,7 @@ class ScoreSection(_Section):
     inception_score: InceptionScore = InceptionScore()
     ic_lpips: IcLpips = IcLpips()
     batch: int = Field(32, ge=1, description="images through a network at once")
+    memory_gib: float = Field(4.0, gt=0, description="memory that LPIPS embeddings may take at one time [GiB]")
 
 
 class Localization(_Section):

@@ -49,8 +49,8 @@ def test_distances_equal_pairwise_calls(module):
     assert expected.max() > 0.05
     np.testing.assert_allclose(pairwise.distances(images), expected, atol=1e-4)
     np.testing.assert_allclose(pairwise.distances(anchors, images), pairwise_calls(module, anchors, images), atol=1e-4)
-    small = room.PairwiseLpips(module, CPU, batch=2, memory=1)  # one picture a block
-    assert small.block(images) == 1
+    small = room.PairwiseLpips(module, CPU, batch=2, memory_gib=1e-9)  # one picture a block
+    assert small.capacity(images) == 1
     np.testing.assert_allclose(small.distances(images), expected, atol=1e-4)
     np.testing.assert_allclose(small.distances(anchors, images), pairwise_calls(module, anchors, images), atol=1e-4)
 
@@ -72,7 +72,10 @@ def test_score_follows_the_protocol(module):
                 means.append(np.mean([between[i, j] for i, j in itertools.combinations(kept, 2)]))
         assert score == pytest.approx(np.mean(means), abs=1e-4)
     assert found.clusters == 3
-    assert found.empty_clusters == sum((nearest == c).sum() < 2 for c in range(3))
+    sizes = [(nearest == c).sum() for c in range(3)]
+    assert (found.empty_clusters, found.single_clusters) == (sizes.count(0), sizes.count(1))
+    streamed = room.ic_lpips(images, anchors, room.PairwiseLpips(module, CPU, memory_gib=1e-9), cap=4, shuffles=3, seed=11)
+    assert streamed.scores == pytest.approx(found.scores, abs=1e-5)
 
 
 def test_seed_fixes_the_shuffle_and_ties_go_to_the_later_anchor():
@@ -89,7 +92,7 @@ def test_copies_have_no_diversity_and_a_lonely_image_none_either():
     copies = np.repeat(pictures(1), 4, axis=0)
     assert room.ic_lpips(copies, pictures(2, seed=3), pairwise).scores == pytest.approx([0] * 5, abs=1e-6)
     lonely = room.ic_lpips(pictures(1), pictures(2, seed=3), pairwise)
-    assert lonely.scores == (0.0,) * 5 and lonely.empty_clusters == 2
+    assert lonely.scores == (0.0,) * 5 and (lonely.empty_clusters, lonely.single_clusters) == (1, 1)
 
 
 def test_random_network_is_one_network():

@@ -60,7 +60,7 @@ def run(folders, out, values=None):
 
 def test_rows(folders, tmp_path):
     rows = run(folders, tmp_path / "scores.csv")
-    metrics = {"inception_score", "ic_lpips", "ic_lpips_empty_clusters", "gate_failed", "redraws"}
+    metrics = {"inception_score", "ic_lpips", "ic_lpips_empty_clusters", "ic_lpips_single_clusters", "gate_failed", "redraws"}
     assert set(rows) == {(defect, metric) for defect in ("crack", "hole", "all") for metric in metrics}
     for metric in ("inception_score", "ic_lpips"):
         parts = [rows[defect, metric].value for defect in ("crack", "hole")]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import lpips
@@ -24,8 +25,14 @@ from torch import nn
 from helixbench.records import derive_seed
 from helixbench.score import networks
 
-MEMORY = 2 << 30
-"""Bytes that embeddings may take at one time."""
+MEMORY_GIB = 4.0
+"""GiB that embeddings may take at one time."""
+
+TIE = 1e-6
+"""Anchors whose distances differ by less are equally near: float32 products do not tell them apart."""
+
+COLUMNS = 1 << 17
+"""Columns of the embeddings that one matrix product sees: centred copies stay small."""
 
 
 def build_lpips(network: str) -> lpips.LPIPS:
@@ -71,66 +78,88 @@ class Embedding(nn.Module):
         return torch.cat(parts, 1)
 
 
-def squared_distances(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """(n, D), (m, D) -> (n, m), by |a|^2 + |b|^2 - 2ab, about a common origin so that little cancels."""
-    origin = a.mean(0)
-    a, b = a - origin, b - origin
-    return ((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T).clamp_(min=0)
+def squared_distances(a: torch.Tensor, b: torch.Tensor | None = None, rows: np.ndarray | None = None) -> np.ndarray:
+    """(n, D), (m, D) -> (n, m) float64 by |a|^2 + |b|^2 - 2ab; without b within a, or within those `rows` of it.
+
+    About a common origin, so that little cancels, and summed over columns in float64.
+    """
+    total = 0
+    for j in range(0, a.shape[1], COLUMNS):
+        first = a[:, j : j + COLUMNS] if rows is None else a[rows, j : j + COLUMNS]
+        origin = first.mean(0)
+        x = first - origin
+        y = x if b is None else b[:, j : j + COLUMNS] - origin
+        total = total + ((x * x).sum(1)[:, None] + (y * y).sum(1)[None] - 2 * x @ y.T).double().cpu().numpy()
+    total = np.maximum(total, 0)
+    if b is None:
+        np.fill_diagonal(total, 0)
+    return total
 
 
 class PairwiseLpips:
     """LPIPS distances between pictures by matrix products, within a memory limit.
 
-    Pictures are embedded once while all embeddings of a question fit into `memory` bytes; beyond that in blocks.
+    While all embeddings of a question fit into `memory_gib`, each picture is embedded once; beyond that a block of
+    rows is held and the columns stream past it.
     """
 
-    def __init__(self, module: lpips.LPIPS, device: torch.device, batch: int = 32, memory: int = MEMORY):
+    def __init__(self, module: lpips.LPIPS, device: torch.device, batch: int = 32, memory_gib: float = MEMORY_GIB):
         self.embedding = Embedding(module).to(device)
-        self.device, self.batch, self.memory = device, batch, memory
+        self.device, self.batch, self.memory_gib = device, batch, memory_gib
+        self._sizes: dict[tuple[int, ...], int] = {}
 
     def embed(self, images: np.ndarray) -> torch.Tensor:
         """(n, H, W, 3) uint8 -> (n, D) float32 on the device."""
-        chunks = [images[i : i + self.batch] for i in range(0, len(images), self.batch)]
-        return torch.cat([self.embedding(torch.from_numpy(chunk).to(self.device)) for chunk in chunks])
+        out = None
+        for i in range(0, len(images), self.batch):
+            part = self.embedding(torch.from_numpy(images[i : i + self.batch]).to(self.device))
+            if out is None:
+                out = part.new_empty(len(images), part.shape[1])
+            out[i : i + len(part)] = part
+        return out
 
-    def block(self, images: np.ndarray) -> int:
-        """Pictures a block, such that two blocks (and their centred copies) stay within the memory limit."""
-        size = self.embed(images[:1]).shape[1] * 4
-        return max(1, self.memory // (4 * size))
+    def capacity(self, images: np.ndarray) -> int:
+        """Pictures of this size whose embeddings the memory limit holds beside one batch, at least one."""
+        shape = images.shape[1:]
+        if shape not in self._sizes:
+            self._sizes[shape] = self.embed(images[:1]).shape[1] * 4
+        return max(1, int(self.memory_gib * 2**30) // self._sizes[shape] - self.batch)
 
     def distances(self, first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
         """Matrix of distances between two stacks of pictures, or within one: (n, m) float64."""
-        rows = len(first)
-        columns = rows if second is None else len(second)
-        out = np.zeros((rows, columns))
+        within, second = second is None, first if second is None else second
+        out = np.zeros((len(first), len(second)))
         if not out.size:
             return out
-        block = self.block(first)
-        for i in range(0, rows, block):
-            a = self.embed(first[i : i + block])
-            for j in range(0 if second is not None else i, columns, block):
-                same = second is None and i == j
-                b = a if same else self.embed((first if second is None else second)[j : j + block])
-                part = squared_distances(a, b).double().cpu().numpy()
-                out[i : i + len(a), j : j + len(b)] = part
-                if second is None:
-                    out[j : j + len(b), i : i + len(a)] = part.T
-        if second is None:
-            np.fill_diagonal(out, 0)
+        block = self.capacity(first)
+        for i in range(0, len(first), block):
+            held = self.embed(first[i : i + block])
+            stop = i + len(held)
+            if within:
+                out[i:stop, i:stop] = squared_distances(held)
+            for j in range(stop if within else 0, len(second), self.batch):
+                part = squared_distances(held, self.embed(second[j : j + self.batch]))
+                out[i:stop, j : j + part.shape[1]] = part
+                if within:
+                    out[j : j + part.shape[1], i:stop] = part.T
         return out
 
 
 @dataclass(frozen=True)
 class IcLpipsResult:
-    """One score a shuffle; clusters with fewer than two images are left out of the mean and counted."""
+    """One score a shuffle; clusters without a pair (no image, or a single one) are left out of the mean and counted."""
 
     scores: tuple[float, ...]
     empty_clusters: int
+    single_clusters: int
     clusters: int
 
 
-def cluster_means(images: np.ndarray, assigned: np.ndarray, pairwise: PairwiseLpips, cap: int, shuffles: int, seed: int) -> np.ndarray:
-    """Mean pairwise distance of each cluster in each shuffle, (shuffles, clusters with at least two images)."""
+def cluster_means(assigned: np.ndarray, within: Callable[[np.ndarray], np.ndarray], cap: int, shuffles: int, seed: int) -> np.ndarray:
+    """Mean pairwise distance of each cluster in each shuffle, (shuffles, clusters with at least two images).
+
+    within: indices of images (k,) -> their distances (k, k).
+    """
     columns = []
     for cluster in np.unique(assigned):
         members = np.flatnonzero(assigned == cluster)
@@ -138,7 +167,7 @@ def cluster_means(images: np.ndarray, assigned: np.ndarray, pairwise: PairwiseLp
             continue
         draws = [np.random.default_rng(derive_seed(seed, "ic-lpips", int(cluster), s)).permutation(members)[:cap] for s in range(shuffles)]
         union = np.unique(np.concatenate(draws))
-        matrix = pairwise.distances(images[union])
+        matrix = within(union)
         rows = [np.searchsorted(union, draw) for draw in draws]
         columns.append([matrix[np.ix_(r, r)][np.triu_indices(len(r), 1)].mean() for r in rows])
     return np.asarray(columns).reshape(-1, shuffles).T
@@ -153,9 +182,18 @@ def ic_lpips(
     public scripts. A score without any cluster of two images is 0: images that never share a neighbour show no
     diversity that the measure could see.
     """
-    nearest = pairwise.distances(anchors, images).T  # anchors are few: one block, against which the images stream
-    assigned = nearest.shape[1] - 1 - nearest[:, ::-1].argmin(1)
-    means = cluster_means(images, assigned, pairwise, cap, shuffles, seed)
-    empty = len(anchors) - means.shape[1]
+    if not len(images) or not len(anchors):
+        return IcLpipsResult((0.0,) * shuffles, len(anchors), 0, len(anchors))
+    if len(images) + len(anchors) <= pairwise.capacity(images):
+        held = pairwise.embed(images)
+        nearest = squared_distances(held, pairwise.embed(anchors))
+        within = lambda rows: squared_distances(held, rows=rows)  # noqa: E731
+    else:
+        nearest = pairwise.distances(anchors, images).T
+        within = lambda rows: pairwise.distances(images[rows])  # noqa: E731
+    tied = nearest <= nearest.min(1, keepdims=True) + TIE
+    assigned = nearest.shape[1] - 1 - tied[:, ::-1].argmax(1)
+    means = cluster_means(assigned, within, cap, shuffles, seed)
+    sizes = np.bincount(assigned, minlength=len(anchors))
     scores = means.mean(1) if means.size else np.zeros(shuffles)
-    return IcLpipsResult(tuple(map(float, scores)), empty, len(anchors))
+    return IcLpipsResult(tuple(map(float, scores)), int((sizes == 0).sum()), int((sizes == 1).sum()), len(anchors))

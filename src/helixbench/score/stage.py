@@ -44,7 +44,7 @@ class _Scorer:
         self.config, self.seed = config, seed
         self.inception = InceptionScorer(config.inception_score.network, device, config.batch)
         self.network = choose(config.ic_lpips.network, LPIPS_ORDER)
-        self.pairwise = PairwiseLpips(build_lpips(self.network), device, config.batch)
+        self.pairwise = PairwiseLpips(build_lpips(self.network), device, config.batch, config.memory_gib)
         self.versions = {name: metadata.version(name) for name in ("torch-fidelity", "lpips")}
 
     def inception_score(self, images: np.ndarray) -> _Number:
@@ -67,7 +67,8 @@ class _Scorer:
         mean, std = float(np.mean(found.scores)), float(np.std(found.scores))
         return [
             _Number("ic_lpips", mean, std, len(images), protocol, found.scores),
-            _Number("ic_lpips_empty_clusters", found.empty_clusters, None, len(images), f"clusters with < 2 images; {protocol}"),
+            _Number("ic_lpips_empty_clusters", found.empty_clusters, None, len(images), f"clusters without an image; {protocol}"),
+            _Number("ic_lpips_single_clusters", found.single_clusters, None, len(images), f"clusters of one image; {protocol}"),
         ]
 
 
@@ -79,7 +80,7 @@ def _gate_counts(pairs: Sequence[Pair]) -> list[_Number]:
     ]
 
 
-_SUMS = {"ic_lpips_empty_clusters", "gate_failed", "redraws"}
+_SUMS = {"ic_lpips_empty_clusters", "ic_lpips_single_clusters", "gate_failed", "redraws"}
 
 
 def _category(rows: list[_Number]) -> _Number:
