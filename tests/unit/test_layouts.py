@@ -183,6 +183,14 @@ def test_every_layout_is_in_the_documentation():
     assert all(f"`{name}`" in text for name in layouts.READERS)
 
 
+def test_a_damaged_mask_of_a_tile_is_one_line(drawn, tmp_path):
+    as_magnetic_tile(drawn, tmp_path / "raw")
+    (tmp_path / "raw/disc/MT_Bend/Imgs/exp000.png").write_bytes(b"not a picture")
+    with pytest.raises(UserError, match="exp000.png: not a picture"):
+        stage.run("Data", "disc", Slice(VALUES), layout="magnetic_tile", raw=tmp_path / "raw", out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def remove(pattern):
     return lambda root: [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in [next(iter(sorted(root.glob(pattern))))]]
 

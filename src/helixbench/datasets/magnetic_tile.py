@@ -25,10 +25,14 @@ def check(root: Path, category: str, key: str) -> None:
 
 
 def _empty(mask: Path) -> bool:
+    """Whether a mask marks nothing; a damaged one does not count as such, `prepare` says what is wrong with it."""
     from PIL import Image
 
-    with Image.open(mask) as picture:
-        return picture.convert("L").getextrema()[1] <= 127
+    try:
+        with Image.open(mask) as picture:
+            return picture.convert("L").getextrema()[1] <= 127
+    except OSError:
+        return False
 
 
 def read(root: Path, dataset: str, category: str) -> list[RawSample]:
