@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -133,34 +133,44 @@ def _make(method: str, generator: Method, data: Pictures, plans: list[Plan], opt
     One batch is written while the next one is drawn.
     """
     started = time.monotonic()
-    waiting = deque((plan, 0) for plan in plans if (plan.defect, plan.index) not in journal.done)
-    category, made = plans[0].category, len(plans) - len(waiting)
+    done = dict(journal.done)
+    category, made = plans[0].category, len(done)
     prompts = {defect: generator.prompt(category, defect) for defect in data.defects}
     name = f"{method} {category}"
-    log.info("%s: %d of %d pairs to make on %s", name, len(waiting), len(plans), describe(pick_device()))
+    log.info("%s: %d of %d pairs to make on %s", name, len(plans) - made, len(plans), describe(pick_device()))
     bar = tqdm(total=len(plans), initial=made, desc=name, disable=None if sys.stderr.isatty() else True)
     drawn, logged = 0, time.monotonic()
     with ThreadPoolExecutor(1) as writer:
         writing = None
-        while waiting:
-            batch = [waiting.popleft() for _ in range(min(options.batch, len(waiting)))]
-            images, masks = _sample(generator, data, batch, options)
-            drawn += len(batch)
-            kept = []
-            for (plan, attempt), image, mask in zip(batch, images, masks, strict=True):
-                gate = verdict(mask, options.gate)
-                if gate != "ok" and attempt < options.gate.redraws:
-                    waiting.append((plan, attempt + 1))
-                else:
-                    kept.append((plan, attempt, gate, image, mask))
-            if writing:
-                writing.result()  # a full disk stops the stage here
-            writing = writer.submit(lambda kept=kept: journal.add(_write(kept, method, prompts, out)))
-            made += len(kept)
-            bar.update(len(kept))
-            if bar.disable and (time.monotonic() - logged > 15 or not waiting):
-                log.info("%s: %d/%d pairs, %.2f s a drawing", name, made, len(plans), (time.monotonic() - started) / drawn)
-                logged = time.monotonic()
+        # Attempt by attempt, in batches that depend on the plan and on earlier verdicts only: a resumed run draws each pair
+        # at the same place among the same neighbours as an unbroken one, since rounding may depend on both.
+        asked = plans
+        for attempt in range(options.gate.redraws + 1):
+            again = []
+            for first in range(0, len(asked), options.batch):
+                batch = asked[first : first + options.batch]
+                missing = [plan for plan in batch if (plan.defect, plan.index) not in done]
+                failed = {plan for plan in batch if plan not in missing and done[plan.defect, plan.index].redraws > attempt}
+                if missing:
+                    images, masks = _sample(generator, data, [(plan, attempt) for plan in batch], options)
+                    drawn += len(missing)
+                    kept = []
+                    for plan, image, mask in zip(batch, images, masks, strict=True):
+                        gate = verdict(mask, options.gate)
+                        if plan in missing and gate != "ok" and attempt < options.gate.redraws:
+                            failed.add(plan)
+                        elif plan in missing:
+                            kept.append((plan, attempt, gate, image, mask))
+                    if writing:
+                        writing.result()  # a full disk stops the stage here
+                    writing = writer.submit(lambda kept=kept: journal.add(_write(kept, method, prompts, out)))
+                    made += len(kept)
+                    bar.update(len(kept))
+                    if bar.disable and (time.monotonic() - logged > 15 or made == len(plans)):
+                        log.info("%s: %d/%d pairs, %.2f s a drawing", name, made, len(plans), (time.monotonic() - started) / drawn)
+                        logged = time.monotonic()
+                again += [plan for plan in batch if plan in failed]
+            asked = again
         if writing:
             writing.result()
     bar.close()
