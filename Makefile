@@ -7,6 +7,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null && echo $$p && break; done)
 BIN := .venv/bin
 INSTALLED := .venv/installed
+EXTRAS := .venv/extras/bitsandbytes
 
 .PHONY: demo test bottle lock clean
 
@@ -17,7 +18,7 @@ demo: $(INSTALLED)
 	@echo "          results/mini/prepare/Procedural/*/sheet.png"
 	@echo "          results/mini/detect/*/Procedural/*/seed0/predictions.png"
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(EXTRAS)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/snakefmt --check Snakefile workflow > .venv/lint.log 2>&1 || { cat .venv/lint.log; exit 1; }
@@ -32,6 +33,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	test -x $(BIN)/pip || $(PYTHON) -m venv --clear .venv
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+# diffusers imports bitsandbytes wherever it is installed, which every start would pay for: it is kept aside for its one test.
+$(EXTRAS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --no-deps --target .venv/extras --upgrade bitsandbytes==0.50.2
 	@touch $@
 
 # Packages that exist only for Linux get a marker, so that the same file installs elsewhere.

@@ -4,7 +4,7 @@ Floor: forward and backward of image stream + annotation stream (one plain U-Net
 of the U-Net that the reference needs (the down blocks on B latents). Both sides run in one process, in turns, and the
 medians are compared. Scratch size on a CPU, Stable Diffusion 1.5's size on a GPU (random weights do for speed).
 
-    python benchmarks/train_step.py [--batch 8] [--repeats 5]
+    python benchmarks/train_step.py [--batch 8] [--repeats 5] [--compile]
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="ours with `compile: true`; the floor stays plain")
     options = parser.parse_args()
     device, b = pick_device(), options.batch
     torch.manual_seed(0)
@@ -48,7 +49,7 @@ def main() -> None:
         scratch = bottle.train.scratch
         size, tokens, width = bottle.prepare.size // 4, scratch.text_encoder.max_tokens, scratch.text_encoder.width
         plain = build_unet(scratch.unet, scratch.autoencoder.latent_channels, size, width)
-    method = DHDiff(kind="dhdiff", trainable="all", optim=Optim(steps=1, batch=b, lr=1e-4))
+    method = DHDiff(kind="dhdiff", trainable="all", compile=options.compile, optim=Optim(steps=1, batch=b, lr=1e-4))
     ours = DHDiffUNet(copy.deepcopy(plain), method).trainable_().to(device)
     plain = plain.to(device)
     channels = plain.config.in_channels
@@ -78,7 +79,14 @@ def main() -> None:
     our_step(), floor_step()
     times = [(clock(our_step, device), clock(floor_step, device)) for _ in range(options.repeats)]
     mine, floor = (statistics.median(column) for column in zip(*times, strict=True))
-    result = {"name": "train_step", "device": describe(device), "batch": b, "ours_s": round(mine, 4), "theirs_s": round(floor, 4)}
+    result = {
+        "name": "train_step",
+        "device": describe(device),
+        "batch": b,
+        "compile": options.compile,
+        "ours_s": round(mine, 4),
+        "theirs_s": round(floor, 4),
+    }
     print(json.dumps(result | {"ratio": round(mine / floor, 3), "max_abs_diff": difference}))
 
 

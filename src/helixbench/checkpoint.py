@@ -31,15 +31,23 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Adam's state as flat named tensors: `<parameter index>/<name>`."""
+    """Adam's state as flat named tensors: `<parameter index>/<name>`, and `<index>/<group>/<name>` where it is nested."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}/{name}": torch.as_tensor(value) for i, values in state.items() for name, value in values.items()}
+    flat: dict[str, torch.Tensor] = {}
+    for i, values in state.items():
+        for name, value in values.items():
+            nested = {f"{name}/{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+            flat |= {f"{i}/{key}": torch.as_tensor(part) for key, part in nested.items()}
+    return flat
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
     """Inverse of optimizer_tensors, into a freshly built optimizer over the same parameters."""
-    state: dict[int, dict[str, torch.Tensor]] = {}
+    state: dict[int, dict] = {}
     for key, tensor in tensors.items():
-        index, name = key.split("/", 1)
-        state.setdefault(int(index), {})[name] = tensor
+        index, *groups, name = key.split("/")
+        values = state.setdefault(int(index), {})
+        for group in groups:
+            values = values.setdefault(group, {})
+        values[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -94,9 +94,16 @@ def train(
     out: Out,
     base: Annotated[Path | None, typer.Option(help="Base-model folder (not for `base` itself)")] = None,
     threads: Threads = None,
+    processes: Annotated[int, typer.Option(min=0, help="Processes that share the training, a GPU each (not for `base`); 0 is 1")] = 1,
 ) -> None:
     """Train the base model or a method on one category."""
-    _threads(threads)
+    processes = 1 if method == "base" else max(1, processes)
+    if processes > 1:
+        from helixbench import team
+
+        if not team.launched():
+            raise typer.Exit(team.launch(processes, sys.argv[1:]))
+    _threads(threads and max(1, threads // processes))
     values = Slice.load(config)
     if method == "base":
         from helixbench.diffusion import base as stage

@@ -32,6 +32,8 @@ def pick_device() -> torch.device:
         return torch.device(name)
     if not torch.cuda.is_available():
         return torch.device("cpu")
+    if "LOCAL_RANK" in os.environ:  # one of a team, whose launcher holds the leases
+        return torch.device(f"cuda:{os.environ['LOCAL_RANK']}")
     count = torch.cuda.device_count()
     if count == 1 or "SLURM_JOB_ID" in os.environ:
         return torch.device("cuda:0")

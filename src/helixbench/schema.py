@@ -116,6 +116,7 @@ class Optim(_Section):
         "constant", description="after warm-up; multistep: x0.2 at 80 % and at 90 % of the steps"
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; 0 makes AdamW the paper's Adam")
+    adam: Literal["fp32", "8bit"] = Field("fp32", description="moments of Adam; 8bit: blockwise quantised, a quarter of the memory")
     grad_clip: float = Field(1.0, gt=0, description="gradient-norm clip")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -229,6 +230,9 @@ class DHDiff(_Section):
     prompt: str = Field("a photo of a {category} with {defect}", description="prompt of a defective pair (reading 16)")
     prompt_good: str = Field("a photo of a flawless {category}", description="prompt of a normal (reading 16)")
     prompt_drop: float = Field(0.1, ge=0, le=1, description="share of empty prompts, for guidance (reading 16)")
+    text_tokens: Literal["prompt", "all"] = Field(
+        "prompt", description="text tokens attended to: as many as the category's longest prompt has, or the text model's all (reading 25)"
+    )
     normal_share: float = Field(0.25, ge=0, le=1, description="share of normals in a batch (reading 15)")
     augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field((), description="random symmetries of a training pair")
     trainable: Literal["attention", "lora", "all"] = Field(
@@ -236,10 +240,21 @@ class DHDiff(_Section):
     )
     lora_rank: int = Field(16, ge=1, le=256, description="rank of the adapters, read only with trainable: lora (reading 17)")
     checkpointing: bool = Field(False, description="recompute activations in the backward pass: less memory, more time")
+    frozen_precision: Literal["fp32", "bf16"] = Field(
+        "fp32", description="what frozen convolutions and linear layers are held in while training; bf16 needs optim.precision bf16"
+    )
+    offload: bool = Field(False, description="autoencoder and text encoder visit the GPU only for what is not encoded yet")
+    compile: bool = Field(False, description="torch.compile of ResNet blocks and feed-forward layers")
     train_noise_offset: float = Field(0.0, ge=0, le=1, description="per-channel constant added to the noise (0: paper)")
     optim: Optim
 
     _places = field_validator("prompt", "prompt_good")(_known_places)
+
+    @model_validator(mode="after")
+    def _half_precision_needs_autocast(self):
+        if self.frozen_precision == "bf16" and self.optim.precision != "bf16":
+            raise ValueError(f"frozen_precision bf16 needs optim.precision bf16, not {self.optim.precision}")
+        return self
 
 
 class CropPaste(_Section):

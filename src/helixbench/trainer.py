@@ -27,6 +27,7 @@ from helixbench.errors import UserError
 from helixbench.provenance import versions
 from helixbench.records import derive_seed
 from helixbench.schema import Optim
+from helixbench.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -43,13 +44,24 @@ def learning_rate(step: int, optim: Optim) -> float:
     return optim.lr
 
 
+def adam(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
+    """AdamW, with its two moments in float32 or quantised to 8 bit (bitsandbytes)."""
+    if optim.adam == "8bit":
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError:
+            raise UserError("adam: 8bit needs the package bitsandbytes; install it, or set adam: fp32") from None
+        return AdamW8bit(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
+    return torch.optim.AdamW(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
+
+
 class _State:
     """Weights, optimiser, average and step of one run, as one file."""
 
     def __init__(self, module: nn.Module, optim: Optim):
         self.module = module
         self.parameters = [p for p in module.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=optim.lr, weight_decay=optim.weight_decay)
+        self.optimizer = adam(self.parameters, optim)
         # Running statistics belong to the weights they were taken with, so they are averaged, too.
         self.averaged = self.parameters + [b for b in module.buffers() if b.is_floating_point()]
         self.ema = [tensor.detach().clone() for tensor in self.averaged] if optim.ema else []
@@ -105,28 +117,33 @@ def fit(
     its `optim.accumulate` passes. validate(rng): loss terms, taken every `optim.validate_every` steps with the same rng
     and logged as `val_<term>`. Writes `state_dir/state.safetensors`
     (resume, atomic) and `state_dir/stats.jsonl` (step, loss, lr, grad_norm, steps/s, images/s, peak memory [MiB]).
+    The processes of a team share the passes of each step; the first one writes and validates.
     Raises UserError with the step when the loss or its gradient is not finite; the last checkpoint is kept.
     Returns facts for the stage's manifest: steps, the step gone on from, and training seconds over all attempts.
     """
+    team = Team.current()
+    if optim.accumulate % team.size:
+        raise UserError(f"{name}: {team.size} processes share the passes of a step; set optim.accumulate to a multiple of {team.size}")
     state_dir.mkdir(parents=True, exist_ok=True)
-    file, stats = state_dir / "state.safetensors", state_dir / "stats.jsonl"
+    file = state_dir / "state.safetensors"
     state = _State(module, optim)
     # Weights trained by other code are not gone on with.
     facts = {"config_digest": config_digest, "seed": seed, "name": name, "versions": versions(("torch", "diffusers"))}
     if file.is_file():
         state.load(file, facts)
     first, begun = state.step, time.monotonic() - state.seconds
-    _truncate_stats(stats, first)
+    journal = _Journal(state_dir / "stats.jsonl", name, first) if team.leads else None
     if first:
         log.info("%s: resuming at step %d of %d", name, first, optim.steps)
     saved = logged = time.monotonic()
     logged_step, sums = first, {}
-    bar = tqdm(total=optim.steps, initial=first, desc=name, disable=None if sys.stderr.isatty() else True)
+    bar = tqdm(total=optim.steps, initial=first, desc=name, disable=not (team.leads and sys.stderr.isatty()))
     for step in range(first, optim.steps):
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(step, optim)
         state.optimizer.zero_grad(set_to_none=True)
-        for index in range(optim.accumulate):
+        own: dict[str, torch.Tensor] = {}
+        for index in range(team.rank, optim.accumulate, team.size):
             rng = torch.Generator().manual_seed(derive_seed(seed, name, "step", step, *([index] if index else [])))
             with autocast(device, optim.precision):
                 terms = _terms(loss(step, rng))
@@ -135,7 +152,11 @@ def fit(
                 raise UserError(f"{name}: the loss is {total.item()} at step {step}; last good checkpoint: {file}")
             total.backward()
             for key, value in terms.items():
-                sums[key] = sums.get(key, 0.0) + value.detach() / optim.accumulate
+                own[key] = own.get(key, 0.0) + value.detach() / optim.accumulate
+        team.add_gradients(state.parameters)
+        team.average_buffers(module)
+        for key, value in team.add(own).items():
+            sums[key] = sums.get(key, 0.0) + value
         norm = nn.utils.clip_grad_norm_(state.parameters, optim.grad_clip)
         if not torch.isfinite(norm):
             raise UserError(f"{name}: the gradient is {norm.item()} at step {step}; last good checkpoint: {file}")
@@ -145,12 +166,12 @@ def fit(
             state.average(optim.ema)
         bar.update()
         last = state.step == optim.steps
+        if journal is None:
+            continue
         if validate and optim.validate_every and (last or state.step % optim.validate_every == 0):
             with torch.no_grad(), _evaluating(module), autocast(device, optim.precision):
                 held = _terms(validate(torch.Generator().manual_seed(derive_seed(seed, name, "validate"))))
-            row = {"step": state.step, **{f"val_{key}": round(float(value), 6) for key, value in held.items()}}
-            with open(stats, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(row) + "\n")
+            journal.write({"step": state.step, **{f"val_{key}": round(float(value), 6) for key, value in held.items()}})
         now = time.monotonic()
         if now - logged >= optim.log_every_s or last or state.step == first + 1:
             count = state.step - logged_step
@@ -165,8 +186,7 @@ def fit(
             }
             if device.type == "cuda":
                 row["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
-            with open(stats, "a", encoding="utf-8") as handle:
-                handle.write(json.dumps(row) + "\n")
+            journal.write(row)
             if bar.disable:
                 left = (optim.steps - state.step) / max(row["steps_per_s"], 1e-9)
                 text = "  ".join(f"{key} {row[key]:.4f}" for key in sums)
@@ -200,14 +220,38 @@ def _terms(loss: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tens
     return loss if isinstance(loss, dict) else {"loss": loss}
 
 
-def _truncate_stats(path: Path, step: int) -> None:
-    """Drop lines past the checkpoint that training resumes from, so that no step is told twice."""
-    if path.is_file():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
-        kept = [line for line in lines if _step_of(line) <= step]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        os.replace(temporary, path)
+class _Journal:
+    """stats.jsonl, and TensorBoard where HELIXBENCH_TENSORBOARD names a folder: looking on must not change a digest."""
+
+    def __init__(self, path: Path, name: str, step: int):
+        self.path, self.board = path, None
+        self._truncate(step)
+        folder = os.environ.get("HELIXBENCH_TENSORBOARD")
+        if folder:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                raise UserError("HELIXBENCH_TENSORBOARD is set, but tensorboard is not installed; install it, or unset it") from None
+            run = "_".join([name.replace(" ", "_"), path.parent.parent.name])
+            self.board = SummaryWriter(Path(folder) / run, purge_step=step + 1 if step else None)
+
+    def write(self, row: dict[str, float]) -> None:
+        """Add what was measured at row["step"]."""
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(row) + "\n")
+        if self.board:
+            for key in row.keys() - {"step"}:
+                self.board.add_scalar(key, row[key], row["step"])
+            self.board.flush()
+
+    def _truncate(self, step: int) -> None:
+        """Drop lines past the checkpoint that training resumes from, so that no step is told twice."""
+        if self.path.is_file():
+            lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line]
+            kept = [line for line in lines if _step_of(line) <= step]
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            os.replace(temporary, self.path)
 
 
 def _step_of(line: str) -> float:

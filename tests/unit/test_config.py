@@ -1,5 +1,6 @@
 import copy
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -7,6 +8,7 @@ import yaml
 from helixbench import config, schema
 from helixbench.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 OPTIM = {"steps": 10, "batch": 2, "lr": 1e-4}
 BASE = {
     "prepare": {
@@ -289,3 +291,19 @@ def test_a_bad_arm_is_one_line(arm, message):
     with pytest.raises(UserError) as caught:
         config.validate(with_arm(**arm))
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "config").glob("gpu_*.yaml")), ids=lambda path: path.stem)
+def test_a_memory_preset_changes_no_result_but_by_rounding(preset):
+    """Presets hold what decides memory; the batch and everything else stay the paper's."""
+    paper, found = config.load(ROOT / "params.yaml"), config.load(ROOT / "params.yaml", preset)
+    ours, theirs = (c.model_dump() for c in (paper, found))
+    for values in (ours, theirs):
+        values["generate"].pop("batch")
+        method = values["train"]["methods"]["dhdiff"]
+        for key in ("checkpointing", "frozen_precision", "offload"):
+            method.pop(key)
+        for key in ("accumulate", "adam", "precision"):
+            method["optim"].pop(key)
+    assert ours == theirs
+    assert found.train.methods["dhdiff"].optim.batch == 32

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import small
@@ -196,3 +200,69 @@ def test_validation_leaves_running_statistics_and_modes_alone(tmp_path):
         return model
 
     assert same(run(tmp_path / "never", 0), run(tmp_path / "always", 1))
+
+
+EXTRAS = Path(__file__).parents[2] / ".venv/extras"
+"""Where `make test` puts bitsandbytes, which every start would pay for if it were installed beside the others."""
+
+
+@pytest.mark.skipif(not (EXTRAS / "bitsandbytes").is_dir(), reason="bitsandbytes is not in .venv/extras; make test puts it there")
+def test_adam_in_8_bit_takes_a_quarter_of_the_memory_learns_and_resumes(tmp_path):
+    code = """
+import sys, torch
+from pathlib import Path
+from torch import nn
+import small
+from helixbench.trainer import adam, fit
+
+def run(folder, stop=None):
+    torch.manual_seed(0)
+    model, losses = nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 64)), []
+    def loss(step, rng):
+        if step == stop:
+            raise KeyboardInterrupt
+        x = torch.randn(32, 64, generator=rng)
+        losses.append((model(x) - x).square().mean())
+        return losses[-1]
+    options = small.optim(steps=60, lr=1e-2, adam="8bit", save_every_s=1e-9)
+    try:
+        fit(model, loss, options, seed=1, state_dir=folder, config_digest="a", device=torch.device("cpu"), name="toy")
+    except KeyboardInterrupt:
+        pass
+    return model, losses
+
+folder = Path(sys.argv[1])
+whole, losses = run(folder / "whole")
+assert losses[-1] < 0.3 * losses[0], (losses[0], losses[-1])
+run(folder / "cut", stop=25)
+again, _ = run(folder / "cut")
+assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters()))
+optimizer = adam(list(whole.parameters()), small.optim(adam="8bit"))
+whole(torch.randn(4, 64)).sum().backward()
+optimizer.step()
+moments = {name: t for name, t in optimizer.state[whole[0].weight].items() if name.startswith("state")}
+assert {t.dtype for t in moments.values()} == {torch.uint8} and len(moments) == 2
+"""
+    paths = [str(EXTRAS), str(Path(small.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
+def test_adam_in_8_bit_without_its_package_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match="needs the package bitsandbytes"):
+        train(tmp_path, small.optim(adam="8bit"))
+
+
+def test_tensorboard_shows_the_curves_and_changes_no_weight(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain = train(tmp_path / "plain", EVERY_STEP)
+    monkeypatch.setenv("HELIXBENCH_TENSORBOARD", str(tmp_path / "board"))
+    assert same(train(tmp_path / "watched", EVERY_STEP), plain)
+    (folder,) = (tmp_path / "board").iterdir()
+    events = EventAccumulator(str(folder)).Reload()
+    rows = [json.loads(line) for line in (tmp_path / "watched/stats.jsonl").read_text().splitlines()]
+    assert {"square", "lr", "grad_norm", "images_per_s"} <= set(events.Tags()["scalars"])
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars("square")] == [(r["step"], round(r["square"], 4)) for r in rows]

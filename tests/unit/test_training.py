@@ -12,6 +12,7 @@ import torch
 from test_generate import a_slice, generate
 
 from helixbench import trainer
+from helixbench.checkpoint import load_tensors
 from helixbench.config import Slice
 from helixbench.diffusion import base as base_stage
 from helixbench.diffusion.base import BaseModel, words_of
@@ -175,7 +176,22 @@ def test_control_points_at_the_words_of_the_defect(base):
 
 
 @pytest.mark.parametrize(
-    "reading", [{"streams": "channels"}, {"streams": "canvas"}, {"trainable": "lora"}, {"reference_encoder": "copy"}], ids=str
+    "reading",
+    [
+        {"streams": "channels"},
+        {"streams": "canvas"},
+        {"trainable": "lora"},
+        {"reference_encoder": "copy"},
+        {"text_tokens": "all"},
+        {
+            "trainable": "attention",
+            "checkpointing": True,
+            "frozen_precision": "bf16",
+            "offload": True,
+            "optim": small.optim(precision="bf16", accumulate=2),
+        },
+    ],
+    ids=str,
 )
 def test_other_readings_train_save_load_and_sample(prepared, base, tmp_path, reading):
     folder, data = train(prepared, base, tmp_path, **reading), Pictures.load(prepared)
@@ -186,6 +202,58 @@ def test_other_readings_train_save_load_and_sample(prepared, base, tmp_path, rea
     resumed = train(prepared, base, tmp_path / "again", **reading)
     for name in ("dhdiff.safetensors", "unet/diffusion_pytorch_model.safetensors"):
         assert (resumed / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_text_past_the_longest_prompt_is_left_out_and_one_length_serves_all_batches(prepared, base, tmp_path):
+    method = DHDiffMethod.create(small.dhdiff(), BaseModel.load(base), 0)
+    short, long = method.prompt("disc", "hole"), "a photo of a disc with scratch and hole"
+    words = len(short.split()) + 2  # begin and end
+    assert method.embed([short]).shape[1] == words
+    method.begin(Pictures.load(prepared))
+    assert method.embed([""]).shape[1] == method.embed([short]).shape[1] == words
+    assert method.embed([short, long]).shape[1] == len(long.split()) + 2
+    whole = DHDiffMethod.create(small.dhdiff(text_tokens="all"), BaseModel.load(base), 0)
+    assert whole.embed([short]).shape[1] == small.scratch().text_encoder.max_tokens
+    assert torch.equal(whole.embed([short])[:, :words], method.embed([short])), "the text model looks back only"
+    flow = method.flow(torch.ones(1, 1, 8, 8), torch.ones(1), [short], ["hole"])
+    assert flow.inside.shape == flow.outside.shape == (1, words)
+    folder = train(prepared, base, tmp_path, optim=small.optim(steps=1))
+    assert DHDiffMethod.load(small.dhdiff(), folder, small.sampling()).text_length == words
+
+
+def test_frozen_layers_in_half_precision_come_back_as_they_were_to_bf16(prepared, base, tmp_path):
+    options = {"trainable": "attention", "frozen_precision": "bf16", "optim": small.optim(precision="bf16")}
+    method = DHDiffMethod.create(small.dhdiff(**options), BaseModel.load(base), 0)
+    half = {name for name, p in method.unet.named_parameters() if p.dtype == torch.bfloat16}
+    assert any("conv" in name for name in half) and not any(p.requires_grad for n, p in method.unet.named_parameters() if n in half)
+    folder = train(prepared, base, tmp_path, **options)
+    before, after = (load_tensors(f / "unet/diffusion_pytorch_model.safetensors")[0] for f in (base, folder))
+    for name in before:
+        assert after[name].dtype == torch.float32
+        if f"unet.{name}" in half:
+            assert torch.equal(after[name], before[name].bfloat16().float())
+    with pytest.raises(ValueError, match="needs optim.precision bf16"):
+        small.dhdiff(frozen_precision="bf16")
+
+
+def test_with_offload_the_autoencoder_comes_for_new_pictures_only(prepared, base):
+    method = DHDiffMethod.create(small.dhdiff(offload=True), BaseModel.load(base), 0)
+    data, moves = Pictures.load(prepared), []
+    method.base.vae.to = lambda device: moves.append(str(device))
+    for _ in range(60):
+        method.batch(data, torch.Generator().manual_seed(0))
+    assert moves == ["cpu", "cpu"] * (len(moves) // 2) and 0 < len(moves) <= 6, "one visit for each kind of picture"
+
+
+def test_compiled_parts_are_the_same_function(base):
+    plain, compiled = (DHDiffMethod.create(small.dhdiff(compile=flag), BaseModel.load(base), 0).unet for flag in (False, True))
+    found = [m for m in compiled.modules() if m._compiled_call_impl is not None]
+    assert {type(m).__name__ for m in found} == {"ResnetBlock2D", "FeedForward"}
+    assert plain.state_dict().keys() == compiled.state_dict().keys()
+    z, t, text = torch.randn(1, 4, 8, 8), torch.tensor([500]), torch.randn(1, 6, 32)
+    with torch.no_grad():
+        for a, b in zip(plain(z, z, t, text), compiled(z, z, t, text), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_the_prediction_can_stand_in_for_the_reference_noise(prepared, base, tmp_path):

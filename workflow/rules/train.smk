@@ -76,4 +76,5 @@ rule train:
         "--state {params.state:q} "
         "--out {params.out:q} "
         "--threads {threads} "
+        "--processes {resources.gpu} "
         "2>&1 | tee {log:q}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 from helixbench import provenance
@@ -15,6 +16,7 @@ from helixbench.errors import UserError
 from helixbench.methods.method import Learner
 from helixbench.methods.registry import method_class
 from helixbench.records import derive_seed
+from helixbench.team import Team
 from helixbench.trainer import fit
 
 log = logging.getLogger(__name__)
@@ -28,9 +30,10 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
         raise UserError(f"{method}: does not learn; nothing to train")
     if base is None:
         raise UserError(f"{method}: needs --base, a diffusers-format folder")
-    device = pick_device()
+    team, device = Team.current(), pick_device()
     seed = derive_seed(config["run.seed"], dataset, category, method)
-    with provenance.manifest(out / "manifest.json", "train", config, device=describe(device), method=method) as facts:
+    about = {"device": describe(device), "method": method, "processes": team.size}
+    with provenance.manifest(out / "manifest.json", "train", config, **about) if team.leads else nullcontext({}) as facts:
         data = Pictures.load(prepared)
         learner = kind.create(options, BaseModel.load(base), seed)
         learner.begin(data)
@@ -49,6 +52,8 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
             name=f"{method} {category}",
             validate=lambda rng: learner.loss(data, rng),
         )
+        if not team.leads:
+            return
         learner.save(out)
         about = {"dataset": dataset, "category": category, "defects": data.defects, "size": data.size, "raw_mask_cells": data.cells}
         provenance.write_json(out / "trained_on.json", about)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +40,7 @@ class DHDiffMethod(Learner):
         if config.streams == "channels" and base.unet.config.in_channels == base.vae.config.latent_channels:
             widen(base.unet)
         self.unet = DHDiffUNet(base.unet, config)
+        self.text_length = 0
         self._latents: dict[tuple, torch.Tensor] = {}
         self._texts: dict[str, torch.Tensor] = {}
 
@@ -54,14 +57,22 @@ class DHDiffMethod(Learner):
     def load(cls, config: DHDiff, folder: Path, sampling: Sampling) -> DHDiffMethod:
         """Trained, from the folder that `save` wrote."""
         method = cls(config, BaseModel.load(folder), sampling)
-        method.unet.load_helix(folder / "dhdiff.safetensors")
+        method.text_length = method.unet.load_helix(folder / "dhdiff.safetensors")["text_length"]
         method.unet.eval().requires_grad_(False)
+        if config.compile:
+            method.unet.compile_parts()
         return method
+
+    def begin(self, data: Pictures) -> None:
+        """Fix how many text tokens the model sees: one number for all batches, since it may change their rounding."""
+        category = data.samples[0].category
+        prompts = [self.prompt(category, defect) for defect in data.defects]
+        self.text_length = self._longest([*prompts, self.config.prompt_good.format(category=_words(category))])
 
     def save(self, folder: Path) -> None:
         """A diffusers-format folder plus dhdiff.safetensors and dhdiff.json (the method's configuration)."""
         self.base.save(folder)
-        self.unet.save(folder)
+        self.unet.save(folder, {"text_length": self.text_length})
         write_json(folder / "dhdiff.json", json.loads(self.config.model_dump_json()))
 
     @property
@@ -70,10 +81,26 @@ class DHDiffMethod(Learner):
         return self.unet
 
     def to(self, device: torch.device) -> DHDiffMethod:
-        """Move all weights."""
-        self.base.to(device)
+        """Move all weights; with `offload` the autoencoder and the text encoder stay while training."""
+        if not self._visiting:
+            self.base.to(device)
         self.unet.to(device)
         return self
+
+    @property
+    def _visiting(self) -> bool:
+        return self.config.offload and self.sampling is None
+
+    @contextmanager
+    def _here(self, part: nn.Module) -> Iterator[None]:
+        """A part on the device of the U-Net for a while, where it is not there to stay."""
+        if self._visiting:
+            part.to(self.device)
+        try:
+            yield
+        finally:
+            if self._visiting:
+                part.to("cpu")
 
     @property
     def device(self) -> torch.device:
@@ -98,10 +125,22 @@ class DHDiffMethod(Learner):
         return self.config.prompt.format(category=_words(category), defect=_words(defect))
 
     def embed(self, prompts: list[str]) -> torch.Tensor:
-        """Text embeddings (n, L, D); each prompt is encoded once."""
-        for prompt in set(prompts) - self._texts.keys():
-            self._texts[prompt] = self.base.embed([prompt])[0]
-        return torch.stack([self._texts[prompt] for prompt in prompts])
+        """Text embeddings (n, L, D); each prompt is encoded once.
+
+        L: as many tokens as the longest prompt of the category has, or of these when it is longer (reading 25).
+        """
+        missing = set(prompts) - self._texts.keys()
+        if missing:
+            with self._here(self.base.text_encoder):
+                self._texts |= {prompt: self.base.embed([prompt])[0].to(self.device) for prompt in missing}
+        return torch.stack([self._texts[prompt] for prompt in prompts])[:, : self._longest(prompts)]
+
+    def _longest(self, prompts: list[str]) -> int:
+        """Tokens of the longest prompt of the category or of these; all that the text model has where these are asked for."""
+        most = self.base.tokenizer.model_max_length
+        if self.config.text_tokens == "all":
+            return most
+        return min(most, max([self.text_length, *(len(ids) for ids in self.base.tokenizer(list(set(prompts))).input_ids)]))
 
     def flow(self, control: torch.Tensor | None, present: torch.Tensor | None, prompts: list[str], words: list[str]) -> Flow:
         """Control state of one pass: graphical masks (n, 1, H, W) in {0, 1}, where present, tied to the words' tokens.
@@ -110,7 +149,7 @@ class DHDiffMethod(Learner):
         """
         if control is None:
             return Flow()
-        tokens = self.base.tokens(prompts)
+        tokens = self.base.tokens(prompts)[:, : self._longest(prompts)]
         inside = torch.zeros(tokens.shape)
         outside = torch.zeros(tokens.shape)
         if self.config.control == "broadcast":
@@ -135,7 +174,7 @@ class DHDiffMethod(Learner):
         missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._latents}
         if missing:
             # One at a time: a latent must not depend on what else a resumed run has not encoded yet.
-            with torch.autocast(self.device.type, enabled=False):
+            with torch.autocast(self.device.type, enabled=False), self._here(self.base.vae):
                 self._latents |= {key: self.base.encode(to_tensor([_rgb(picture)]))[0].cpu() for key, picture in missing.items()}
         return torch.stack([self._latents[key] for key in keys]).to(self.device)
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 import torch.utils.checkpoint
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention import BasicTransformerBlock
+from diffusers.models.attention import BasicTransformerBlock, FeedForward
+from diffusers.models.resnet import ResnetBlock2D
 from peft import LoraConfig
 from torch import nn
 
@@ -219,6 +220,12 @@ class DHDiffUNet(nn.Module):
         self.helix.requires_grad_(True)
         if self.config.checkpointing:
             self.unet.enable_gradient_checkpointing(self._recomputed)
+        if self.config.frozen_precision == "bf16":
+            for module in self._frozen_layers():
+                for name, weight in list(module.named_parameters(recurse=False)):
+                    setattr(module, name, nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False))
+        if self.config.compile:
+            self.compile_parts()
         if self.tau is not None:
             self.tau.requires_grad_(False)
             for part in (self.tau.conv_in, self.tau.time_embedding, self.tau.down_blocks, self.tau.mid_block):
@@ -238,24 +245,38 @@ class DHDiffUNet(nn.Module):
 
         return torch.utils.checkpoint.checkpoint(again, *inputs, use_reentrant=False)
 
-    def save(self, folder: Path) -> None:
-        """`unet/` as diffusers writes it, the new modules as `dhdiff.safetensors`; adapters become part of the weights."""
+    def _frozen_layers(self) -> list[nn.Module]:
+        """Convolutions and linear layers that training leaves alone; autocast computes them in half precision anyway."""
+        kinds = (nn.Conv2d, nn.Linear)
+        return [m for m in self.modules() if isinstance(m, kinds) and not any(p.requires_grad for p in m.parameters())]
+
+    def compile_parts(self) -> None:
+        """Compile what is a pure function of its input, in place; names of weights stay, and attention with its state is left alone."""
+        for module in self.modules():
+            if isinstance(module, (ResnetBlock2D, FeedForward)):
+                module.compile()
+
+    def save(self, folder: Path, facts: dict | None = None) -> None:
+        """`unet/` as diffusers writes it, new modules and facts as `dhdiff.safetensors`; adapters become part of the weights."""
+        self.float()
         if hasattr(self.unet, "peft_config"):
             self.unet.fuse_lora()
             self.unet.unload_lora()
         self.unet.save_pretrained(folder / "unet")
-        checkpoint.save_tensors(folder / "dhdiff.safetensors", self._own().state_dict())
+        checkpoint.save_tensors(folder / "dhdiff.safetensors", self._own().state_dict(), facts)
 
     def _own(self) -> nn.ModuleDict:
         """Everything that is not the plain U-Net."""
         return nn.ModuleDict({"helix": self.helix} | ({"tau": self.tau} if self.tau is not None else {}))
 
-    def load_helix(self, file: Path) -> None:
-        """Load the new modules' weights; every name must match."""
+    def load_helix(self, file: Path) -> dict:
+        """Load the new modules' weights, whose names must all match; returns the facts saved with them."""
+        tensors, facts = checkpoint.load_tensors(file)
         try:
-            self._own().load_state_dict(checkpoint.load_tensors(file)[0])
+            self._own().load_state_dict(tensors)
         except RuntimeError:
             raise UserError(f"{file}: trained with other dda_*, ssm_*, merging or reference_encoder; train again") from None
+        return facts
 
 
 def _encoder_copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
