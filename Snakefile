@@ -17,7 +17,8 @@ wildcard_constraints:
     category=one_of(c for d in CONFIG.prepare.datasets.values() for c in d.categories),
     method=one_of(EVERYTHING),
     seed=r"\d+",
-    number="|".join(map(str, TABLES)),
+    number=r"[1-9]",
+    figure=r"[5-8]",
 
 
 include: "workflow/rules/fetch.smk"

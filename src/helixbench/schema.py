@@ -91,7 +91,20 @@ class Prepare(_Section):
         "literal: as half, but all test, which leaks (readings 19 and 20)",
     )
     raw_mask_cells: int = Field(5, ge=1, le=32, description="K: raw masks are K x K cells (paper III-B)")
+    use: tuple[Name, ...] = Field((), description="data sets of this run, by their keys in `datasets`; empty: all")
     datasets: dict[Name, Dataset] = Field(min_length=1, description="data sets by their published name")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _used_only(cls, values):
+        """Leave out the data sets that this run does not use: params.yaml knows all of the paper's."""
+        if isinstance(values, dict) and values.get("use") and isinstance(values.get("datasets"), dict):
+            known = values["datasets"]
+            for name in values["use"]:
+                if name not in known:
+                    raise ValueError(f"use names {name!r}, which is not in datasets ({', '.join(map(str, known))})")
+            return {**values, "datasets": {name: known[name] for name in values["use"]}}
+        return values
 
     @field_validator("datasets")
     @classmethod
@@ -588,7 +601,7 @@ class Detect(_Section):
 class Report(_Section):
     """Tables and figures."""
 
-    tables: tuple[Literal[1, 2, 4, 8, 9], ...] = Field((1, 2, 4, 8, 9), description="paper tables to render")
+    tables: tuple[Literal[1, 2, 3, 4, 5, 6, 7, 8, 9], ...] = Field((1, 2, 3, 4, 5, 6, 7, 8, 9), description="paper tables to render")
     grid_columns: int = Field(6, ge=1, le=32, description="pictures per row of the generation grid")
 
 

@@ -92,6 +92,45 @@ def test_a_row_of_ours_stands_beside_the_printed_ones(tmp_path):
     assert len(pick(rows, category="average")) == 5
 
 
+# ---------------------------------------------------------------------------------- tables about one data set alone
+
+PAPER_SETS = {
+    "MPDD": {"layout": "mpdd", "root": "raw", "categories": ["tubes", "connector"]},
+    "MVTec-LOCO": {"layout": "mvtec_loco", "root": "raw", "categories": ["pushpins"]},
+    **DATASETS,
+}
+
+
+def test_a_table_shows_its_own_data_set_and_what_the_paper_never_had(tmp_path):
+    rows = [
+        score("image_auroc", 90 + i, *place) for i, place in enumerate((("MVTec-AD", "bottle"), ("MPDD", "tubes"), ("Procedural", "disc")))
+    ]
+    found, _, _ = render_table(tmp_path, 3, rows, datasets=PAPER_SETS)
+    assert {row["dataset"] for row in pick(found) if row["measured"]} == {"MPDD", "Procedural"}
+    (tubes,) = pick(found, category="tubes", method="DH-Diff", metric="image_auroc")
+    assert tubes["published"] and tubes["measured"] == "91"
+
+
+def test_the_whole_of_mpdd_is_one_row(tmp_path):
+    rows = [score("image_auroc", value, "MPDD", category) for category, value in (("tubes", 90), ("connector", 80))]
+    found, md, _ = render_table(tmp_path, 5, rows, datasets=PAPER_SETS)
+    (ours,) = pick(found, method="DH-Diff", metric="image_auroc", dataset="MPDD")
+    assert (ours["category"], ours["measured"]) == ("all", "85") and "mean of 2 categories" in ours["protocol"]
+    assert not pick(found, category="tubes") and "| all |" in md
+    half, _, _ = render_table(tmp_path, 5, rows[:1], datasets=PAPER_SETS)
+    assert not any(row["measured"] for row in half), "an average of a part is none"
+
+
+def test_logical_and_structural_anomalies_have_rows_of_their_own(tmp_path):
+    rows = [
+        score("image_auroc", v, "MVTec-LOCO", "pushpins", defect=d)
+        for d, v in (("logical_anomalies", 70), ("structural_anomalies", 90), ("all", 80))
+    ]
+    found, _, _ = render_table(tmp_path, 7, rows, datasets=PAPER_SETS)
+    ours = {row["category"]: row["measured"] for row in found if row["measured"]}
+    assert ours == {"logical/pushpins": "70", "structural/pushpins": "90", "average": "80"}
+
+
 # ------------------------------------------------------------------------------------------------------- published
 
 
@@ -249,8 +288,8 @@ def test_contradicting_scores_are_refused(tmp_path, rows, message):
 
 
 def test_unknown_table_and_missing_file(tmp_path):
-    with pytest.raises(UserError, match="table 3"):
-        tables.run(3, config(), published=PUBLISHED, scores=[], out=tmp_path)
+    with pytest.raises(UserError, match="table 10"):
+        tables.run(10, config(), published=PUBLISHED, scores=[], out=tmp_path)
     with pytest.raises(UserError, match="gone.csv"):
         tables.run(1, config(), published=PUBLISHED, scores=[tmp_path / "gone.csv"], out=tmp_path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -12,10 +13,14 @@ from helixbench.config import load
 from helixbench.weights import FILES
 
 PAPER = load(ROOT / "params.yaml")
-CATEGORIES = PAPER.prepare.datasets["MVTec-AD"].categories
-ALL = 15 * len(PAPER.train.methods)
-LEARN = 15 * sum(hasattr(method, "optim") for method in PAPER.train.methods.values())
+DATASETS = PAPER.prepare.datasets
+CATEGORIES = DATASETS["MVTec-AD"].categories
+COUNT = sum(len(dataset.categories) for dataset in DATASETS.values())  # 38
+METHODS = len(PAPER.train.methods)
+LEARNERS = sum(hasattr(method, "optim") for method in PAPER.train.methods.values())
+ALL, LEARN = COUNT * METHODS, COUNT * LEARNERS
 ARMS = 15 * len(PAPER.train.arms)
+"""The paper's ablations are on MVTec AD alone."""
 
 
 @pytest.fixture
@@ -25,11 +30,29 @@ def paper(project, monkeypatch):
     (project.root / "torch/hub/checkpoints").mkdir(parents=True)
     for network in ("inception-v3", "vgg"):
         (project.root / "torch/hub/checkpoints" / FILES[network]).touch()
-    fake_mvtec(project.root / "data/mvtec_ad", CATEGORIES)
+    fake_data(project.root)
     weights = project.root / PAPER.train.pretrained.path
     weights.mkdir(parents=True)
     (weights / "model_index.json").write_text("{}")
     return project
+
+
+def fake_data(root) -> None:
+    """All of the paper's data sets, as far as a dry run looks at them."""
+    for dataset in DATASETS.values():
+        fake_mvtec(root / dataset.root, dataset.categories)
+    lines = [
+        f"{category},{split},{label},{category}/{name},{mask}"
+        for category in DATASETS["VisA"].categories
+        for split, label, name, mask in (
+            ("train", "normal", "train/good/000.png", ""),
+            ("test", "normal", "test/good/000.png", ""),
+            ("test", "anomaly", "test/broken/000.png", f"{category}/ground_truth/broken/000_mask.png"),
+        )
+    ]
+    table = root / DATASETS["VisA"].root / "split_csv/1cls.csv"
+    table.parent.mkdir()
+    table.write_text("\n".join(["object,split,label,image,mask", *lines]) + "\n")
 
 
 def only_line(result) -> str:
@@ -44,27 +67,36 @@ def only_line(result) -> str:
 
 def test_paper_configuration(paper):
     assert paper.job_counts() == {
-        "prepare": 15,
+        "prepare": 38,
         "train": LEARN + ARMS,
         "generate": ALL + ARMS,
-        "score": ALL,
+        "score": 15 * METHODS,  # Table I alone shows them
         "detect": ALL + ARMS,
-        "report_table": 5,
-        "report_grid": 1,
+        "report_table": 9,
+        "report_grid": 4,
         "all": 1,
     }
+
+
+def table(categories: int, stage: str) -> dict[str, int]:
+    """Jobs of a table about so many categories."""
+    every = categories * METHODS
+    return {"prepare": categories, "train": categories * LEARNERS, "generate": every, stage: every, "report_table": 1}
 
 
 @pytest.mark.parametrize(
     "target, expected",
     [
-        ("prepared", {"prepare": 15}),
-        ("models", {"prepare": 15, "train": LEARN + ARMS}),
-        ("table_1", {"prepare": 15, "train": LEARN, "generate": ALL, "score": ALL, "report_table": 1}),
-        ("table_4", {"prepare": 15, "train": LEARN, "generate": ALL, "detect": ALL, "report_table": 1}),
+        ("prepared", {"prepare": 38}),
+        ("models", {"prepare": 38, "train": LEARN + ARMS}),
+        ("table_1", table(15, "score")),
+        ("table_3", table(6, "detect")),
+        ("table_4", table(15, "detect")),
+        ("table_6", table(12, "detect")),
+        ("table_7", table(5, "detect")),
         ("table_8", {"prepare": 15, "train": 60, "generate": 60, "detect": 60, "report_table": 1}),
         ("table_9", {"prepare": 15, "train": 75, "generate": 75, "detect": 75, "report_table": 1}),
-        ("figure_5", {"prepare": 15, "train": LEARN, "generate": ALL, "report_grid": 1}),
+        ("figure_6", {"prepare": 6, "train": 6 * LEARNERS, "generate": 6 * METHODS, "report_grid": 1}),
     ],
 )
 def test_named_targets(paper, target, expected):
@@ -101,8 +133,18 @@ def test_missing_data_is_one_line_before_any_job(project):
     assert not (project.root / "results/paper/prepare").exists()
 
 
+def test_a_run_needs_the_data_that_it_uses(paper):
+    shutil.rmtree(paper.root / "data/visa")
+    assert "data/visa" in only_line(paper.snakemake())
+    overlay = paper.write("one.yaml", {"prepare": {"use": ["MVTec-AD"]}})
+    assert paper.job_counts("prepared", overlays=(overlay,)) == {"prepare": 15, "prepared": 1}
+    overlay = paper.write("typo.yaml", {"prepare": {"use": ["MVTec"]}})
+    line = only_line(paper.snakemake(overlays=(overlay,)))
+    assert "use names 'MVTec', which is not in datasets (MVTec-AD, MPDD, VisA, MVTec-LOCO)" in line
+
+
 def test_missing_weights_are_one_line_before_any_job(project):
-    fake_mvtec(project.root / "data/mvtec_ad", CATEGORIES)
+    fake_data(project.root)
     line = only_line(project.snakemake())
     assert line.startswith("helixbench: models/stable-diffusion-v1-5")
     assert "train.pretrained.path" in line

@@ -92,7 +92,8 @@ def test_every_value_of_the_schema_is_in_the_paper_configuration():
     written = set(leaves(yaml.safe_load((ROOT / "params.yaml").read_text())))
     used = set(leaves(load(ROOT / "params.yaml").model_dump(mode="json")))
     absent = {(*path,) for path in used - written}
-    assert absent == {("train", "scratch"), ("prepare", "datasets", "MVTec-AD", "procedural")}
+    datasets = {("prepare", "datasets", name, "procedural") for name in ("MVTec-AD", "MPDD", "VisA", "MVTec-LOCO")}
+    assert absent == {("train", "scratch"), *datasets}
 
 
 def test_reading_numbers_of_the_configuration_exist():

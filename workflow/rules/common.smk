@@ -10,6 +10,7 @@ from helixbench import weights
 from helixbench.config import slice_config, validate
 from helixbench.errors import UserError
 from helixbench.provenance import write_if_changed
+from helixbench.report.published import datasets_shown
 
 # Jobs find `helixbench` beside the interpreter that runs Snakemake, also when no environment is activated.
 shell.prefix(
@@ -48,11 +49,11 @@ def wanted_networks() -> list[str]:
 
 CONFIG = or_stop(configuration)
 WANTED_NETWORKS = wanted_networks()
-TABLES = [1, 2, 4, 8, 9]
+PUBLISHED = "resources/published"
+SHOWN = {number: or_stop(datasets_shown, PUBLISHED, number, CONFIG.prepare.datasets) for number in range(1, 10)}
 METHODS = list(CONFIG.train.methods)
 EVERYTHING = CONFIG.train.everything  # methods, and the arms of Tables VIII and IX
 ARMS = {number: list(CONFIG.train.rows(number).values()) for number in (8, 9)}
-WANTED_ARMS = sorted({arm for number in (8, 9) if number in CONFIG.report.tables for arm in ARMS[number]} - {*METHODS})
 
 RUN = f"results/{CONFIG.run.name}"
 LOGS = f"logs/{CONFIG.run.name}"
@@ -70,11 +71,21 @@ def one_of(names) -> str:
     return "|".join(sorted(map(re.escape, set(names))))
 
 
-def each(pattern: str, methods=(), seeds=()) -> list[str]:
-    """The pattern filled for every category, and for every method and seed where given."""
+def each(pattern: str, methods=(), seeds=(), datasets=None) -> list[str]:
+    """The pattern filled for every category, of these data sets or of all, and for every method and seed where given."""
     return [
-        pattern.format(dataset=d, category=c, method=m, seed=s) for m in (methods or [""]) for d, c in CATEGORIES for s in (seeds or [""])
+        pattern.format(dataset=d, category=c, method=m, seed=s)
+        for m in (methods or [""])
+        for d, c in CATEGORIES
+        if datasets is None or d in datasets
+        for s in (seeds or [""])
     ]
+
+
+def wanted(pattern: str, seeds=()) -> list[str]:
+    """The pattern filled for every method and category, and for the arms of the wanted tables where these show them."""
+    arms = [each(pattern, ARMS[number], seeds, SHOWN[number]) for number in (8, 9) if number in CONFIG.report.tables and ARMS[number]]
+    return list(dict.fromkeys([*each(pattern, METHODS, seeds), *(path for paths in arms for path in paths)]))
 
 
 def config_slice(*keys: str) -> str:

@@ -1,16 +1,20 @@
 # Tables with the published, the recomputed and the measured numbers side by side, and picture grids.
 
-PUBLISHED = "resources/published"
 SEEDS = CONFIG.detect.localization.seeds
 SCORES = each(rules.score.output.scores, METHODS)
-DETECTION = each(rules.detect.output.scores, METHODS, SEEDS)
-SOURCES = {1: SCORES, 2: DETECTION, 4: DETECTION}
-SOURCES |= {number: each(rules.detect.output.scores, arms, SEEDS) if arms else [] for number, arms in ARMS.items()}
+
+
+def sources(number: int) -> list[str]:
+    """Score files that a table is made of."""
+    if number == 1:
+        return each(rules.score.output.scores, METHODS, datasets=SHOWN[1])
+    methods = ARMS.get(number, METHODS)
+    return each(rules.detect.output.scores, methods, SEEDS, SHOWN[number]) if methods else []
 
 
 rule report_table:
     input:
-        scores=lambda wildcards: SOURCES[int(wildcards.number)],
+        scores=lambda wildcards: sources(int(wildcards.number)),
         published=lambda wildcards: f"{PUBLISHED}/table_{wildcards.number}.csv",
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
     output:
@@ -43,17 +47,26 @@ rule report_table:
         "2>&1 | tee {log:q}"
 
 
+GRIDS = {"MPDD": 6, "VisA": 7, "MVTec-LOCO": 8}  # figures of the paper; every other data set is drawn as MVTec AD in figure 5
+
+
+def grids(figure: int) -> list[str]:
+    """The pages of a figure, a data set each."""
+    names = [name for name in CONFIG.prepare.datasets if GRIDS.get(name, 5) == figure]
+    return [path.format(figure=figure, dataset=name) for name in names for path in rules.report_grid.output]
+
+
 rule report_grid:
     input:
         pictures=pictures_of,
         config=config_slice("report", "train.methods", "prepare.datasets"),
     output:
-        grid=f"{REPORT}/figure_5_{{dataset}}.png",
-        pages=f"{REPORT}/figure_5_{{dataset}}.pdf",
+        grid=f"{REPORT}/figure_{{figure}}_{{dataset}}.png",
+        pages=f"{REPORT}/figure_{{figure}}_{{dataset}}.pdf",
     log:
-        f"{LOGS}/report_grid/{{dataset}}.log",
+        f"{LOGS}/report_grid/{{figure}}_{{dataset}}.log",
     benchmark:
-        f"{LOGS}/report_grid/{{dataset}}.tsv"
+        f"{LOGS}/report_grid/{{figure}}_{{dataset}}.tsv"
     conda:
         ENVIRONMENT
     threads: 1

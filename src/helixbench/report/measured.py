@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -81,34 +81,43 @@ def _protocol(row: Score) -> str:
     return text if re.search(rf"\b{re.escape(row.split)}\b", text) else f"{text}; split {row.split}".removeprefix("; ")
 
 
-def collect(files: Iterable[Path], config: Slice) -> list[Measured]:
+def collect(files: Iterable[Path], config: Slice, split_up: Mapping[str, Mapping[str, str]] | None = None) -> list[Measured]:
     """Category scores of all files, grouped over seeds, in the order of the configuration; averages follow.
 
-    An average exists only where every configured category of a data set is measured under the same protocol.
+    split_up: data set -> {defect type: kind}, for data sets whose rows are `<kind>/<category>` and come from these defect
+    types instead. An average exists only where every configured row of a data set is measured under the same protocol.
     """
+    split_up = split_up or {}
     named = labels(config)
     datasets = config["prepare.datasets"]
     found: dict[tuple, Measured] = {}
     for file in files:
         for row in read_csv(Path(file), Score):
-            if row.defect != ALL:
+            kinds = split_up.get(row.dataset, {ALL: ""})
+            if row.defect not in kinds:
                 continue
             if row.method not in named:
                 raise UserError(f"{file}: method {row.method!r} is not in train.methods; give score files of this run only")
             if row.dataset not in datasets or row.category not in datasets[row.dataset].categories:
                 raise UserError(f"{file}: {row.dataset}/{row.category} is not in prepare.datasets; give score files of this run only")
-            key = (row.dataset, row.category, named[row.method], _PAPER_NAMES.get(row.metric, row.metric), _protocol(row))
+            name = f"{kinds[row.defect]}/{row.category}".removeprefix("/")
+            key = (row.dataset, name, named[row.method], _PAPER_NAMES.get(row.metric, row.metric), _protocol(row))
             entry = found.setdefault(key, Measured(*key, values={}, shuffles=row.std))
             known = entry.values.setdefault(row.seed, row.value)
             if known != row.value and not (math.isnan(known) and math.isnan(row.value)):
                 what = f"{row.metric} of {row.method} on {row.category}, seed {row.seed}"
                 raise UserError(f"{file}: {what} is {row.value}, but {known} in an earlier row; give each score once")
-    order = [(d, c) for d, dataset in datasets.items() for c in dataset.categories]
+    order = [
+        (d, f"{kind}/{c}".removeprefix("/"))
+        for d in datasets
+        for kind in split_up.get(d, {ALL: ""}).values()
+        for c in datasets[d].categories
+    ]
     entries = sorted(found.values(), key=lambda e: (order.index((e.dataset, e.category)), list(named.values()).index(e.label)))
     groups: dict[tuple, list[Measured]] = {}
     for entry in entries:
         groups.setdefault((entry.dataset, entry.label, entry.metric, entry.protocol), []).append(entry)
-    complete = [group for key, group in groups.items() if len(group) == len(datasets[key[0]].categories)]
+    complete = [group for key, group in groups.items() if len(group) == sum(d == key[0] for d, _ in order)]
     return entries + [_average(group) for group in complete]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,6 +14,9 @@ from helixbench.errors import UserError
 ROMAN = {1: "I", 2: "II", 3: "III", 4: "IV", 5: "V", 6: "VI", 7: "VII", 8: "VIII", 9: "IX"}
 AVERAGE = "average"
 """Category name of the row that holds the printed averages, and of our averages."""
+
+WHOLE = "all"
+"""Category name of a row about a whole data set (Table V)."""
 
 _COLUMNS = ("table", "dataset", "category", "method", "metric", "value", "note")
 
@@ -107,3 +111,10 @@ def read(folder: Path, number: int) -> Published:
     averaged = [(d, m, k) for d, c, m, k in cells if c == AVERAGE]
     restored = dict.fromkeys(row["category"] for row in rows if "scrambled" in row["note"])
     return Published(number, cells, {key: fmean(rest[key]) for key in averaged if key in rest}, tuple(restored))
+
+
+def datasets_shown(folder: Path, number: int, configured: Iterable[str]) -> tuple[str, ...]:
+    """The configured data sets that belong into a table: the paper's own there, and those that it has in no table."""
+    printed = {n: set(read(folder, n).datasets) for n in ROMAN}
+    elsewhere = set().union(*printed.values()) - printed[number]
+    return tuple(name for name in configured if name not in elsewhere)

@@ -19,20 +19,36 @@ from helixbench.errors import UserError
 from helixbench.provenance import write_text
 from helixbench.report import render
 from helixbench.report.measured import Measured, collect, labels
-from helixbench.report.published import AVERAGE, ROMAN, Published, read
+from helixbench.report.published import AVERAGE, ROMAN, WHOLE, Published, datasets_shown, read
 from helixbench.schema import Ablation
 
 COLUMNS = ("table", "dataset", "category", "method", "metric", "published", "recomputed", "measured", "protocol")
-METRICS = {1: ("IS", "IC-LPIPS"), 2: ("image_auroc", "pixel_auroc"), 4: ("pixel_auroc", "pixel_ap"), 8: ("pixel_ap",), 9: ("pixel_ap",)}
+METRICS = {
+    1: ("IS", "IC-LPIPS"),
+    2: ("image_auroc", "pixel_auroc"),
+    3: ("image_auroc", "pixel_auroc"),
+    4: ("pixel_auroc", "pixel_ap"),
+    5: ("image_auroc", "pixel_auroc"),
+    6: ("image_auroc",),
+    7: ("image_auroc",),
+    8: ("pixel_ap",),
+    9: ("pixel_ap",),
+}
 ARMS = (8, 9)
 """Tables whose rows are ablations."""
+KINDS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
+"""Defect types that have rows of their own where a table of the paper has them, `logical/<category>`."""
 ALSO = {4: ("image_ap", "pro", "f1_max")}
 """Metrics that the paper does not print and that the localization gives anyway."""
 
 TITLES = {
     1: "Quality and diversity of generated pairs",
     2: "Detection and localization by a U-Net trained on generated pairs",
+    3: "Detection and localization by a U-Net trained on generated pairs, MPDD",
     4: "Localization against anomaly detectors",
+    5: "Detection and localization against anomaly detectors, MPDD",
+    6: "Detection against anomaly detectors, VisA",
+    7: "Detection against anomaly detectors, MVTec LOCO AD",
     8: "Ablation of the modules, localization",
     9: "Ablation of where the modules sit, localization",
 }
@@ -116,12 +132,15 @@ def run(number: int, config: Slice, *, published: Path, scores: list[Path], out:
     if number not in METRICS:
         raise UserError(f"table {number}: not one of {', '.join(map(str, METRICS))}")
     table = read(published, number)
-    entries = collect(scores, config)
+    shown = datasets_shown(published, number, config["prepare.datasets"])
+    split_up = {name: KINDS for name in shown if any("/" in category for category in table.categories(name))}
+    entries = [entry for entry in collect(scores, config, split_up) if entry.dataset in shown]
+    entries = [whole for entry in entries if (whole := _as_printed(entry, table))]
     if number in ARMS:
         entries = _as_rows(entries, labels(config), config["train.ablations"], number)
     wanted = METRICS[number] + ALSO.get(number, ())
     measured = [entry for entry in entries if entry.metric in wanted]
-    configured = {name: dataset.categories for name, dataset in config["prepare.datasets"].items()}
+    configured = {name: dataset.categories for name, dataset in config["prepare.datasets"].items() if name in shown}
     blocks = [(build_arms if number in ARMS else build)(table, measured, METRICS[number], configured)]
     also = tuple(metric for metric in ALSO.get(number, ()) if any(entry.metric == metric for entry in measured))
     if also:
@@ -131,6 +150,13 @@ def run(number: int, config: Slice, *, published: Path, scores: list[Path], out:
     write_text(out / f"table_{number}.csv", long_form(table, measured, wanted, configured))
     write_text(out / f"table_{number}.md", render.markdown(title, blocks, NAMES, table.restored))
     write_text(out / f"table_{number}.tex", render.latex(f"tab:{number}", title, blocks, NAMES, table.restored))
+
+
+def _as_printed(entry: Measured, table: Published) -> Measured | None:
+    """The entry under the paper's name of its row: Table V has one row for the whole of a data set, `all`."""
+    if table.categories(entry.dataset) != (WHOLE,):
+        return entry
+    return replace(entry, category=WHOLE) if entry.category == AVERAGE else None
 
 
 def _as_rows(entries: list[Measured], named: dict[str, str], ablations: Mapping[str, Ablation], number: int) -> list[Measured]:
@@ -159,7 +185,7 @@ def _rows(table: Published, measured: list[Measured], configured: dict[str, tupl
 def _coverage(entry: Measured, table: Published) -> str:
     """What a measured average is the mean of."""
     paper = len(table.categories(entry.dataset))
-    if paper:
+    if paper and entry.category != WHOLE:
         return f"mean of {entry.covers} of the paper's {paper} categories"
     return f"mean of {entry.covers} categor{'y' if entry.covers == 1 else 'ies'}"
 
