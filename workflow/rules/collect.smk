@@ -55,7 +55,7 @@ rule pairs:
 
 rule scores:
     input:
-        SCORES,
+        each(rules.score.output.scores, METHODS),
     message:
         "All pairs are scored"
 

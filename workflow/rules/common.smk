@@ -63,6 +63,8 @@ ONE = "{dataset}/{category}"
 ENVIRONMENT = "../../environment.yml"
 
 CATEGORIES = [(name, c) for name, d in CONFIG.prepare.datasets.items() for c in d.categories]
+SEEDS = CONFIG.detect.localization.seeds
+GRIDS = {"MPDD": 6, "VisA": 7, "MVTec-LOCO": 8}  # figures of the paper; every other data set is drawn as MVTec AD in figure 5
 LEARNING = [name for name, method in EVERYTHING.items() if hasattr(method, "optim")]
 
 
@@ -139,6 +141,20 @@ def pictures_of(wildcards) -> list[str]:
         category=categories,
         method=METHODS,
     )
+
+
+def sources(number: int) -> list[str]:
+    """Score files that a table is made of."""
+    if number == 1:
+        return each(rules.score.output.scores, METHODS, datasets=SHOWN[1])
+    methods = ARMS.get(number, METHODS)
+    return each(rules.detect.output.scores, methods, SEEDS, SHOWN[number]) if methods else []
+
+
+def grids(figure: int) -> list[str]:
+    """The pages of a figure, a data set each."""
+    names = [name for name in CONFIG.prepare.datasets if GRIDS.get(name, 5) == figure]
+    return [path.format(figure=figure, dataset=name) for name in names for path in rules.report_grid.output]
 
 
 def check_inputs() -> None:

@@ -1,16 +1,5 @@
 # Tables with the published, the recomputed and the measured numbers side by side, and picture grids.
 
-SEEDS = CONFIG.detect.localization.seeds
-SCORES = each(rules.score.output.scores, METHODS)
-
-
-def sources(number: int) -> list[str]:
-    """Score files that a table is made of."""
-    if number == 1:
-        return each(rules.score.output.scores, METHODS, datasets=SHOWN[1])
-    methods = ARMS.get(number, METHODS)
-    return each(rules.detect.output.scores, methods, SEEDS, SHOWN[number]) if methods else []
-
 
 rule report_table:
     input:
@@ -45,15 +34,6 @@ rule report_table:
         "{params.scores} "
         "--out {params.out:q} "
         "2>&1 | tee {log:q}"
-
-
-GRIDS = {"MPDD": 6, "VisA": 7, "MVTec-LOCO": 8}  # figures of the paper; every other data set is drawn as MVTec AD in figure 5
-
-
-def grids(figure: int) -> list[str]:
-    """The pages of a figure, a data set each."""
-    names = [name for name in CONFIG.prepare.datasets if GRIDS.get(name, 5) == figure]
-    return [path.format(figure=figure, dataset=name) for name in names for path in rules.report_grid.output]
 
 
 rule report_grid:
