@@ -40,5 +40,6 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.report.input,
     message:
-        "All tables and figures are in {REPORT}"
+        "All tables and figures are in {REPORT}; the page is {REPORT}/index.html"

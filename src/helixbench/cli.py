@@ -227,7 +227,7 @@ def table(
     out: Out,
     scores: Annotated[list[Path] | None, typer.Option(help="Score files")] = None,
 ) -> None:
-    """One table of the paper as CSV, LaTeX and Markdown."""
+    """One table of the paper as CSV, LaTeX, Markdown and HTML."""
     from helixbench.report import tables
 
     tables.run(number, Slice.load(config), published=published, scores=scores or [], out=out)
@@ -244,6 +244,57 @@ def grid(
     from helixbench.report import figures
 
     figures.run(dataset, Slice.load(config), results=results, out=out)
+
+
+@report_app.command()
+def plots(
+    config: ConfigFile,
+    published: Annotated[Path, typer.Option(help="Folder of the published tables")],
+    results: Annotated[Path, typer.Option(help="Run folder, e.g. results/bottle")],
+    out: Out,
+    scores: Annotated[list[Path] | None, typer.Option(help="Score files")] = None,
+) -> None:
+    """Results at a glance, training curves, cost, detector curves, masks; as PNG and PDF."""
+    from helixbench.report import plots
+
+    plots.run(Slice.load(config), results=results, scores=scores or [], published=published, out=out)
+
+
+@report_app.command()
+def numbers(
+    out: Annotated[Path, typer.Option(help="File to write, e.g. numbers.tex")],
+    tables: Annotated[list[Path], typer.Argument(help="Tables as CSV")],
+) -> None:
+    """A LaTeX macro that gives every number of the tables by its name."""
+    from helixbench.report import numbers
+
+    numbers.macros(tables, out)
+
+
+@report_app.command()
+def summary(
+    config: ConfigFile,
+    out: Annotated[Path, typer.Option(help="File to write, e.g. summary.json")],
+    scores: Annotated[list[Path] | None, typer.Option(help="Score files")] = None,
+) -> None:
+    """Averages of all scores as JSON, for `dvc metrics`."""
+    from helixbench.report import numbers
+
+    numbers.summary(Slice.load(config), scores=scores or [], out=out)
+
+
+@report_app.command()
+def page(
+    config: ConfigFile,
+    results: Annotated[Path, typer.Option(help="Run folder, e.g. results/bottle")],
+    out: Annotated[Path, typer.Option(help="File to write, e.g. index.html")],
+    tables: Annotated[list[Path] | None, typer.Option(help="Tables as HTML fragments")] = None,
+    figures: Annotated[list[Path] | None, typer.Option(help="Figures as PNG")] = None,
+) -> None:
+    """One HTML page that needs no network: tables, figures, pairs, provenance."""
+    from helixbench.report import page
+
+    page.run(Slice.load(config), results=results, tables=tables or [], figures=figures or [], out=out)
 
 
 @report_app.command()

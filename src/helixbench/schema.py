@@ -603,6 +603,7 @@ class Report(_Section):
 
     tables: tuple[Literal[1, 2, 3, 4, 5, 6, 7, 8, 9], ...] = Field((1, 2, 3, 4, 5, 6, 7, 8, 9), description="paper tables to render")
     grid_columns: int = Field(6, ge=1, le=32, description="pictures per row of the generation grid")
+    gallery: int = Field(2000, ge=0, description="pairs on the HTML page at most, about 5 kB each")
 
 
 class Config(_Section):

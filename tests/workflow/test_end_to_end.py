@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
+import re
 import shutil
+import subprocess
 
 import pytest
 from conftest import Project, fake_mvtec
@@ -36,10 +39,11 @@ def finished(tmp_path_factory) -> Project:
         {
             "run": {"name": "e2e"},
             "prepare": {
+                "use": ["Procedural", "MVTec-AD"],
                 "datasets": {
                     "Procedural": {"categories": ["disc"], "procedural": SIZES},
                     "MVTec-AD": {"layout": "mvtec_ad", "root": "raw", "categories": ["weave"]},
-                }
+                },
             },
         },
     )
@@ -87,6 +91,80 @@ def test_tables_hold_published_and_measured_numbers(finished, number, metrics):
     assert all(row["protocol"] for row in rows if row["measured"])
     for suffix in ("tex", "md"):
         assert "DH-Diff" in (report / f"table_{number}.{suffix}").read_text()
+
+
+def test_numbers_and_summary_are_those_of_the_tables(finished, tmp_path):
+    report = finished.root / "results/e2e/report"
+    with open(report / "table_4.csv", newline="") as handle:
+        rows = [row for row in csv.DictReader(handle) if row["measured"] and row["metric"] == "pixel_ap"]
+    text = (report / "numbers.tex").read_text()
+    summary = json.loads((report / "summary.json").read_text())
+    for row in rows:
+        name = "/".join(row[key] for key in ("table", "dataset", "category", "method", "metric")) + "/measured"
+        assert rf"\detokenize{{{name}}}\endcsname{{{float(row['measured']):.1f}}}" in text
+        if row["category"] == "average":
+            assert summary[row["dataset"]][row["method"]]["pixel_ap"] == pytest.approx(float(row["measured"]), rel=1e-4)
+    assert r"IV/MVTec-AD/average/DH-Diff/pixel_ap/published}\endcsname{86.4}" in text
+    if shutil.which("pdflatex"):
+        for body, fine in ((r"\hbnum{IV/MVTec-AD/average/DH-Diff/pixel_ap/published}", True), (r"\hbnum{IV/nothing}", False)):
+            (tmp_path / "main.tex").write_text(
+                rf"\documentclass{{article}}\input{{{report}/numbers.tex}}\begin{{document}}{body}\end{{document}}"
+            )
+            command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
+            assert (subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0) == fine
+
+
+def test_plots_are_there_and_large_enough_to_read(finished):
+    report = finished.root / "results/e2e/report"
+    names = ["overview", "training", "cost", *(f"{kind}_{dataset}" for kind in ("detector", "masks") for dataset, _ in CATEGORIES)]
+    for name in names:
+        assert (report / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        with Image.open(report / f"{name}.png") as picture:
+            assert picture.width >= 1400 and len(picture.convert("L").getcolors(256) or range(99)) > 20, name
+    with open(report / "cost.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert {row["stage"] for row in rows} == {"prepare", "train", "generate", "detect"} and all(float(row["wall_s"]) > 0 for row in rows)
+    for method in METHODS:
+        file = finished.root / f"results/e2e/detect/{method}/Procedural/disc/seed0/curves.csv"
+        with open(file, newline="") as handle:
+            curves = {}
+            for row in csv.DictReader(handle):
+                curves.setdefault(row["curve"], []).append((float(row["x"]), float(row["y"])))
+        assert set(curves) == {"image_roc", "image_pr", "pixel_roc", "pixel_pr", "pro"}
+        with open(file.with_name("scores.csv"), newline="") as handle:
+            scores = {row["metric"]: float(row["value"]) for row in csv.DictReader(handle) if row["defect"] == "all"}
+        for curve, metric in (("image_roc", "image_auroc"), ("pixel_roc", "pixel_auroc")):
+            area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(curves[curve]))
+            assert 100 * area == pytest.approx(scores[metric], abs=1)
+
+
+def test_the_page_needs_no_network_and_its_filters_work(finished, tmp_path):
+    page = finished.root / "results/e2e/report/index.html"
+    text = page.read_text()
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text) and "http" not in re.sub(r"base64,[\w+/=]+", "", text)
+    pictures = json.loads(re.search(r'<script type="application/json" id="pictures">(.*?)</script>', text, flags=re.S)[1])
+    assert {p["m"] for p in pictures} == {"real", "DH-Diff", "Crop&Paste"} and {p["c"] for p in pictures} == {"disc", "weave"}
+    for number in (1, 2, 3, 4, 5, 6, 7):
+        assert f"<h3>Table {['I', 'II', 'III', 'IV', 'V', 'VI', 'VII'][number - 1]}:" in text
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here to look at the page with")
+    script = "<script>document.getElementById('filter-m').value='real';document.getElementById('filter-m').onchange();</script></body>"
+    filtered = tmp_path / "filtered.html"
+    filtered.write_text(text.replace("</body>", script))
+    own = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    for file, words in ((page, "DH-Diff"), (filtered, "real")):
+        shot = [*own, "--window-size=1240,3000", "--virtual-time-budget=3000", "--dump-dom", file.as_uri()]
+        done = subprocess.run([browser, *shot], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "CONSOLE" not in done.stderr, done.stderr[-2000:]
+        captions = re.findall(r"<span[^>]*>([^<]*·[^<]*)</span>", done.stdout)
+        assert captions and any(words in caption for caption in captions)
+        assert file == page or all(caption.startswith("real ·") for caption in captions)
+    subprocess.run(
+        [browser, *own, "--window-size=1240,3000", f"--screenshot={tmp_path / 'page.png'}", page.as_uri()], timeout=120, check=True
+    )
+    with Image.open(tmp_path / "page.png") as picture:
+        assert len(picture.convert("L").getcolors()) > 50
 
 
 def test_every_job_is_logged_and_measured(finished):

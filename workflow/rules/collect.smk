@@ -19,6 +19,8 @@ localrules:
     table_7,
     table_8,
     table_9,
+    plots,
+    report,
     figure_5,
     figure_6,
     figure_7,
@@ -163,6 +165,22 @@ rule figure_8:
         grids(8),
     message:
         "Figure 8 is in {REPORT}"
+
+
+rule plots:
+    input:
+        [path for path in rules.report_plots.output],
+    message:
+        "The plots are in {REPORT}"
+
+
+rule report:
+    input:
+        rules.report_page.output,
+        rules.report_numbers.output,
+        rules.report_summary.output,
+    message:
+        "The page is {REPORT}/index.html"
 
 
 rule figures:

@@ -64,6 +64,7 @@ ENVIRONMENT = "../../environment.yml"
 
 CATEGORIES = [(name, c) for name, d in CONFIG.prepare.datasets.items() for c in d.categories]
 SEEDS = CONFIG.detect.localization.seeds
+PLOTS = ["overview", "training", "cost", *(f"{kind}_{name}" for name in CONFIG.prepare.datasets for kind in ("detector", "masks"))]
 GRIDS = {"MPDD": 6, "VisA": 7, "MVTec-LOCO": 8}  # figures of the paper; every other data set is drawn as MVTec AD in figure 5
 LEARNING = [name for name, method in EVERYTHING.items() if hasattr(method, "optim")]
 
@@ -155,6 +156,22 @@ def grids(figure: int) -> list[str]:
     """The pages of a figure, a data set each."""
     names = [name for name in CONFIG.prepare.datasets if GRIDS.get(name, 5) == figure]
     return [path.format(figure=figure, dataset=name) for name in names for path in rules.report_grid.output]
+
+
+def all_scores() -> list[str]:
+    """Score files of all methods, without the arms of the ablations."""
+    return [*each(rules.score.output.scores, METHODS), *each(rules.detect.output.scores, METHODS, SEEDS)]
+
+
+def all_manifests() -> list[str]:
+    """Last files of all jobs of these methods, without the arms of the ablations."""
+    learning = [name for name in METHODS if name in LEARNING]
+    return [
+        *each(rules.prepare.output.manifest),
+        *(each(rules.train.output.manifest, learning) if learning else []),
+        *each(rules.generate.output.manifest, METHODS),
+        *each(rules.detect.output.manifest, METHODS, SEEDS),
+    ]
 
 
 def check_inputs() -> None:

@@ -10,6 +10,7 @@ rule report_table:
         csv=f"{REPORT}/table_{{number}}.csv",
         tex=f"{REPORT}/table_{{number}}.tex",
         md=f"{REPORT}/table_{{number}}.md",
+        html=f"{REPORT}/table_{{number}}.html",
     log:
         f"{LOGS}/report_table/{{number}}.log",
     benchmark:
@@ -63,4 +64,125 @@ rule report_grid:
         "--config {input.config:q} "
         "--results {params.results:q} "
         "--out {output.grid:q} "
+        "2>&1 | tee {log:q}"
+
+
+rule report_plots:
+    input:
+        scores=all_scores(),
+        manifests=all_manifests(),
+        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect"),
+    output:
+        [f"{REPORT}/{name}.{suffix}" for name in PLOTS for suffix in ("png", "pdf")],
+        cost=f"{REPORT}/cost.csv",
+    log:
+        f"{LOGS}/report_plots.log",
+    benchmark:
+        f"{LOGS}/report_plots.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        published=PUBLISHED,
+        scores=lambda wildcards, input: [f"--scores {path}" for path in input.scores],
+        results=subpath(output.cost, ancestor=2),
+        out=subpath(output.cost, parent=True),
+    message:
+        "Draw results, training, cost, detectors and masks"
+    shell:
+        "helixbench report plots "
+        "--config {input.config:q} "
+        "--published {params.published:q} "
+        "--results {params.results:q} "
+        "{params.scores} "
+        "--out {params.out:q} "
+        "2>&1 | tee {log:q}"
+
+
+rule report_numbers:
+    input:
+        tables=expand(rules.report_table.output.csv, number=CONFIG.report.tables),
+    output:
+        f"{REPORT}/numbers.tex",
+    log:
+        f"{LOGS}/report_numbers.log",
+    benchmark:
+        f"{LOGS}/report_numbers.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime="30m",
+    params:
+        tables=lambda wildcards, input: input.tables,
+    message:
+        "Write every number of the tables as a LaTeX macro"
+    shell:
+        "helixbench report numbers {params.tables} " "--out {output:q} " "2>&1 | tee {log:q}"
+
+
+rule report_summary:
+    input:
+        scores=all_scores(),
+        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
+    output:
+        f"{REPORT}/summary.json",
+    log:
+        f"{LOGS}/report_summary.log",
+    benchmark:
+        f"{LOGS}/report_summary.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=1000,
+        runtime="30m",
+    params:
+        scores=lambda wildcards, input: [f"--scores {path}" for path in input.scores],
+    message:
+        "Write the averages of all scores"
+    shell:
+        "helixbench report summary " "--config {input.config:q} " "{params.scores} " "--out {output:q} " "2>&1 | tee {log:q}"
+
+
+rule report_page:
+    input:
+        tables=expand(rules.report_table.output.html, number=CONFIG.report.tables),
+        plots=[f"{REPORT}/{name}.png" for name in PLOTS],
+        grids=[path for figure in (5, 6, 7, 8) for path in grids(figure) if path.endswith(".png")],
+        manifests=all_manifests(),
+        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect"),
+    output:
+        page=f"{REPORT}/index.html",
+    log:
+        f"{LOGS}/report_page.log",
+    benchmark:
+        f"{LOGS}/report_page.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=0,
+        mem_mb=8000,
+        runtime="30m",
+    params:
+        tables=lambda wildcards, input: [f"--tables {path}" for path in input.tables],
+        figures=lambda wildcards, input: [f"--figures {path}" for path in [*input.plots, *input.grids]],
+        results=subpath(output.page, ancestor=2),
+    message:
+        "Write the HTML page"
+    shell:
+        "helixbench report page "
+        "--config {input.config:q} "
+        "--results {params.results:q} "
+        "{params.tables} "
+        "{params.figures} "
+        "--out {output.page:q} "
         "2>&1 | tee {log:q}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from helixbench import pictures
 from helixbench.config import Slice, digest
-from helixbench.detect import localization
+from helixbench.detect import curves, localization
 from helixbench.detect.sheet import write_sheet
 from helixbench.devices import describe as describe_device
 from helixbench.devices import pick_device
@@ -87,7 +87,7 @@ def _shown(tests: Sequence[Sample]) -> list[int]:
 
 
 def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, prepared: Path, pairs: Path, state: Path, out: Path) -> None:
-    """Train and test one detector; write out/{scores.csv,predictions.png,stats.jsonl} and, last, out/manifest.json.
+    """Train and test one detector; write out/{scores.csv,curves.csv,predictions.png,stats.jsonl} and, last, out/manifest.json.
 
     config: key `detect`, and `run.seed` if given. seed: which repetition. state: resume state; a run that was killed
     goes on from there. Pairs that fail the mask gate are left out and counted in the manifest. Without a usable pair
@@ -143,6 +143,8 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
             for metric, value in metrics.items()
         ]
         write_csv(out / "scores.csv", rows, Score)
+        defective = np.array([sample.defect != GOOD for sample in tests])
+        write_text(out / "curves.csv", curves.as_csv(curves.curves(maps, masks, scores, defective)))
         shown = _shown(tests)
         titles = [f"{tests[i].defect} {tests[i].id}  score {scores[i]:.3f}" for i in shown]
         write_sheet(out / "predictions.png", images[shown], masks[shown], maps[shown], titles)

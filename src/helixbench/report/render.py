@@ -1,7 +1,8 @@
-"""Laid-out tables as Markdown and LaTeX text."""
+"""Laid-out tables as Markdown, HTML and LaTeX text."""
 
 from __future__ import annotations
 
+import html as _html
 import itertools
 import re
 from collections.abc import Callable, Iterable
@@ -83,6 +84,54 @@ def markdown(title: str, blocks: list[Block], names: dict[str, str], restored: t
         if not number:
             lines += [line for text in _restored(restored) for line in (text, "")]
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+# ------------------------------------------------------------------------------------------------------------ HTML
+
+
+def _html_cell(cell: Cell | None) -> str:
+    if cell is None:
+        return "<td></td>"
+    text = {1: "<b>{}</b>", 2: "<u>{}</u>"}.get(cell.rank, "{}").format(_html.escape(cell.text))
+    return f"<td>{text}{_html_sup(cell.marks)}</td>"
+
+
+def _html_sup(marks: Iterable[str]) -> str:
+    joined = ",".join(mark for mark in marks if mark)
+    return f"<sup>{joined}</sup>" if joined else ""
+
+
+def html(title: str, blocks: list[Block], names: dict[str, str], restored: tuple[str, ...] = ()) -> str:
+    """A fragment: one table a metric, measured columns marked by a class, footnotes below each."""
+    lines = [f"<h3>{_html.escape(title)}</h3>"]
+    for number, block in enumerate(blocks):
+        for metric in block.metrics:
+            columns = [(i, column) for i, column in enumerate(block.columns) if column.metric == metric]
+            rows = [row for row in block.rows if row.cells is None or any(row.cells[i] for i, _ in columns)]
+            also = " <small>(not in the paper)</small>" if number else ""
+            lines += [f"<h4>{_html.escape(names.get(metric, metric))}{also}</h4>", '<div class="wide"><table>']
+            heads = []
+            for _, column in columns:
+                label = column.label + (f" ({column.substitute} network)" if column.substitute else "")
+                heads.append(f'<th class="{column.kind}">{_html.escape(label)}{_html_sup([column.mark])}</th>')
+            kinds = [(kind, len(list(group))) for kind, group in itertools.groupby(column.kind for _, column in columns)]
+            spans = "".join(f'<th class="{kind}" colspan="{n}">{kind}</th>' for kind, n in kinds)
+            lines += [f"<thead><tr><th></th>{spans}</tr>", f"<tr><th>{block.head}</th>{''.join(heads)}</tr></thead><tbody>"]
+            for row, after in itertools.zip_longest(rows, rows[1:]):
+                name = _html.escape(row.name)
+                if row.cells is not None:
+                    kind = ' class="average"' if row.average else ""
+                    lines.append(f"<tr{kind}><th>{name}</th>{''.join(_html_cell(row.cells[i]) for i, _ in columns)}</tr>")
+                elif after is not None and after.cells is not None:
+                    lines.append(f'<tr class="heading"><th colspan="{len(columns) + 1}">{name}</th></tr>')
+            lines.append("</tbody></table></div>")
+            used = _marks_used(columns, rows)
+            notes = [f"<sup>{mark}</sup> {_html.escape(text)}" for mark, text in block.notes.items() if mark in used]
+            if notes:
+                lines.append(f"<details><summary>notes</summary><p>{'<br>'.join(notes)}</p></details>")
+        if not number:
+            lines += [f"<p>{_html.escape(text)}</p>" for text in _restored(restored)]
+    return "\n".join(lines) + "\n"
 
 
 # ----------------------------------------------------------------------------------------------------------- LaTeX

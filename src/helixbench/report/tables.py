@@ -60,7 +60,8 @@ NAMES = {
     "pro": "PRO",
     "f1_max": "pixel F1-max",
 }
-_DIGITS = {"IS": 2, "IC-LPIPS": 2}
+DIGITS = {"IS": 2, "IC-LPIPS": 2}
+"""Decimals of a metric; 1 for the others, which are in percent."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Block:
 
 
 def run(number: int, config: Slice, *, published: Path, scores: list[Path], out: Path) -> None:
-    """Write table_<number>.csv, .tex and .md into the folder `out`.
+    """Write table_<number>.csv, .tex, .md and .html (a fragment for the page) into the folder `out`.
 
     published: folder of the printed tables. scores: score files of this run (any stage, seed and metric; what the
     table does not show is left out). Raises UserError for a table not rendered yet, unreadable files, and numbers
@@ -149,6 +150,7 @@ def run(number: int, config: Slice, *, published: Path, scores: list[Path], out:
     out = Path(out)
     write_text(out / f"table_{number}.csv", long_form(table, measured, wanted, configured))
     write_text(out / f"table_{number}.md", render.markdown(title, blocks, NAMES, table.restored))
+    write_text(out / f"table_{number}.html", render.html(title, blocks, NAMES, table.restored))
     write_text(out / f"table_{number}.tex", render.latex(f"tab:{number}", title, blocks, NAMES, table.restored))
 
 
@@ -267,7 +269,7 @@ def build_arms(table: Published, measured: list[Measured], metrics: tuple[str, .
 
 
 def _cell(block: Block, table: Published, column: Column, dataset: str, category: str, by_cell: dict) -> Cell | None:
-    digits = _DIGITS.get(column.metric, 1)
+    digits = DIGITS.get(column.metric, 1)
     if column.kind == "measured":
         entry = by_cell.get((dataset, category, column.label, column.metric, column.protocol))
         if entry is None:
