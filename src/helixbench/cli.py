@@ -60,12 +60,18 @@ def _threads(threads: int | None) -> None:
 
 
 @app.command()
-def draw(dataset: Dataset, category: Category, config: ConfigFile, out: Out) -> None:
-    """Draw a category of the procedural data set in the MVTec layout."""
+def draw(
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    out: Out,
+    layout: Annotated[str | None, typer.Option(help="Raw layout to write it in, instead of the configured one")] = None,
+) -> None:
+    """Draw a category of the procedural data set in a raw layout."""
     from helixbench.datasets import procedural
 
     values = Slice.load(config)
-    procedural.draw(out, dataset, category, values[f"prepare.datasets.{dataset}.procedural"], values["run.seed"])
+    procedural.draw(out, dataset, category, values[f"prepare.datasets.{dataset}.procedural"], values["run.seed"], layout)
 
 
 @app.command()
