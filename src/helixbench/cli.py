@@ -89,6 +89,20 @@ def prepare(
     stage.run(dataset, category, Slice.load(config), layout=layout, raw=raw, out=out)
 
 
+@app.command("import")
+def import_pictures(
+    root: Annotated[Path, typer.Argument(help="Raw folder: holds one folder a category, or is one")],
+    layout: Annotated[str, typer.Option(help="Raw folder layout; `folder`: pictures of your own")],
+    out: Annotated[Path | None, typer.Option(help="Manifest (CSV) to write")] = None,
+    report: Annotated[Path | None, typer.Option(help="Contact sheet (PNG) with mask outlines to write")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the data set in the manifest")] = None,
+) -> None:
+    """Check raw pictures and describe them: a summary, a manifest, a contact sheet; or all that is wrong with them."""
+    from helixbench.prepare import importing
+
+    importing.run(layout, root, out=out, report=report, dataset=dataset)
+
+
 @app.command()
 def train(
     method: Annotated[str, typer.Argument(help="Method key of params.yaml, or `base` for the base model")],
@@ -304,13 +318,14 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Entry point: a UserError is one line and exit code 2."""
+    """Entry point: a UserError is one line, UserErrors a line each, and exit code 2."""
     try:
         app()
     except UserError as error:
         if os.environ.get("HELIXBENCH_DEBUG"):
             raise
-        print(f"helixbench: {error}", file=sys.stderr)
+        for line in getattr(error, "lines", [error]):
+            print(f"helixbench: {' '.join(str(line).splitlines())}", file=sys.stderr)
         sys.exit(2)
 
 

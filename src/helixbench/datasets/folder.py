@@ -8,7 +8,6 @@ such a manifest; its other columns are not used.
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path, PurePath
 
@@ -62,7 +61,7 @@ def _path(folder: Path, cell: str, where: str, what: str) -> Path:
     """Absolute path of a cell; UserError when it leaves the folder or is missing."""
     if PurePath(cell).is_absolute() or ".." in PurePath(cell).parts:
         raise UserError(f"{where}: {what} {cell}: write a path relative to {folder} that stays inside, without ..")
-    path = Path(os.path.normpath(folder / cell))
+    path = folder / cell
     if not path.exists():
         raise UserError(f"{where}: {what} {cell}: no such file in {folder}; correct the path or remove the row")
     return path.absolute()
@@ -80,7 +79,7 @@ def _sample(folder: Path, dataset: str, category: str, row: dict[str, str], wher
         raise UserError(f"{where}: the defect {defect} has no mask; name its mask, or write {GOOD} for a normal picture")
     if defect != GOOD and split == "train":
         raise UserError(f"{where}: a defect in train; write test: the key prepare.split says which defects train the generator")
-    if not mvtec_ad.is_picture(image):
+    if not mvtec_ad.is_picture(PurePath(image).name):
         raise UserError(f"{where}: image {image!r} is no picture; name a file that ends in {', '.join(sorted(mvtec_ad.SUFFIXES))}")
     file = _path(folder, image, where, "image")
     return RawSample(dataset, category, defect, split, file, _path(folder, mask, where, "mask") if mask else None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +37,15 @@ def _module(layout: str) -> ModuleType:
     return MODULES[layout]
 
 
+@contextmanager
+def _readable() -> Iterator[None]:
+    """A folder that may not be read is a UserError, too."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}; give this user the right to read it") from None
+
+
 def _files(sample: RawSample) -> list[Path]:
     """Picture and masks of a sample."""
     if sample.mask is None:
@@ -41,19 +53,17 @@ def _files(sample: RawSample) -> list[Path]:
     return [sample.image, *([sample.mask] if not sample.mask.is_dir() else sorted(sample.mask.iterdir()))]
 
 
-def _stays_inside(sample: RawSample, root: Path, notes: Notes) -> bool:
-    """Whether all its files lie below the resolved root and have names that a CSV file can hold; a problem otherwise."""
+def _check_files(sample: RawSample, root: str, notes: Notes) -> None:
+    """All files lie below the resolved root and have names that a line of text can hold; a problem otherwise."""
     for file in _files(sample):
-        target = file.resolve()
-        if not target.is_relative_to(root):
+        target = os.path.realpath(file)
+        if os.path.commonpath([target, root]) != root:
             notes.problem(f"{file}: links to {target}, outside of {root}; copy the file there")
-            return False
-        if any(unicodedata.category(character) in ("Cc", "Cs") for character in file.name):
+        elif any(unicodedata.category(character) in ("Cc", "Cs") for character in file.name):
             notes.problem(f"{str(file)!r}: name with a line break, another control character or broken UTF-8; rename the file")
-            return False
-    return True
 
 
+@_readable()
 def read(layout: str, root: Path, dataset: str, category: str, notes: Notes | None = None) -> list[RawSample]:
     """Every picture of a category, sorted by subset, defect and file name.
 
@@ -61,13 +71,16 @@ def read(layout: str, root: Path, dataset: str, category: str, notes: Notes | No
     link leads out of the root. With collecting `notes` it goes on, and `mask` is None where a defect's mask is missing.
     """
     notes, root = notes or Notes(), Path(root)
-    here, home = (root / category).resolve(), root.resolve()
-    if not here.is_relative_to(home):
+    here, home = os.path.realpath(root / category), os.path.realpath(root)
+    if os.path.commonpath([here, home]) != home:
         raise UserError(f"{root / category}: links to {here}, outside of {home}; make that folder's parent the root")
     samples = _module(layout).read(root, dataset, category, notes)
-    return [sample for sample in samples if _stays_inside(sample, home, notes)]
+    for sample in samples:
+        _check_files(sample, home, notes)
+    return samples
 
 
+@_readable()
 def categories(layout: str, root: Path) -> tuple[list[str], list[Path]]:
     """Category folders of a root, `.` when the root is itself one, and folders that are none.
 
@@ -76,12 +89,12 @@ def categories(layout: str, root: Path) -> tuple[list[str], list[Path]]:
     module, root = _module(layout), Path(root)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; give the folder that holds one folder a category")
-    is_one = lambda path: not hasattr(module, "MARKS") or any(next(path.glob(mark), None) for mark in module.MARKS)  # noqa: E731
-    inner = mvtec_ad.folders_in(root)
+    inner, marks = mvtec_ad.folders_in(root), getattr(module, "MARKS", ("*",))
+    is_one = lambda path: any(fnmatch(name, mark) for name in os.listdir(path) for mark in marks)  # noqa: E731
     if hasattr(module, "categories"):
         found = module.categories(root)
     elif hasattr(module, "MARKS") and is_one(root):
-        return ["."], []
+        found = ["."]
     else:
         found = [path.name for path in inner if is_one(path)]
     if not found:
@@ -89,6 +102,7 @@ def categories(layout: str, root: Path) -> tuple[list[str], list[Path]]:
     return found, [path for path in inner if path.name not in found and "." not in found]
 
 
+@_readable()
 def check(layout: str, root: Path, categories: Iterable[str], dataset: str = "<data set>") -> None:
     """UserError naming the first missing folder and what to do; opens no picture. Drawn data cannot be missing."""
     module = _module(layout)

@@ -32,9 +32,7 @@ def pictures_in(folder: Path, notes: Notes | None = None) -> dict[str, Path]:
             if not is_picture(path.name):
                 if path.is_file() and not path.name.startswith("."):
                     notes.odd.append(f"{path}: not read; pictures end in {', '.join(sorted(SUFFIXES))}")
-            elif path.is_symlink() and not path.exists():
-                notes.problem(f"{path}: link to a missing file; copy the file there or remove the link")
-            elif path.is_file():
+            elif path.is_file() or path.is_symlink():  # who opens a link that leads nowhere says so
                 if path.stem in found:
                     notes.problem(f"{path}: same name as {found[path.stem].name}; keep one of the two")
                 found.setdefault(path.stem, path)

@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from helixbench.datasets.mvtec_ad import is_picture
 from helixbench.errors import UserError
@@ -56,6 +56,19 @@ def _on_black(picture: Image.Image) -> Image.Image:
 
 def _transparent(picture: Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+
+
+KINDS = {"1": "1-bit", "L": "grey", "RGB": "colour", "P": "palette", "CMYK": "CMYK", "I;16": "16-bit grey", "I": "16-bit grey"}
+
+
+def kind_of(path: str | Path) -> tuple[str, bool]:
+    """Kind of picture by its header, e.g. `grey` or `16-bit grey`, and whether its EXIF orientation turns it.
+
+    The file is one that `read_rgb` has read.
+    """
+    with Image.open(path, formats=FORMATS) as picture:
+        kind = "transparent" if _transparent(picture) else KINDS.get(picture.mode, picture.mode)
+        return kind, picture.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
