@@ -444,7 +444,7 @@ def test_unusual_pictures_are_converted_rightly(kind, raw, helixbench, prepare, 
     done = helixbench("import", "--layout", "mvtec_ad", root)
     assert done.returncode == 0
     named = {"16-bit": "16-bit grey", "RGBA": "transparent", "grey with alpha": "transparent"}.get(kind, kind)
-    assert (f"1 of 13 pictures are {named}, e.g. {file}" in done.stdout) == (kind not in ("48-bit", "BMP called .png"))
+    assert (f"tile: {named}: 1 of 13 pictures, e.g. {file}" in done.stdout) == (kind not in ("48-bit", "BMP called .png"))
 
 
 def mask_as(change):
@@ -495,7 +495,7 @@ def test_a_turned_jpeg_and_its_mask_agree(orientation, raw, helixbench, prepare,
     inside = np.asarray(Image.open(prepared / "masks/test_hole_001.png")) > 0
     assert (inside == mask).all() and image[inside].mean(axis=0)[0] > 230 and image[~inside].mean() < 50
     done = helixbench("import", "--layout", "mvtec_ad", root)
-    assert ("1 of 13 pictures are turned upright by their EXIF orientation" in done.stdout) == (orientation > 1)
+    assert ("tile: turned upright by the EXIF orientation, look whether masks agree: 1 of 13 pictures" in done.stdout) == (orientation > 1)
 
 
 def test_two_pictures_in_one_jpeg(raw, prepare):
@@ -550,7 +550,7 @@ def test_files_that_are_not_read_are_odd(raw, helixbench):
     (root / "notes").mkdir()
     (root / "license.txt").write_text("free")
     done = helixbench("import", "--layout", "mvtec_ad", root)
-    assert done.returncode == 0 and "6 odd things" in done.stdout
+    assert done.returncode == 0 and "odd things: 6" in done.stdout
     for line in ("good/900.tif: not read; pictures end in .bmp, .jpeg, .jpg, .png", "train/bad: not read", "notes: not read; no category"):
         assert line in done.stdout
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from helixbench.prepare.sheet import OUTLINE
 from helixbench.provenance import sha256
 from helixbench.schema import Procedural
 
+DOCS = Path(__file__).parents[2] / "docs/data.md"
 REAL = Path(os.environ.get("HELIXBENCH_DATA", Path(__file__).parents[3] / "shared/data"))
 HEADER = ["dataset", "category", "defect", "split", "image", "mask", "width", "height", "sha256"]
 
@@ -51,7 +53,7 @@ def test_the_manifest_of_every_layout_is_one_of_the_layout_folder(layout, raw, t
     printed = capsys.readouterr().out.splitlines()
     rows = rows_of(root / "manifest.csv")
     assert len(rows) == 2 * (10 + 9) and {row["dataset"] for row in rows} == {"Any"}
-    assert f"{len(rows)} pictures, 18 masks, " in printed[-1] or any(f"{len(rows)} pictures, 18 masks, " in line for line in printed)
+    assert any(line.startswith(f"pictures: {len(rows)}, masks: 18, ") for line in printed)
     for row in rows:
         assert (row["width"], row["height"]) == ("32", "32") and row["sha256"] == sha256(root / row["image"])
         assert (row["mask"] == "") == (row["defect"] == "good") and (not row["mask"] or (root / row["mask"]).exists())
@@ -80,7 +82,7 @@ def test_the_summary(raw, tmp_path, capsys):
     assert table["disc", "good"] == ["8", "2", "0", "32x32"]
     assert table["tile", "good"] == ["8", "2", "0", "2", "sizes,", "32-40", "x", "32-36"]
     assert table["tile", "hole"][:3] == ["0", "2", "2"] and table["tile", "hole"][-1] == "32x32"
-    assert " ".join(lines[10]) == "34 pictures, 14 masks, 7 defect types, 2 categories, 7 odd things"
+    assert " ".join(lines[10]) == "pictures: 34, masks: 14, defect types: 7, categories: 2, odd things: 7"
     assert [path.name for path in tmp_path.iterdir()] == ["raw"], "nothing is written unasked"
 
 
@@ -95,8 +97,8 @@ def test_what_is_odd(raw, capsys):
     importing.run("mvtec_ad", root)
     odd = [line for line in capsys.readouterr().out.splitlines() if line.startswith("odd: ")]
     assert odd == [
-        f"odd: tile: 1 of 20 pictures have a mask over more than half of them, e.g. {tile}/test/hole/000.png",
-        f"odd: tile: 1 of 20 pictures have a mask of fewer than 10 pixels, e.g. {tile}/test/hole/001.png",
+        f"odd: tile: mask over more than half of the picture: 1 of 20 pictures, e.g. {tile}/test/hole/000.png",
+        f"odd: tile: mask of fewer than 10 pixels: 1 of 20 pictures, e.g. {tile}/test/hole/001.png",
         f"odd: {tile}/train/good/100.png: the same picture as {tile}/train/good/000.png",
     ]
 
@@ -170,7 +172,11 @@ def test_real_data(layout, tmp_path, capsys):
     assert len(rows) == number
     assert {d: sum(row["defect"] == d for row in rows) for d in {row["defect"] for row in rows}} == defects
     assert all((REAL / root / row["image"]).is_file() for row in rows)
-    left_out = [line for line in capsys.readouterr().out.splitlines() if "left out, its mask" in line]
+    printed = capsys.readouterr().out
+    blocks = re.findall(r"^```\w*\n(.*?)^```$", DOCS.read_text(encoding="utf-8"), flags=re.S | re.M)
+    (example,) = (block for block in blocks if block.startswith(f"$ helixbench import --layout {layout} ../shared"))
+    assert printed.replace(str(REAL), "../shared/data") == example.partition("\n")[2], "the documentation shows what the command prints"
+    left_out = [line for line in printed.splitlines() if "left out, its mask" in line]
     assert len(left_out) == (4 if layout == "magnetic_tile" else 0)
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 1000

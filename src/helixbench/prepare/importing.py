@@ -92,7 +92,7 @@ def _chosen(samples: Sequence[RawSample]) -> set[Path]:
 def _counted(found: Sequence[_Seen], what: Callable[[_Seen], object], text: str, category: str) -> list[str]:
     """A line when this is true of any picture: how many, and which is the first."""
     those = [seen.raw.image for seen in found if what(seen)]
-    return [f"{category}: {len(those)} of {len(found)} pictures {text}, e.g. {those[0]}"] if those else []
+    return [f"{category}: {text}: {len(those)} of {len(found)} pictures, e.g. {those[0]}"] if those else []
 
 
 def _odd(found: Sequence[_Seen], category: str) -> list[str]:
@@ -101,11 +101,11 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
     usual = max(plain, key=kinds.get) if plain else None
     lines = []
     for kind in sorted(kinds.keys() - {usual, ""}):
-        lines += _counted(found, lambda seen, kind=kind: seen.kind == kind, f"are {kind}", category)
-    lines += _counted(found, lambda seen: seen.turned, "are turned upright by their EXIF orientation: look whether masks agree", category)
-    lines += _counted(found, lambda seen: (seen.area or 0) > LARGE, "have a mask over more than half of them", category)
+        lines += _counted(found, lambda seen, kind=kind: seen.kind == kind, kind, category)
+    lines += _counted(found, lambda seen: seen.turned, "turned upright by the EXIF orientation, look whether masks agree", category)
+    lines += _counted(found, lambda seen: (seen.area or 0) > LARGE, "mask over more than half of the picture", category)
     pixels = lambda seen: SMALL if seen.area is None else seen.area * seen.size[0] * seen.size[1]  # noqa: E731
-    lines += _counted(found, lambda seen: pixels(seen) < SMALL - 0.5, f"have a mask of fewer than {SMALL} pixels", category)
+    lines += _counted(found, lambda seen: pixels(seen) < SMALL - 0.5, f"mask of fewer than {SMALL} pixels", category)
     for defect, count in Counter(seen.raw.defect for seen in found if seen.raw.defect != GOOD).items():
         if count == 2:
             lines.append(f"{category}: 2 pictures of {defect}: too few for prepare.split third, which gives a third to the generator")
@@ -188,9 +188,10 @@ def run(layout: str, root: Path, *, out: Path | None = None, report: Path | None
     for folder in folders:
         category = root.resolve().name if folder == "." else folder
         found[category] = look_at(layout, root, dataset, folder, category, notes, report is not None)
-    if notes.problems:
-        raise UserErrors(notes.problems)
     home = root.absolute()
+    as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]  # noqa: E731
+    if notes.problems:
+        raise UserErrors(as_given(notes.problems))
     relative = lambda path: path.relative_to(home).as_posix() if path else ""  # noqa: E731
     rows = [
         Imported(dataset, category, s.raw.defect, s.raw.subset, relative(s.raw.image), relative(s.raw.mask), *s.size, s.sha256)
@@ -204,8 +205,9 @@ def run(layout: str, root: Path, *, out: Path | None = None, report: Path | None
     print(_table(found))
     defects = {(row.category, row.defect) for row in rows if row.defect != GOOD}
     masks = sum(bool(row.mask) for row in rows)
-    print(f"{len(rows)} pictures, {masks} masks, {len(defects)} defect types, {len(found)} categories, {len(notes.odd)} odd things")
-    for line in notes.odd[: UserErrors.SHOWN]:
+    counts = {"pictures": len(rows), "masks": masks, "defect types": len(defects), "categories": len(found), "odd things": len(notes.odd)}
+    print(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    for line in as_given(notes.odd[: UserErrors.SHOWN]):
         print(f"odd: {line}")
     if len(notes.odd) > UserErrors.SHOWN:
         print(f"odd: and {len(notes.odd) - UserErrors.SHOWN} more")
