@@ -1,10 +1,12 @@
-"""Commands in this process, and small raw folders to spoil."""
+"""Commands in this process, small raw folders, and what spoils them."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import struct
 import sys
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +16,7 @@ from helixbench import cli
 from helixbench.datasets.procedural import draw
 from helixbench.schema import Procedural
 
+PICTURE, MASK = "test/hole/001.png", "ground_truth/hole/001_mask.png"
 VALUES = {"prepare.size": 32, "prepare.split": "half", "prepare.raw_mask_cells": 5}
 
 
@@ -74,3 +77,30 @@ def drawn(tmp_path_factory):
 def raw(drawn, tmp_path):
     """A copy of its own."""
     return lambda layout="mvtec_ad": Path(shutil.copytree(drawn(layout), tmp_path / "raw"))
+
+
+def remove(*paths):
+    def spoil(tile):
+        for path in paths:
+            found = list(tile.glob(path))
+            assert found, path
+            for one in found:
+                shutil.rmtree(one) if one.is_dir() and not one.is_symlink() else one.unlink()
+
+    return spoil
+
+
+def chunk(name: bytes, data: bytes) -> bytes:
+    """A chunk of a PNG."""
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def png_header(width, height):
+    """A PNG that claims a size and holds nothing."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+
+
+def no_trace(tmp_path) -> bool:
+    """Whether a refused command left nothing behind."""
+    return {path.name for path in tmp_path.iterdir()} <= {"raw", "outside"}
