@@ -1,4 +1,5 @@
-# make demo   install and run the whole workflow on the embedded default (config/mini.yaml)
+# make demo   install, read a drawn category in every raw layout (config/layouts.yaml), and run the whole workflow on the
+#             embedded default (config/mini.yaml)
 # make test   install, lint and run the test suite
 # make lock   write requirements.lock and environment.yml from what is installed in .venv
 # make clean  remove what runs wrote; results/measured stays
@@ -12,10 +13,12 @@ EXTRAS := .venv/extras/bitsandbytes
 .PHONY: demo test bottle lock clean
 
 demo: $(INSTALLED)
+	$(BIN)/snakemake --cores all prepared --configfile config/mini.yaml config/layouts.yaml
 	$(BIN)/snakemake --cores all --configfile config/mini.yaml
 	@echo "Tables:   results/mini/report/table_1.md table_2.md table_4.md (also .csv and .tex)"
 	@echo "Pictures: results/mini/report/figure_5_Procedural.png"
 	@echo "          results/mini/prepare/Procedural/*/sheet.png"
+	@echo "          results/layouts/prepare/*/*/sheet.png"
 	@echo "          results/mini/detect/*/Procedural/*/seed0/predictions.png"
 
 test: $(INSTALLED) $(EXTRAS)

@@ -60,12 +60,18 @@ def _threads(threads: int | None) -> None:
 
 
 @app.command()
-def draw(dataset: Dataset, category: Category, config: ConfigFile, out: Out) -> None:
-    """Draw a category of the procedural data set in the MVTec layout."""
+def draw(
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    out: Out,
+    layout: Annotated[str | None, typer.Option(help="Raw layout to write it in, instead of the configured one")] = None,
+) -> None:
+    """Draw a category of the procedural data set in a raw layout."""
     from helixbench.datasets import procedural
 
     values = Slice.load(config)
-    procedural.draw(out, dataset, category, values[f"prepare.datasets.{dataset}.procedural"], values["run.seed"])
+    procedural.draw(out, dataset, category, values[f"prepare.datasets.{dataset}.procedural"], values["run.seed"], layout)
 
 
 @app.command()
@@ -81,6 +87,20 @@ def prepare(
     from helixbench.prepare import stage
 
     stage.run(dataset, category, Slice.load(config), layout=layout, raw=raw, out=out)
+
+
+@app.command("import")
+def import_pictures(
+    root: Annotated[Path, typer.Argument(help="Raw folder: holds one folder a category, or is one")],
+    layout: Annotated[str, typer.Option(help="Raw folder layout; `folder`: pictures of your own")],
+    out: Annotated[Path | None, typer.Option(help="Manifest (CSV) to write")] = None,
+    report: Annotated[Path | None, typer.Option(help="Contact sheet (PNG) with mask outlines to write")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Name of the data set in the manifest")] = None,
+) -> None:
+    """Check raw pictures and describe them: a summary, a manifest, a contact sheet; or all that is wrong with them."""
+    from helixbench.prepare import importing
+
+    importing.run(layout, root, out=out, report=report, dataset=dataset)
 
 
 @app.command()
@@ -356,13 +376,14 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Entry point: a UserError is one line and exit code 2."""
+    """Entry point: a UserError is one line, UserErrors a line each, and exit code 2."""
     try:
         app()
     except UserError as error:
         if os.environ.get("HELIXBENCH_DEBUG"):
             raise
-        print(f"helixbench: {error}", file=sys.stderr)
+        for line in getattr(error, "lines", [error]):
+            print(f"helixbench: {' '.join(str(line).splitlines())}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -173,17 +173,34 @@ def _convert(text: str, annotation: str):
     return {"int": int, "float": float, "Path": Path}.get(base, str)(text)
 
 
-def read_csv(path: Path, kind: type[Row]) -> list[Row]:
-    """Read what write_csv wrote; UserError naming the file when it is missing or a column is wrong."""
+def read_rows(path: Path, columns: Iterable[str], advice: str = "make the file again") -> list[tuple[int, dict[str, str]]]:
+    """Line number and cells of each row of a CSV file in UTF-8, with or without a BOM; absent cells are empty.
+
+    Raises UserError, ending in `advice`, when the file is unreadable or lacks one of the columns.
+    """
     try:
         with open(path, newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            fields = dataclasses.fields(kind)
-            missing = [field.name for field in fields if field.name not in (reader.fieldnames or ())]
+            reader = csv.DictReader(handle, restval="")
+            missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
-                raise UserError(f"{path}: column {missing[0]} is missing; make the file again")
-            return [kind(**{field.name: _convert(row[field.name], field.type) for field in fields}) for row in reader]
-    except (OSError, ValueError, TypeError) as error:
+                there = ", ".join(reader.fieldnames or ()) or "none"
+                raise UserError(f"{path}: column {missing[0]} is missing (there are: {there}); {advice}")
+            return [(reader.line_num, row) for row in reader]
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); {advice}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8; save it as CSV in UTF-8") from None
+    except csv.Error as error:
+        raise UserError(f"{path}: not a CSV file ({error}); {advice}") from None
+
+
+def read_csv(path: Path, kind: type[Row]) -> list[Row]:
+    """Read what write_csv wrote; UserError naming the file when it is missing or a column is wrong."""
+    fields = dataclasses.fields(kind)
+    rows = read_rows(path, [field.name for field in fields])
+    try:
+        return [kind(**{field.name: _convert(row[field.name], field.type) for field in fields}) for _, row in rows]
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); make the file again") from None
 
 

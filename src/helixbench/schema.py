@@ -50,9 +50,14 @@ DRAWN = ("capsule", "disc", "plate", "tile", "weave")
 """Categories that the procedural data set can draw."""
 
 
+RawLayout = Literal["mvtec_ad", "mvtec_loco", "visa", "mpdd", "btad", "magnetic_tile", "folder"]
+"""Raw folders as their authors publish them; `folder`: pictures of one's own."""
+
+
 class Procedural(_Section):
     """Size of the procedural data set (layout `procedural`)."""
 
+    layout: RawLayout = Field("mvtec_ad", description="raw layout that the pictures are written and read in")
     size: int = Field(96, ge=32, le=1024, description="picture side [pixel]")
     train_good: int = Field(24, ge=2, description="normal pictures for training, per category")
     test_good: int = Field(8, ge=2, description="normal pictures for testing, per category")
@@ -62,8 +67,8 @@ class Procedural(_Section):
 class Dataset(_Section):
     """One data set: where its raw pictures are and how they are laid out."""
 
-    layout: Literal["mvtec_ad", "mvtec_loco", "visa", "mpdd", "btad", "magnetic_tile", "procedural"] = Field(
-        description="raw folder layout, as its authors publish it; `procedural` is drawn, not read"
+    layout: RawLayout | Literal["procedural"] = Field(
+        description="raw folder layout, as its authors publish it; `folder`: pictures of one's own; `procedural` is drawn, not read"
     )
     root: str = Field("", description="raw folder holding one folder a category (not used by `procedural`)")
     categories: tuple[Name, ...] = Field(min_length=1, description="categories to run")

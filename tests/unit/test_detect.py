@@ -85,6 +85,7 @@ def test_rows_and_files(folders, tmp_path):
     assert set(rows) == {(defect, metric) for defect in ("bright", "dark", "all") for metric in METRICS}
     assert all(0 <= row.value <= 100 for row in rows.values())
     assert rows["all", "pro"].n == 10 and rows["dark", "pro"].n == 7
+    assert {(row.split, row.split_sha256) for row in rows.values()} == {("half", "f" * 64)}
     assert rows["all", "pro"].protocol == "unet(resnet18) half split, last checkpoint, 6 steps x 4, 32 px"
     out = tmp_path / "run/out"
     record = json.loads((out / "manifest.json").read_text())

@@ -1,5 +1,7 @@
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from helixbench.detect import stage as detect_stage
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.prepare import pictures, stage
+from helixbench.prepare.progress import Progress
 from helixbench.prepare.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.split import check_leaks, generator_part, roles, split_record
 from helixbench.provenance import sha256, sha256_tree
@@ -305,6 +308,62 @@ def test_every_split_through_its_readers(drawn, tmp_path, rule, generator, test)
     assert len(tested) == len(images) == len(masks) and not any(s.role == "normal" for s in tested)
     split = json.loads((tmp_path / "disc/split.json").read_text())
     assert split["rule"] == rule and split.get("leaking", False) == (rule == "literal")
+    rest = {key: value for key, value in split.items() if key != "sha256"}
+    assert hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest() == split["sha256"]
+    manifest = json.loads((tmp_path / "disc/manifest.json").read_text())
+    assert manifest["split_sha256"] == split["sha256"]
+    assert manifest["roles"] == {"normal": 3, "generator": 4, "test": 2 + 4 * test}
+    assert manifest.get("leaking") == (4 if rule == "literal" else None)
+
+
+@pytest.mark.parametrize("rule", ["half", "third", "literal"])
+def test_a_leak_stops_every_split(drawn, tmp_path, rule):
+    """The second picture of a type, which is tested, is the first saved anew; `literal` allows the first alone to be both."""
+    shutil.copytree(drawn, tmp_path / "raw")
+    first, second = (tmp_path / "raw/disc/test/bend" / name for name in ("000.png", "001.png"))
+    with Image.open(first) as picture:
+        picture.save(second, compress_level=0)
+    assert sha256(first) != sha256(second)
+    with pytest.raises(UserError, match="bend/001.png: the same picture as .*bend/000.png, which is in training"):
+        stage.run(
+            "drawn", "disc", Slice({**VALUES, "prepare.split": rule}), layout="procedural", raw=tmp_path / "raw", out=tmp_path / "disc"
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["raw"]
+
+
+def test_one_name_in_train_and_test_is_no_leak(drawn, tmp_path):
+    """Names say nothing: train/good/000 and test/good/000 are two pictures."""
+    shutil.copytree(drawn, tmp_path / "raw")
+    assert (tmp_path / "raw/disc/train/good/000.png").exists() and (tmp_path / "raw/disc/test/good/000.png").exists()
+    stage.run("drawn", "disc", Slice(VALUES), layout="procedural", raw=tmp_path / "raw", out=tmp_path / "disc")
+
+
+def test_progress_names_its_category(caplog, monkeypatch):
+    now = iter([0.0, 1.0, 6.0, 6.0, 7.0, 12.5])
+    monkeypatch.setattr("time.monotonic", lambda: next(now))
+    with caplog.at_level("INFO", logger="helixbench.prepare.progress"):
+        bar = Progress("MVTec-AD bottle", 3)
+        for _ in range(3):
+            bar.step()
+        bar.done(["x.jpg: left out"])
+    assert caplog.messages == [
+        "MVTec-AD bottle: 2 of 3 pictures",
+        "MVTec-AD bottle: x.jpg: left out",
+        "MVTec-AD bottle: 3 pictures in 12.5 s",
+    ]
+
+
+def test_pictures_that_are_left_out_are_counted(tmp_path, caplog):
+    """A magnetic tile whose mask is empty as published: seen in the log and in the manifest."""
+    draw(tmp_path / "raw", "drawn", "tile", Procedural(size=32, train_good=8, test_good=2, per_defect=3, layout="magnetic_tile"), seed=0)
+    odd = tmp_path / "raw/tile/MT_Stain/Imgs/exp0001.png"
+    Image.new("L", (32, 32)).save(odd)
+    with caplog.at_level("INFO", logger="helixbench.prepare.progress"):
+        stage.run("drawn", "tile", Slice(VALUES), layout="magnetic_tile", raw=tmp_path / "raw", out=tmp_path / "tile")
+    line = f"{odd.with_suffix('.jpg')}: left out, its mask exp0001.png is empty"
+    assert f"drawn tile: {line}" in caplog.messages
+    manifest = json.loads((tmp_path / "tile/manifest.json").read_text())
+    assert manifest["odd"] == [line] and manifest["roles"] == {"normal": 8, "generator": 3, "test": 2 + 5}
 
 
 def test_a_second_run_gives_the_same_files_in_place_of_the_first(out, drawn, tmp_path):

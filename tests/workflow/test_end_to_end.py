@@ -14,6 +14,8 @@ import pytest
 from conftest import Project, fake_mvtec
 from PIL import Image
 
+from helixbench.records import Score, read_csv
+
 METHODS = ("dhdiff", "crop_paste")
 CATEGORIES = (("Procedural", "disc"), ("MVTec-AD", "weave"))
 OVERLAYS = ("config/smoke.yaml", "e2e.yaml")
@@ -73,6 +75,17 @@ def test_every_stage_leaves_its_files(finished):
                 assert (run / "detect" / method / dataset / category / "seed0" / name).is_file()
     for dataset, _ in CATEGORIES:
         assert (run / "report" / f"figure_5_{dataset}.png").is_file()
+
+
+def test_every_score_row_says_which_split_it_is_from(finished):
+    run = finished.root / "results/e2e"
+    for dataset, category in CATEGORIES:
+        split = json.loads((run / "prepare" / dataset / category / "split.json").read_text())
+        for method in METHODS:
+            detected = run / "detect" / method / dataset / category / "seed0/scores.csv"
+            rows = [row for file in (run / "score" / method / dataset / f"{category}.csv", detected) for row in read_csv(file, Score)]
+            assert {(row.split, row.split_sha256) for row in rows} == {(split["rule"], split["sha256"])}
+            assert {"inception_score", "ic_lpips", "pixel_auroc"} <= {row.metric for row in rows}
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,12 @@ def raw_root(wildcards) -> str:
     return f"{RUN}/prepare/raw/{wildcards.dataset}" if dataset.layout == "procedural" else dataset.root
 
 
+def raw_layout(wildcards) -> str:
+    """Layout of the raw folder, also of one that is drawn."""
+    dataset = CONFIG.prepare.datasets[wildcards.dataset]
+    return dataset.procedural.layout if dataset.layout == "procedural" else dataset.layout
+
+
 def raw_version(wildcards) -> str:
     """File that changes when the raw pictures do: the list of what was drawn, or the fingerprint of what is read."""
     if CONFIG.prepare.datasets[wildcards.dataset].layout == "procedural":
@@ -194,7 +200,7 @@ def check_inputs() -> None:
     for name, dataset in read.items():
         for category in dataset.categories:
             cache = Path(SCRATCH, "fingerprints", name, f"{category}.json")
-            shared = layouts.shared_files(dataset.layout, dataset.root)
+            shared = layouts.shared_files(dataset.layout, dataset.root, category)
             text = fingerprint.fingerprint(Path(dataset.root), category, cache, shared)
             write_if_changed(f"{RUN}/config/data/{name}/{category}.json", text)
 

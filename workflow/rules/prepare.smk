@@ -49,7 +49,7 @@ rule prepare:
         mem_mb=2000,
         runtime="30m",
     params:
-        layout=lambda wildcards: CONFIG.prepare.datasets[wildcards.dataset].layout,
+        layout=raw_layout,
         raw=raw_root,
         out=subpath(output.manifest, parent=True),
     message:

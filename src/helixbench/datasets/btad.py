@@ -9,9 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from helixbench.datasets import mvtec_ad
+from helixbench.datasets.notes import Notes
 from helixbench.records import RawSample
 
 OK = "ok"
+MARKS = mvtec_ad.MARKS
 
 
 def check(root: Path, category: str, key: str) -> None:
@@ -19,7 +21,6 @@ def check(root: Path, category: str, key: str) -> None:
     mvtec_ad.check(root, category, key, "BTAD", OK)
 
 
-def read(root: Path, dataset: str, category: str) -> list[RawSample]:
-    """Every picture of a category, sorted; UserError for missing or orphan masks and empty folders."""
-    check(root, category, f"prepare.datasets.{dataset}.root")
-    return mvtec_ad.read(root, dataset, category, good=OK)
+def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
+    """Every picture of a category, sorted; problems are missing or orphan masks and empty folders."""
+    return mvtec_ad.read(root, dataset, category, notes, "BTAD", OK)

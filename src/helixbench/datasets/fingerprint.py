@@ -43,7 +43,7 @@ def _load(cache: Path) -> dict[str, list]:
 def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] = ()) -> str:
     """Sorted JSON {path relative to the category: sha256} of its raw pictures and masks.
 
-    shared: further files, outside of the category's folder, by their path relative to it.
+    shared: further files, wherever they are; with them the category need not have a folder.
 
     cache: file of (size, mtime_ns, sha256) by absolute path, made when missing; categories may share it, one file a
     category is faster. Raises UserError when the category's folder is missing or a picture cannot be read.
@@ -54,16 +54,17 @@ def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] =
     fresh = {path: row for path, row in known.items() if not path.startswith(inside)}
     found = {}
     now = time.time_ns()
+    shared = {os.path.abspath(path): None for path in shared}
     try:
-        for entry in _files(folder):
-            stat = entry.stat()
-            row = known.get(entry.path)
+        entries = [] if shared and not os.path.isdir(folder) else [(entry.path, entry) for entry in _files(folder)]
+        for path, entry in {**shared, **dict(entries)}.items():
+            stat = os.stat(path) if entry is None else entry.stat()
+            row = known.get(path)
             if not (isinstance(row, list) and row[:2] == [stat.st_size, stat.st_mtime_ns] and len(row) == 3):
-                row = [stat.st_size, stat.st_mtime_ns, sha256(entry.path)]
+                row = [stat.st_size, stat.st_mtime_ns, sha256(path)]
             if now - stat.st_mtime_ns > _SETTLED_NS:
-                fresh[entry.path] = row
-            found[Path(entry.path).relative_to(folder).as_posix()] = row[2]
-        found |= {os.path.relpath(file, folder): sha256(file) for file in shared}
+                fresh[path] = row
+            found[Path(os.path.relpath(path, folder)).as_posix()] = row[2]
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror}; give a readable raw folder") from None
     if fresh != known:

@@ -10,10 +10,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
 from helixbench.records import GOOD, RawSample
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+MARKS = ("train", "test", "ground_truth")
+"""Any of these says that a folder is a category."""
 
 
 def is_picture(name: str) -> bool:
@@ -21,15 +24,18 @@ def is_picture(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
-def pictures_in(folder: Path) -> dict[str, Path]:
-    """Stem -> picture, sorted by file name; empty when the folder is missing."""
-    found: dict[str, Path] = {}
+def pictures_in(folder: Path, notes: Notes | None = None) -> dict[str, Path]:
+    """Stem -> picture, sorted by file name; empty when the folder is missing. Of two with one stem, the first."""
+    notes, found = notes or Notes(), {}
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if is_picture(path.name) and path.is_file():
+            if not is_picture(path.name):
+                if path.is_file() and not path.name.startswith("."):
+                    notes.odd.append(f"{path}: not read; pictures end in {', '.join(sorted(SUFFIXES))}")
+            elif path.is_file() or path.is_symlink():  # who opens a link that leads nowhere says so
                 if path.stem in found:
-                    raise UserError(f"{path}: same name as {found[path.stem].name}; keep one of the two")
-                found[path.stem] = path
+                    notes.problem(f"{path}: same name as {found[path.stem].name}; keep one of the two")
+                found.setdefault(path.stem, path)
     return found
 
 
@@ -50,56 +56,63 @@ def check(root: Path, category: str, key: str, name: str = "MVTec AD", good: str
             )
 
 
-def _masks(folder: Path, pictures: dict[str, Path]) -> dict[str, Path]:
+def _masks(folder: Path, pictures: dict[str, Path], notes: Notes) -> dict[str, Path]:
     """Picture stem -> mask. `<stem>_mask` is preferred to `<stem>`; every mask must belong to a picture."""
-    found = pictures_in(folder)
+    found = pictures_in(folder, notes)
     masks, used = {}, set()
     for stem, picture in pictures.items():
         name = next((name for name in (f"{stem}_mask", stem) if name in found), None)
         if name is None:
-            raise UserError(f"{picture}: its mask {folder / f'{stem}_mask.png'} is missing; add the mask or remove the picture")
+            notes.problem(f"{picture}: its mask {folder / f'{stem}_mask.png'} is missing; add the mask or remove the picture")
+            continue
         masks[stem] = found[name]
         used.add(name)
     for name, path in found.items():
         if name not in used:
-            raise UserError(f"{path}: mask without a picture in test/{folder.name}; add the picture or remove the mask")
+            notes.problem(f"{path}: mask without a picture in test/{folder.name}; add the picture or remove the mask")
     return masks
 
 
-Masks = Callable[[Path, dict[str, Path]], dict[str, Path]]
+Masks = Callable[[Path, dict[str, Path], Notes], dict[str, Path]]
 """Folder of masks, pictures by stem -> mask by stem."""
 
 
-def read(root: Path, dataset: str, category: str, good: str = GOOD, masks_of: Masks = _masks) -> list[RawSample]:
-    """Every picture of a category, sorted; UserError for missing or orphan masks and empty folders.
+def read(
+    root: Path, dataset: str, category: str, notes: Notes, name: str = "MVTec AD", good: str = GOOD, masks_of: Masks = _masks
+) -> list[RawSample]:
+    """Every picture of a category, sorted; problems are missing or orphan masks and empty folders.
 
-    good: folder name of the normals; masks_of: finds the mask of each picture of a defect type.
+    name: of the data set, for advice; good: folder name of the normals; masks_of: finds the mask of each picture of a defect type.
     """
     folder = root / category
-    check(root, category, f"prepare.datasets.{dataset}.root", good=good)
+    with notes.caught():
+        check(root, category, f"prepare.datasets.{dataset}.root", name, good)
+    if not folder.is_dir():
+        return []
 
     def sample(subset: str, defect: str, image: Path, mask: Path | None = None) -> RawSample:
         return RawSample(dataset, category, defect, subset, image.absolute(), mask and mask.absolute())
 
     samples = []
     for subset in ("train", "test"):
-        normals = pictures_in(folder / subset / good)
-        if not normals:
-            raise UserError(f"{folder / subset / good}: no pictures; put normal pictures there ({', '.join(sorted(SUFFIXES))})")
+        normals = pictures_in(folder / subset / good, notes)
+        if not normals and (subset == "test" or (folder / subset / good).is_dir()):
+            notes.problem(f"{folder / subset / good}: no pictures; put normal pictures there ({', '.join(sorted(SUFFIXES))})")
         samples += [sample(subset, GOOD, image) for image in normals.values()]
+    for path in folders_in(folder / "train"):
+        if path.name != good:
+            notes.odd.append(f"{path}: not read; only train/{good} is, and defects are in test/<defect>")
     defects = [path for path in folders_in(folder / "test") if path.name != good]
     if not defects:
-        raise UserError(
-            f"{folder / 'test'}: no defect types; put defective pictures into test/<defect> and masks into ground_truth/<defect>"
-        )
+        notes.problem(f"{folder / 'test'}: no defect types; put defective pictures into test/<defect> and masks into ground_truth/<defect>")
     for path in defects:
-        found = pictures_in(path)
+        found = pictures_in(path, notes)
         if not found:
-            raise UserError(f"{path}: no pictures; put defective pictures there or remove the folder")
-        masks = masks_of(folder / "ground_truth" / path.name, found)
-        samples += [sample("test", path.name, image, masks[stem]) for stem, image in found.items()]
+            notes.problem(f"{path}: no pictures; put defective pictures there or remove the folder")
+        masks = masks_of(folder / "ground_truth" / path.name, found, notes)
+        samples += [sample("test", path.name, image, masks.get(stem)) for stem, image in found.items()]
     names = {path.name for path in defects}
     for path in folders_in(folder / "ground_truth"):
         if path.name not in names and pictures_in(path) and path.name != good:
-            raise UserError(f"{path}: masks without a folder test/{path.name}; add the pictures or remove the masks")
+            notes.problem(f"{path}: masks without a folder test/{path.name}; add the pictures or remove the masks")
     return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))

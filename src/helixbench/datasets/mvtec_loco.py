@@ -10,8 +10,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from helixbench.datasets import mvtec_ad
-from helixbench.errors import UserError
+from helixbench.datasets.notes import Notes
 from helixbench.records import RawSample
+
+MARKS = mvtec_ad.MARKS
 
 
 def check(root: Path, category: str, key: str) -> None:
@@ -19,19 +21,21 @@ def check(root: Path, category: str, key: str) -> None:
     mvtec_ad.check(root, category, key, "MVTec LOCO AD")
 
 
-def _masks(folder: Path, pictures: dict[str, Path]) -> dict[str, Path]:
+def _masks(folder: Path, pictures: dict[str, Path], notes: Notes) -> dict[str, Path]:
     """Picture stem -> its folder of masks."""
     found = {path.name: path for path in mvtec_ad.folders_in(folder)}
+    for path in mvtec_ad.pictures_in(folder, notes).values():
+        notes.problem(f"{path}: a mask outside of its picture's folder; move it to {folder / path.stem}/000.png")
     for stem, picture in pictures.items():
-        if stem not in found or not mvtec_ad.pictures_in(found[stem]):
-            raise UserError(f"{picture}: no masks in {folder / stem}; add them or remove the picture")
+        if stem not in found or not mvtec_ad.pictures_in(found[stem], notes):
+            notes.problem(f"{picture}: no masks in {folder / stem}; add them or remove the picture")
+            found.pop(stem, None)
     for stem, path in found.items():
         if stem not in pictures:
-            raise UserError(f"{path}: masks without a picture in test/{folder.name}; add the picture or remove the masks")
-    return {stem: found[stem] for stem in pictures}
+            notes.problem(f"{path}: masks without a picture in test/{folder.name}; add the picture or remove the masks")
+    return found
 
 
-def read(root: Path, dataset: str, category: str) -> list[RawSample]:
-    """Every picture of a category, sorted; `mask` is a folder. UserError for missing or orphan masks and empty folders."""
-    check(root, category, f"prepare.datasets.{dataset}.root")
-    return mvtec_ad.read(root, dataset, category, masks_of=_masks)
+def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
+    """Every picture of a category, sorted; `mask` is a folder. Problems are missing or orphan masks and empty folders."""
+    return mvtec_ad.read(root, dataset, category, notes, "MVTec LOCO AD", masks_of=_masks)

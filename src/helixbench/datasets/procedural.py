@@ -1,4 +1,4 @@
-"""The procedural data set: objects and surfaces with defects drawn into them, written in the MVTec AD layout.
+"""The procedural data set: objects and surfaces with defects drawn into them, written in any raw layout.
 
 A picture is a pure function of (seed, data set, category, subset, defect, number, size): categories can be drawn in any
 order and anywhere.
@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from helixbench.datasets.defects import BREAKERS, VISIBLE, changed_region
-from helixbench.datasets.folders import whole_folder
 from helixbench.datasets.scenes import PAINTERS, expose
+from helixbench.datasets.writers import WRITERS, Drawing, write
 from helixbench.errors import UserError
 from helixbench.provenance import sha256_tree, write_text
 from helixbench.records import GOOD, derive_seed
@@ -33,12 +33,6 @@ DEFECTS: dict[str, tuple[str, ...]] = {
 SUPERSAMPLING = 3
 AREA = (0.006, 0.25)
 """Share of the picture that a mask may cover; a defect outside is drawn again."""
-
-
-def _known(category: str) -> tuple[str, ...]:
-    if category not in DEFECTS:
-        raise UserError(f"{category}: no such procedural category; known: {', '.join(DEFECTS)}")
-    return DEFECTS[category]
 
 
 def picture(
@@ -63,28 +57,29 @@ def picture(
     return np.where(mask[..., None], broken, clean), clean, mask
 
 
-def _write(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
+def _drawings(dataset: str, category: str, sizes: Procedural, seed: int) -> Iterator[Drawing]:
+    counts = {("train", GOOD): sizes.train_good, ("test", GOOD): sizes.test_good}
+    counts |= {("test", defect): sizes.per_defect for defect in DEFECTS[category]}
+    for (subset, defect), count in counts.items():
+        for number in range(count):
+            image, _, mask = picture(dataset, category, subset, defect, number, sizes.size, seed)
+            yield Drawing(subset, defect, number, image, None if defect == GOOD else mask)
 
 
-def draw(out: Path, dataset: str, category: str, sizes: Procedural, seed: int) -> None:
+def draw(out: Path, dataset: str, category: str, sizes: Procedural, seed: int, layout: str | None = None) -> None:
     """Draw a category below <out>/<category>, then write <out>/<category>.csv (path, sha256) as the word that it is whole.
 
-    Raises UserError for an unknown category.
+    layout: raw layout of the folder; None: that of `sizes`. Raises UserError for an unknown category or layout.
     """
-    counts = {("train", GOOD): sizes.train_good, ("test", GOOD): sizes.test_good}
-    counts |= {("test", defect): sizes.per_defect for defect in _known(category)}
+    layout = layout or sizes.layout
+    if category not in DEFECTS:
+        raise UserError(f"{category}: no such procedural category; known: {', '.join(DEFECTS)}")
+    if layout not in WRITERS:
+        raise UserError(f"{layout}: no layout to write; there are {', '.join(WRITERS)}")
     index = Path(out) / f"{category}.csv"
     index.unlink(missing_ok=True)
-    with whole_folder(Path(out) / category) as folder:
-        for (subset, defect), count in counts.items():
-            for number in range(count):
-                image, _, mask = picture(dataset, category, subset, defect, number, sizes.size, seed)
-                _write(folder / subset / defect / f"{number:03}.png", image)
-                if defect != GOOD:
-                    _write(folder / "ground_truth" / defect / f"{number:03}_mask.png", mask.astype(np.uint8) * 255)
-        hashes = sha256_tree(folder)
+    write(layout, out, category, _drawings(dataset, category, sizes, seed))
+    hashes = sha256_tree(Path(out) / category)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([("path", "sha256"), *((f"{category}/{p}", h) for p, h in hashes.items())])
     write_text(index, text.getvalue())

@@ -6,18 +6,16 @@ All anomalies of a category are one defect type, `anomaly`; mask values 1 to n a
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
+from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
-from helixbench.records import GOOD, RawSample, inside
+from helixbench.records import GOOD, RawSample, inside, read_rows
 
 SPLIT = Path("split_csv/1cls.csv")
-SHARED = (SPLIT,)
-"""Files outside of the category's folder that decide what it is."""
-
 COLUMNS = ("object", "split", "label", "image", "mask")
 DEFECT = "anomaly"
+ADVICE = f"restore the file; its columns are {', '.join(COLUMNS)}"
 
 
 def check(root: Path, category: str, key: str) -> None:
@@ -27,32 +25,39 @@ def check(root: Path, category: str, key: str) -> None:
             raise UserError(f"{wanted}: not there; download VisA and unpack it so that {root}/{SPLIT} exists, or set {key}")
 
 
-def read(root: Path, dataset: str, category: str) -> list[RawSample]:
-    """Every picture of a category, sorted; UserError naming the row of the CSV that is wrong."""
+def categories(root: Path) -> list[str]:
+    """The objects of the split; UserError when it cannot be read."""
+    return sorted({row["object"] for _, row in read_rows(root / SPLIT, COLUMNS, ADVICE)})
+
+
+def shared_files(root: Path, category: str) -> list[Path]:
+    """The split decides what a category is."""
+    return [root / SPLIT]
+
+
+def _sample(root: Path, dataset: str, row: dict[str, str], where: str) -> RawSample:
+    if row["split"] not in ("train", "test") or row["label"] not in ("normal", DEFECT):
+        raise UserError(f"{where}: split {row['split']!r} and label {row['label']!r} are not of VisA; restore the file")
+    normal = row["label"] == "normal"
+    if not row["image"] or not (normal or row["mask"]):
+        raise UserError(f"{where}: a row needs an image, and an anomaly a mask; restore the file")
+    files = {name: (root / row[name]).absolute() for name in ("image", "mask") if row[name]}
+    for name, file in files.items():
+        if not inside(root, row[name]).is_file():
+            raise UserError(f"{where}: its {name} {file} is missing; unpack VisA again")
+    return RawSample(dataset, row["object"], GOOD if normal else DEFECT, row["split"], files["image"], None if normal else files["mask"])
+
+
+def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
+    """Every picture of a category, sorted; problems name the row of the CSV that is wrong."""
     check(root, category, f"prepare.datasets.{dataset}.root")
     path, samples = root / SPLIT, []
-    with open(path, newline="", encoding="utf-8-sig") as handle:
-        reader = csv.DictReader(handle)
-        absent = [name for name in COLUMNS if name not in (reader.fieldnames or [])]
-        if absent:
-            raise UserError(f"{path}: no column {absent[0]}; columns are {', '.join(COLUMNS)}")
-        for number, row in enumerate(reader, start=2):
-            if row["object"] != category:
-                continue
-            if row["split"] not in ("train", "test") or row["label"] not in ("normal", DEFECT):
-                raise UserError(
-                    f"{path}: row {number}: split {row['split']!r} and label {row['label']!r} are not of VisA; restore the file"
-                )
-            files = {name: (root / row[name]).absolute() for name in ("image", "mask") if row[name]}
-            for name, file in files.items():
-                if not inside(root, row[name]).is_file():
-                    raise UserError(f"{file}: {name} of row {number} of {path} is missing; unpack VisA again")
-            normal = row["label"] == "normal"
-            if "image" not in files or (not normal and "mask" not in files):
-                raise UserError(f"{path}: row {number}: an anomaly needs image and mask; restore the file")
-            defect, mask = (GOOD, None) if normal else (DEFECT, files["mask"])
-            samples.append(RawSample(dataset, category, defect, row["split"], files["image"], mask))
-    for subset, what in (("train", "normals to train on"), ("test", "pictures to test on")):
-        if not any(s.subset == subset for s in samples):
-            raise UserError(f"{path}: no {what} of {category}; restore the file")
+    for number, row in read_rows(path, COLUMNS, ADVICE):
+        if row["object"] == category:
+            with notes.caught():
+                samples.append(_sample(root, dataset, row, f"{path}: row {number}"))
+    found = {(s.subset, s.defect) for s in samples}
+    for wanted, what in ((("train", GOOD), "normals to train on"), (("test", GOOD), "normals to test on"), (("test", DEFECT), "anomalies")):
+        if wanted not in found:
+            notes.problem(f"{path}: no {what} of {category}; restore the file")
     return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from helixbench.datasets.mvtec_ad import is_picture
 from helixbench.errors import UserError
+from helixbench.records import RawSample
+
+FORMATS = ("PNG", "JPEG", "BMP")
+"""Pillow's other decoders, some of which start programs, are not needed."""
+
+MAX_MEGAPIXELS = 80
+"""A picture decodes to at least 3 bytes a pixel; a small file can claim any size, so its header is asked first."""
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit above is lower than Pillow's and stops
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -16,11 +28,17 @@ def _open(path: str | Path) -> Image.Image:
     try:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: empty file (0 bytes); copy it again from its source")
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
+            if picture.width * picture.height > MAX_MEGAPIXELS * 10**6:
+                raise Image.DecompressionBombError(f"{picture.width}x{picture.height} pixels")
             picture.load()
             return ImageOps.exif_transpose(picture)
     except UserError:
         raise
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"{path}: too large to decode ({error}; the limit is {MAX_MEGAPIXELS} megapixels); scale it down or cut it into tiles"
+        ) from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: not a picture; replace it by a PNG, JPEG or BMP, or remove it") from None
     except OSError as error:
@@ -38,6 +56,19 @@ def _on_black(picture: Image.Image) -> Image.Image:
 
 def _transparent(picture: Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+
+
+KINDS = {"1": "1-bit", "L": "grey", "RGB": "colour", "P": "palette", "CMYK": "CMYK", "I;16": "16-bit grey", "I": "16-bit grey"}
+
+
+def kind_of(path: str | Path) -> tuple[str, bool]:
+    """Kind of picture by its header, e.g. `grey` or `16-bit grey`, and whether its EXIF orientation turns it.
+
+    The file is one that `read_rgb` has read.
+    """
+    with Image.open(path, formats=FORMATS) as picture:
+        kind = "transparent" if _transparent(picture) else KINDS.get(picture.mode, picture.mode)
+        return kind, picture.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
 
 
 def read_rgb(path: str | Path) -> np.ndarray:
@@ -73,7 +104,9 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
     Raises UserError when the file is unreadable or of another size.
     """
     if Path(path).is_dir():
-        parts = [read_rgb(file).max(axis=2) > 0 for file in sorted(Path(path).iterdir()) if not file.name.startswith(".")]
+        parts = [read_rgb(file).max(axis=2) > 0 for file in sorted(Path(path).iterdir()) if is_picture(file.name)]
+        if not parts:
+            raise UserError(f"{path}: no masks in this folder; add them or remove the picture")
         return np.logical_or.reduce([_of_size(path, part, size or parts[0].shape) for part in parts])
     picture = _open(path)
     palette = picture.mode in ("P", "PA")
@@ -90,8 +123,22 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
 def _of_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if mask.shape != tuple(size):
         wanted, given = (f"{w}x{h}" for h, w in (size, mask.shape))
-        raise UserError(f"{path}: mask is {given} pixels but its picture is {wanted}; export the mask at the picture's size")
+        turned = " upright" if mask.shape == (size[1], size[0]) else ""
+        raise UserError(f"{path}: mask is {given} pixels but its picture is {wanted}{turned}; export the mask at the picture's size")
     return mask
+
+
+def read_defect_mask(raw: RawSample, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Mask of a defective picture, (H, W) bool; UserError when it is unreadable, of another size than (H, W), or empty."""
+    mask = read_mask(raw.mask, size)
+    if not mask.any():
+        raise UserError(f"{raw.mask}: empty mask for the defect {raw.defect}; mark the defect, or move the picture to test/good")
+    return mask
+
+
+def content_hash(image: np.ndarray) -> str:
+    """Hash of decoded pixels: the same picture saved anew, under any name, is the same content."""
+    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
 
 
 def resize_rgb(image: np.ndarray, size: int) -> np.ndarray:

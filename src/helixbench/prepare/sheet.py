@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from helixbench.prepare.pictures import resize_mask
 from helixbench.prepare.raw_mask import cell_edges
 from helixbench.provenance import write_atomic
 
@@ -42,14 +43,18 @@ def _tile(image: np.ndarray) -> Image.Image:
     return Image.fromarray(image).resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
-def _marked(shown: Shown) -> Image.Image:
-    tile = _tile(shown.image)
-    if shown.mask is None:
+def outlined(image: np.ndarray, mask: np.ndarray | None) -> Image.Image:
+    """A tile of the picture with the outline of its mask; a defect of a single pixel is still ringed."""
+    tile = _tile(image)
+    if mask is None:
         return tile
     pixels = np.array(tile)
-    mask = np.asarray(Image.fromarray(shown.mask).resize((TILE, TILE), Image.Resampling.NEAREST))
-    pixels[outline(mask)] = OUTLINE
-    tile = Image.fromarray(pixels)
+    pixels[outline(resize_mask(mask, TILE))] = OUTLINE
+    return Image.fromarray(pixels)
+
+
+def _marked(shown: Shown) -> Image.Image:
+    tile = outlined(shown.image, shown.mask)
     draw, edges = ImageDraw.Draw(tile), cell_edges(TILE, shown.k)
     for cell in shown.cells:
         i, j = divmod(cell, shown.k)
@@ -57,15 +62,24 @@ def _marked(shown: Shown) -> Image.Image:
     return tile
 
 
+Line = tuple[str, Sequence[tuple[str, Image.Image]]]
+"""Label, and captions with tiles."""
+
+
 def draw_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Shown]]]) -> None:
     """Write the sheet: a row of pictures a group; groups of defects have rows of raw pictures, marks and references."""
-    lines: list[tuple[str, list[tuple[str, Image.Image]]]] = []
+    lines: list[Line] = []
     for name, shown in rows:
         lines.append((name, [(s.caption, _tile(s.image)) for s in shown]))
         if any(s.mask is not None for s in shown):
             lines.append(("mask (red)\nraw mask (yellow)", [("", _marked(s)) for s in shown]))
             for r, label in enumerate(("reference: cells", "reference: tight")):
                 lines.append((label, [("", _tile(s.references[r])) for s in shown]))
+    draw_lines(path, title, lines)
+
+
+def draw_lines(path: Path, title: str, lines: Sequence[Line]) -> None:
+    """Write a sheet of labelled lines of tiles."""
     columns = max(len(tiles) for _, tiles in lines)
     heights = [TILE + GAP + (HEAD if any(caption for caption, _ in tiles) else 0) for _, tiles in lines]
     sheet = Image.new("RGB", (LABEL + columns * (TILE + GAP), HEAD + GAP + sum(heights)), "white")

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
-from helixbench.errors import UserError
+from helixbench.datasets.notes import Notes
 from helixbench.records import GOOD, RawSample
 
 PARTS = {"half": 2, "third": 3, "literal": 2}
@@ -24,41 +25,42 @@ def generator_part(names: Sequence[str], rule: str) -> list[str]:
     return sorted(names)[: len(names) // PARTS[rule]]
 
 
-def roles(samples: Sequence[RawSample], rule: str) -> list[str]:
+def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -> list[str]:
     """Role of each sample: train/good is `normal`; each defect type is split by `rule` into `generator` and `test`.
 
-    With `literal` the generator's pictures are `both`. Raises UserError when a defect type has too few pictures to give
-    the generator one.
+    With `literal` the generator's pictures are `both`. A defect type with too few pictures to give the generator one is a
+    problem of `notes`, which raises UserError unless it collects.
     """
-    generator: dict[str, set[str]] = {}
+    notes = notes or Notes()
+    generator: set[Path] = set()
     for defect in sorted({s.defect for s in samples} - {GOOD}):
         images = [s.image for s in samples if s.defect == defect]
-        first = generator_part([image.name for image in images], rule)
+        first = generator_part(list(map(str, images)), rule)
         if not first:
             n = len(images)
-            raise UserError(
-                f"{images[0].parent}: {n} picture{'s' * (n > 1)} only, and {_NAMES[PARTS[rule]]} of {n} is 0: none is left to train the "
-                "generator; add pictures or remove the defect type with its masks"
+            notes.problem(
+                f"{images[0].parent}: {n} picture{'s' * (n > 1)} only, and {_NAMES[PARTS[rule]]} of {n} is 0: none of the defect {defect} "
+                "is left to train the generator; add pictures or remove the defect type with its masks"
             )
-        generator[defect] = set(first)
+        generator |= set(map(Path, first))
 
     def role(sample: RawSample) -> str:
         if sample.defect == GOOD:
             return "normal" if sample.subset == "train" else "test"
-        if sample.image.name in generator[sample.defect]:
+        if sample.image in generator:
             return "both" if rule == "literal" else "generator"
         return "test"
 
     return [role(sample) for sample in samples]
 
 
-def check_leaks(samples: Iterable[tuple[str, str, str]]) -> int:
-    """UserError naming both files when one content is in training (normal, generator) and in test.
+def check_leaks(samples: Iterable[tuple[str, str, str]], notes: Notes | None = None) -> int:
+    """A problem naming both files, thus UserError, for each content that is in training (normal, generator) and in test.
 
     samples: (file, role, content hash). Hashes of the decoded pixels also find a picture that was saved anew. What is
     `both` leaks by intention, and nothing else does. Returns how many contents were compared.
     """
-    samples = list(samples)
+    notes, samples = notes or Notes(), list(samples)
     trained: dict[str, tuple[str, str]] = {}
     for file, role, content in sorted(samples, key=lambda sample: sample[1] == "both"):
         if role != "test":
@@ -66,7 +68,7 @@ def check_leaks(samples: Iterable[tuple[str, str, str]]) -> int:
     for file, role, content in samples:
         other, its_role = trained.get(content, (file, role))
         if role in ("test", "both") and other != file and not (role == its_role == "both"):
-            raise UserError(f"{file}: the same picture as {other}, which is in training: a test picture must not be; remove one of the two")
+            notes.problem(f"{file}: the same picture as {other}, which is in training: a test picture must not be; remove one of the two")
     return len({content for _, _, content in samples})
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
 
 from helixbench.config import Slice
 from helixbench.datasets import layouts
 from helixbench.datasets.folders import whole_folder
+from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
 from helixbench.prepare import pictures
+from helixbench.prepare.progress import Progress
 from helixbench.prepare.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import check_leaks, roles, split_record
@@ -23,24 +24,26 @@ SHOWN = 3
 """Pictures of a role that the sheet shows."""
 
 
-def sample_id(raw: RawSample) -> str:
-    """E.g. `test_broken_large_003`: unique in a category, and stable at any size."""
-    return f"{raw.subset}_{raw.defect}_{raw.image.stem}"
+def sample_ids(raw: Sequence[RawSample], root: Path) -> list[str]:
+    """E.g. `test_broken_large_003`: unique in a category, and stable at any size.
+
+    Pictures of one defect type in several folders may share a name; these are called by their path below the root.
+    """
+    short = [f"{s.subset}_{s.defect}_{s.image.stem}" for s in raw]
+    count = Counter(short)
+    path = lambda s: s.image.relative_to(root).as_posix().replace("/", "_")  # noqa: E731
+    ids = [name if count[name] == 1 else f"{s.subset}_{s.defect}_{path(s)}" for s, name in zip(raw, short, strict=True)]
+    again = next((name for name, count in Counter(ids).items() if count > 1), None)
+    if again:
+        raise UserError(f"{root}: two pictures get the same id {again}; rename one of them, or its folder")
+    return ids
 
 
-def _content(image: np.ndarray) -> str:
-    """Hash of decoded pixels: the same picture saved anew, under any name, is the same content."""
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
-
-
-def prepare_one(raw: RawSample, role: str, root: Path, folder: Path, size: int, k: int) -> tuple[Sample, str]:
+def prepare_one(raw: RawSample, name: str, role: str, root: Path, folder: Path, size: int, k: int) -> tuple[Sample, str]:
     """Write the working files of one picture below `folder`; returns its record and the hash of its pixels."""
-    name = sample_id(raw)
     image = pictures.read_rgb(raw.image)
-    content = _content(image)
-    mask = None if raw.mask is None else pictures.read_mask(raw.mask, image.shape[:2])
-    if mask is not None and not mask.any():
-        raise UserError(f"{raw.mask}: empty mask for the defect {raw.defect}; mark the defect, or move the picture to test/good")
+    content = pictures.content_hash(image)
+    mask = None if raw.mask is None else pictures.read_defect_mask(raw, image.shape[:2])
     image = pictures.resize_rgb(image, size)
     sample = Sample(
         id=name,
@@ -100,15 +103,17 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
     bad raw data, for a defect type that cannot be split, and for a test picture that is also in training.
     """
     size, rule, k = config["prepare.size"], config["prepare.split"], config["prepare.raw_mask_cells"]
-    root = Path(raw).absolute()
-    raw_samples = layouts.read(layout, Path(raw), dataset, category)
-    if len({sample_id(s) for s in raw_samples}) < len(raw_samples):
-        raise UserError(f"{raw}/{category}: two pictures get the same id <subset>_<defect>_<name>; rename a defect folder")
-    parts = roles(raw_samples, rule)
+    root, notes = Path(raw).absolute(), Notes()
+    raw_samples = layouts.read(layout, Path(raw), dataset, category, notes)
+    ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
+    progress = Progress(f"{dataset} {category}", len(raw_samples))
     with whole_folder(out) as folder, manifest(folder / "manifest.json", "prepare", config, dataset=dataset, category=category) as record:
         for name in ("images", "masks", "references"):
             (folder / name).mkdir()
-        prepared = [prepare_one(s, role, root, folder, size, k) for s, role in zip(raw_samples, parts, strict=True)]
+        prepared = []
+        for one in zip(raw_samples, ids, parts, strict=True):
+            prepared.append(prepare_one(*one, root, folder, size, k))
+            progress.step()
         record["distinct_pictures"] = check_leaks((str(Path(raw) / sample.source), sample.role, content) for sample, content in prepared)
         samples = sorted((sample for sample, _ in prepared), key=lambda s: s.id)
         split = split_record(rule, k, dataset, category, ((s.id, s.defect, s.role) for s in samples))
@@ -116,5 +121,13 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         write_json(folder / "split.json", split)
         _sheet(folder, samples)
         record["split_sha256"] = split["sha256"]
-        record["roles"] = {role: parts.count(role) for role in ("normal", "generator", "both", "test") if role != "both" or "both" in parts}
+        record["roles"] = {
+            "normal": parts.count("normal"),
+            "generator": sum(s.defect_trains for s in samples),
+            "test": sum(s.tests for s in samples),
+        }
+        if rule == "literal":
+            record["leaking"] = parts.count("both")  # these count twice above
         record["defects"] = sorted(split["defects"])
+        record["odd"] = notes.odd
+    progress.done(notes.odd)

@@ -1,0 +1,118 @@
+"""The user's own pictures: a tree like MVTec AD's, or any tree with a manifest.csv.
+
+The manifest stands at the root or in a category's folder and has the columns image, mask, defect (`good` for normals) and
+split (train, test); paths are relative to the manifest's own folder and stay inside it. At the root a column `category` says
+which rows are whose; without it all rows are of the one category that is asked for. What `helixbench import` writes is
+such a manifest; its other columns are not used.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePath
+
+from helixbench.datasets import mvtec_ad
+from helixbench.datasets.notes import Notes
+from helixbench.errors import UserError
+from helixbench.records import GOOD, RawSample, read_rows
+
+MANIFEST = "manifest.csv"
+COLUMNS = ("image", "mask", "defect", "split")
+ADVICE = f"write a header line with {','.join(COLUMNS)} and commas between the cells"
+NAME = re.compile(r"\w[\w .+-]*")
+"""Defect types become names of folders and files."""
+
+
+def _manifest(root: Path, category: str) -> Path | None:
+    return next((path for path in (root / category / MANIFEST, root / MANIFEST) if path.is_file()), None)
+
+
+def _rows(manifest: Path, root: Path, category: str) -> list[tuple[int, dict[str, str]]]:
+    rows = read_rows(manifest, COLUMNS, ADVICE)
+    nameless = next((number for number, row in rows if not row.get("category", category)), None)
+    if nameless is not None:
+        raise UserError(f"{manifest}: row {nameless}: no category; write one in every row, or leave the column out")
+    mixed = manifest.parent == root and category != "."
+    return [(number, row) for number, row in rows if not mixed or row.get("category", category) == category]
+
+
+def categories(root: Path) -> list[str]:
+    """Categories of the root's manifest, or of its folders; `.` when the root itself is one."""
+    if (root / MANIFEST).is_file():
+        return sorted({row.get("category", ".") for _, row in _rows(root / MANIFEST, root, ".")}) or ["."]
+    is_one = lambda path: any((path / mark).exists() for mark in (MANIFEST, *mvtec_ad.MARKS))  # noqa: E731
+    return ["."] if is_one(root) else [path.name for path in mvtec_ad.folders_in(root) if is_one(path)]
+
+
+def check(root: Path, category: str, key: str) -> None:
+    """UserError when there is neither a manifest with rows of the category nor a train/good."""
+    manifest = _manifest(root, category)
+    if manifest is None:
+        if not (root / category / "train" / GOOD).is_dir():
+            raise UserError(
+                f"{root / category}: neither {MANIFEST} nor train/{GOOD}; put normals into train/{GOOD}, or list the pictures in a "
+                f"{MANIFEST} with {','.join(COLUMNS)}, or set {key}"
+            )
+    elif not _rows(manifest, root, category):
+        raise UserError(f"{manifest}: no rows of the category {category}; add them or set {key}")
+
+
+def _path(folder: Path, cell: str, where: str, what: str) -> Path:
+    """Absolute path of a cell; UserError when it leaves the folder or is missing."""
+    if PurePath(cell).is_absolute() or ".." in PurePath(cell).parts:
+        raise UserError(f"{where}: {what} {cell}: write a path relative to {folder} that stays inside, without ..")
+    path = folder / cell
+    if not path.exists():
+        raise UserError(f"{where}: {what} {cell}: no such file in {folder}; correct the path or remove the row")
+    return path.absolute()
+
+
+def _sample(folder: Path, dataset: str, category: str, row: dict[str, str], where: str) -> RawSample:
+    image, mask, defect, split = (row[name].strip() for name in COLUMNS)
+    if split not in ("train", "test"):
+        raise UserError(f"{where}: split {split!r} is neither train nor test; write one of the two")
+    if not NAME.fullmatch(defect):
+        raise UserError(f"{where}: defect {defect!r} is no name; write {GOOD} for a normal picture, or letters, digits, blanks and . + - _")
+    if defect == GOOD and mask:
+        raise UserError(f"{where}: a mask for a normal picture; leave the cell empty, or name the defect")
+    if defect != GOOD and not mask:
+        raise UserError(f"{where}: the defect {defect} has no mask; name its mask, or write {GOOD} for a normal picture")
+    if defect != GOOD and split == "train":
+        raise UserError(f"{where}: a defect in train; write test: the key prepare.split says which defects train the generator")
+    if not mvtec_ad.is_picture(PurePath(image).name):
+        raise UserError(f"{where}: image {image!r} is no picture; name a file that ends in {', '.join(sorted(mvtec_ad.SUFFIXES))}")
+    file = _path(folder, image, where, "image")
+    return RawSample(dataset, category, defect, split, file, _path(folder, mask, where, "mask") if mask else None)
+
+
+def shared_files(root: Path, category: str) -> list[Path]:
+    """The manifest and what it lists, wherever that is."""
+    manifest = _manifest(root, category)
+    if manifest is None:
+        return []
+    listed = [manifest.parent / row[name] for _, row in _rows(manifest, root, category) for name in ("image", "mask") if row[name]]
+    return [manifest, *(file for path in listed for file in (mvtec_ad.pictures_in(path).values() if path.is_dir() else [path]))]
+
+
+def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
+    """Every picture of a category, sorted; problems name the row of the manifest, or the file of the tree, that is wrong."""
+    key = f"prepare.datasets.{dataset}.root"
+    manifest = _manifest(root, category)
+    if manifest is None:
+        with notes.caught():
+            check(root, category, key)
+        return mvtec_ad.read(root, dataset, category, notes) if (root / category).is_dir() else []
+    check(root, category, key)
+    samples: dict[Path, RawSample] = {}
+    for number, row in _rows(manifest, root, category):
+        where = f"{manifest}: row {number}"
+        with notes.caught():
+            sample = _sample(manifest.parent, dataset, category, row, where)
+            if sample.image in samples:
+                raise UserError(f"{where}: image {row['image']} is listed twice; remove one of the rows")
+            samples[sample.image] = sample
+    found = {("defect" if s.defect != GOOD else f"normal picture in {s.subset}") for s in samples.values()}
+    for wanted in ("normal picture in train", "normal picture in test", "defect"):
+        if wanted not in found:
+            notes.problem(f"{manifest}: no {wanted}; add rows of the kind")
+    return sorted(samples.values(), key=lambda s: (s.subset, s.defect, str(s.image)))

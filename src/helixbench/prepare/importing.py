@@ -1,0 +1,213 @@
+"""`helixbench import`: look at raw pictures before anything is made of them, and write down what they are."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from helixbench.datasets import layouts
+from helixbench.datasets.notes import Notes
+from helixbench.errors import UserError, UserErrors
+from helixbench.prepare import pictures
+from helixbench.prepare.progress import Progress
+from helixbench.prepare.sheet import draw_lines, outlined
+from helixbench.prepare.split import check_leaks, roles
+from helixbench.provenance import sha256
+from helixbench.records import GOOD, RawSample, write_csv
+
+PUBLISHED = {"mvtec_ad": "MVTec-AD", "mvtec_loco": "MVTec-LOCO", "visa": "VisA", "mpdd": "MPDD", "btad": "BTAD", "magnetic_tile": "MTD"}
+"""Names of data sets by their layouts; other data are called like their folder."""
+
+TILES = 8
+"""Pictures of a defect type on the contact sheet."""
+
+LARGE, SMALL = 0.5, 10
+"""Share of the picture above which a mask is odd, perhaps inverted; pixels below which it is, perhaps a slip."""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A row of the manifest: paths are relative to the root, width and height those of the upright picture [pixel]."""
+
+    dataset: str
+    category: str
+    defect: str
+    split: str
+    image: str
+    mask: str
+    width: int
+    height: int
+    sha256: str
+
+
+@dataclass
+class _Seen:
+    """What opening a picture and its mask has shown."""
+
+    raw: RawSample
+    problems: list[str] = field(default_factory=list)
+    size: tuple[int, int] = (0, 0)
+    sha256: str = ""
+    content: str = ""
+    kind: str = ""
+    turned: bool = False
+    area: float | None = None
+    tile: Image.Image | None = None
+
+
+def _look(raw: RawSample, shown: bool) -> _Seen:
+    seen, image, mask = _Seen(raw), None, None
+    try:
+        image = pictures.read_rgb(raw.image)
+        seen.size, seen.content, seen.sha256 = (image.shape[1], image.shape[0]), pictures.content_hash(image), sha256(raw.image)
+        seen.kind, seen.turned = pictures.kind_of(raw.image)
+    except UserError as error:
+        seen.problems.append(str(error))
+    try:
+        if raw.mask is not None:
+            mask = pictures.read_defect_mask(raw, None if image is None else image.shape[:2])
+            seen.area = float(mask.mean())
+    except UserError as error:
+        seen.problems.append(str(error))
+    if shown and image is not None:
+        seen.tile = outlined(image, mask)
+    return seen
+
+
+def _chosen(samples: Sequence[RawSample]) -> set[Path]:
+    """Up to TILES pictures of each defect type, spread over all of them."""
+    groups = defaultdict(list)
+    for sample in samples:
+        groups[sample.defect].append(sample.image)
+    pick = lambda images: (images[int(i)] for i in np.linspace(0, len(images) - 1, min(TILES, len(images))).round())  # noqa: E731
+    return {image for images in groups.values() for image in pick(images)}
+
+
+def _counted(found: Sequence[_Seen], what: Callable[[_Seen], object], text: str, category: str) -> list[str]:
+    """A line when this is true of any picture: how many, and which is the first."""
+    those = [seen.raw.image for seen in found if what(seen)]
+    return [f"{category}: {text}: {len(those)} of {len(found)} pictures, e.g. {those[0]}"] if those else []
+
+
+def _odd(found: Sequence[_Seen], category: str) -> list[str]:
+    kinds = Counter(seen.kind for seen in found)
+    plain = kinds.keys() & {"colour", "grey"}
+    usual = max(plain, key=kinds.get) if plain else None
+    lines = []
+    for kind in sorted(kinds.keys() - {usual, ""}):
+        lines += _counted(found, lambda seen, kind=kind: seen.kind == kind, kind, category)
+    lines += _counted(found, lambda seen: seen.turned, "turned upright by the EXIF orientation, look whether masks agree", category)
+    lines += _counted(found, lambda seen: (seen.area or 0) > LARGE, "mask over more than half of the picture", category)
+    pixels = lambda seen: SMALL if seen.area is None else seen.area * seen.size[0] * seen.size[1]  # noqa: E731
+    lines += _counted(found, lambda seen: pixels(seen) < SMALL - 0.5, f"mask of fewer than {SMALL} pixels", category)
+    for defect, count in Counter(seen.raw.defect for seen in found if seen.raw.defect != GOOD).items():
+        if count == 2:
+            lines.append(f"{category}: 2 pictures of {defect}: too few for prepare.split third, which gives a third to the generator")
+    first: dict[str, Path] = {}
+    for seen in found:
+        if seen.content and first.setdefault(seen.content, seen.raw.image) != seen.raw.image:
+            lines.append(f"{seen.raw.image}: the same picture as {first[seen.content]}")
+    return lines
+
+
+def look_at(layout: str, root: Path, dataset: str, folder: str, category: str, notes: Notes, sheet: bool) -> list[_Seen]:
+    """Read a category whole; what is wrong or odd goes to `notes`, which collects."""
+    raw: list[RawSample] = []
+    with notes.caught():
+        raw = layouts.read(layout, root, dataset, folder, notes)
+    shown, progress = _chosen(raw) if sheet else set(), Progress(f"{dataset} {category}", len(raw))
+    found = []
+    with ThreadPoolExecutor() as pool:  # decoding and hashing run outside of the interpreter's lock
+        for seen in pool.map(lambda sample: _look(sample, sample.image in shown), raw):
+            found.append(seen)
+            notes.problems += seen.problems
+            progress.step()
+    parts = roles(raw, "half", notes)
+    check_leaks(((str(s.raw.image), role, s.content) for s, role in zip(found, parts, strict=True) if s.content), notes)
+    notes.odd += _odd(found, category)
+    return found
+
+
+def _sizes(found: Sequence[_Seen]) -> str:
+    sizes = sorted({seen.size for seen in found})
+    if len(sizes) == 1:
+        return "{}x{}".format(*sizes[0])
+    ranges = ("-".join(map(str, sorted({min(side), max(side)}))) for side in zip(*sizes, strict=True))
+    return f"{len(sizes)} sizes, " + " x ".join(ranges)
+
+
+def _table(found: dict[str, list[_Seen]]) -> str:
+    """A line for each defect type of each category, and the sum."""
+    rows = [("category", "defect", "train", "test", "masks", "mask area", "size")]
+    for category, all_seen in found.items():
+        for defect in sorted({seen.raw.defect for seen in all_seen}, key=lambda name: (name != GOOD, name)):
+            those = [seen for seen in all_seen if seen.raw.defect == defect]
+            subset = Counter(seen.raw.subset for seen in those)
+            areas = [100 * seen.area for seen in those if seen.area is not None]
+            area = f"{min(areas):.2f}-{max(areas):.1f} %" if areas else ""
+            rows.append((category, defect, str(subset["train"]), str(subset["test"]), str(len(areas)), area, _sizes(those)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    sides = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust)
+    return "\n".join("  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _sheet(path: Path, title: str, found: dict[str, list[_Seen]]) -> None:
+    lines = []
+    for category, all_seen in found.items():
+        for defect in sorted({seen.raw.defect for seen in all_seen}, key=lambda name: (name != GOOD, name)):
+            those = [seen for seen in all_seen if seen.raw.defect == defect and seen.tile]
+            names = [s.raw.image.stem if len(s.raw.image.stem) < 15 else f"..{s.raw.image.stem[-12:]}" for s in those]
+            lines.append((f"{category}\n{defect}", [(f"{s.raw.subset} {name}", s.tile) for s, name in zip(those, names, strict=True)]))
+    draw_lines(path, title, lines)
+
+
+def _written(path: Path, write: Callable[[], None]) -> None:
+    try:
+        write()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another file") from None
+
+
+def run(layout: str, root: Path, *, out: Path | None = None, report: Path | None = None, dataset: str | None = None) -> None:
+    """Check every category of a raw folder, print what is there, and write the manifest and the contact sheet.
+
+    The manifest's columns are those of `Imported`; at the root it is one of the layout `folder`. Raises UserErrors with
+    every problem, and then writes nothing.
+    """
+    root, notes = Path(root), Notes(collect=True)
+    dataset = dataset or PUBLISHED.get(layout) or root.resolve().name
+    folders, others = layouts.categories(layout, root)
+    notes.odd += [f"{path}: not read; no category in the layout {layout}" for path in others]
+    found = {}
+    for folder in folders:
+        category = root.resolve().name if folder == "." else folder
+        found[category] = look_at(layout, root, dataset, folder, category, notes, report is not None)
+    home = root.absolute()
+    as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]  # noqa: E731
+    if notes.problems:
+        raise UserErrors(as_given(notes.problems))
+    relative = lambda path: path.relative_to(home).as_posix() if path else ""  # noqa: E731
+    rows = [
+        Imported(dataset, category, s.raw.defect, s.raw.subset, relative(s.raw.image), relative(s.raw.mask), *s.size, s.sha256)
+        for category, all_seen in found.items()
+        for s in all_seen
+    ]
+    if out is not None:
+        _written(out, lambda: write_csv(out, rows, Imported))
+    if report is not None:
+        _written(report, lambda: _sheet(report, f"{dataset}: {layout}, {len(rows)} pictures", found))
+    print(_table(found))
+    defects = {(row.category, row.defect) for row in rows if row.defect != GOOD}
+    masks = sum(bool(row.mask) for row in rows)
+    counts = {"pictures": len(rows), "masks": masks, "defect types": len(defects), "categories": len(found), "odd things": len(notes.odd)}
+    print(", ".join(f"{name}: {count}" for name, count in counts.items()))
+    for line in as_given(notes.odd[: UserErrors.SHOWN]):
+        print(f"odd: {line}")
+    if len(notes.odd) > UserErrors.SHOWN:
+        print(f"odd: and {len(notes.odd) - UserErrors.SHOWN} more")
