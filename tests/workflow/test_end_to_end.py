@@ -222,12 +222,16 @@ def test_a_changed_picture_reruns_its_category_only(finished):
     assert finished.plan(overlays=OVERLAYS) == set()
 
 
-def test_a_changed_score_reruns_scores_and_their_table_only(finished):
+def test_a_changed_score_reruns_scores_and_what_shows_them_only(finished):
     overlay = finished.write("score.yaml", {"score": {"ic_lpips": {"cap": 3}}})
     assert finished.plan(overlays=(*OVERLAYS, overlay)) == {
         *(f"Score {method} on {dataset} {category}" for method in METHODS for dataset, category in CATEGORIES),
         "Render table 1",
-        "All tables and figures are in results/e2e/report",
+        "Draw results, training, cost, detectors and masks",
+        "Write every number of the tables as a LaTeX macro",
+        "Write the averages of all scores",
+        "Write the HTML page",
+        "All tables and figures are in results/e2e/report; the page is results/e2e/report/index.html",
     }
     assert finished.plan(overlays=OVERLAYS) == set()
 

@@ -58,9 +58,8 @@ def read(project):
     datasets = {
         "Tree": {"layout": "mvtec_ad", "root": "tree", "categories": ["gear", "bolt"]},
         "Listed": {"layout": "folder", "root": "listed", "categories": ["nut", "pin"]},
-        "Procedural": None,
     }
-    overlay = project.write("read.yaml", {"run": {"name": "read"}, "prepare": {"datasets": datasets}})
+    overlay = project.write("read.yaml", {"run": {"name": "read"}, "prepare": {"use": list(datasets), "datasets": datasets}})
     return project, ("config/smoke.yaml", overlay)
 
 
@@ -90,7 +89,7 @@ def test_a_leak_stops_the_workflow(read):
     project, overlays = read
     leaking = Path("tree/gear/test/good/another name.bmp")
     Image.open(project.root / "tree/gear/train/good/001.png").save(project.root / leaking)
-    alone = project.write("alone.yaml", {"prepare": {"datasets": {"Listed": None, "Tree": {"categories": ["gear"]}}}})
+    alone = project.write("alone.yaml", {"prepare": {"use": ["Tree"], "datasets": {"Tree": {"categories": ["gear"]}}}})
     result = project.snakemake(overlays=(*overlays, alone))
     assert result.returncode != 0 and "Traceback" not in result.stdout
     (line,) = {line for line in result.stdout.splitlines() if line.startswith("helixbench: ") and "the same picture as" in line}

@@ -73,7 +73,7 @@ rule report_plots:
         manifests=all_manifests(),
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect"),
     output:
-        [f"{REPORT}/{name}.{suffix}" for name in PLOTS for suffix in ("png", "pdf")],
+        plots=[f"{REPORT}/{name}.{suffix}" for name in PLOTS for suffix in ("png", "pdf")],
         cost=f"{REPORT}/cost.csv",
     log:
         f"{LOGS}/report_plots.log",
@@ -107,7 +107,7 @@ rule report_numbers:
     input:
         tables=expand(rules.report_table.output.csv, number=CONFIG.report.tables),
     output:
-        f"{REPORT}/numbers.tex",
+        numbers=f"{REPORT}/numbers.tex",
     log:
         f"{LOGS}/report_numbers.log",
     benchmark:
@@ -124,7 +124,7 @@ rule report_numbers:
     message:
         "Write every number of the tables as a LaTeX macro"
     shell:
-        "helixbench report numbers {params.tables} " "--out {output:q} " "2>&1 | tee {log:q}"
+        "helixbench report numbers {params.tables} " "--out {output.numbers:q} " "2>&1 | tee {log:q}"
 
 
 rule report_summary:
@@ -132,7 +132,7 @@ rule report_summary:
         scores=all_scores(),
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
     output:
-        f"{REPORT}/summary.json",
+        summary=f"{REPORT}/summary.json",
     log:
         f"{LOGS}/report_summary.log",
     benchmark:
@@ -149,7 +149,7 @@ rule report_summary:
     message:
         "Write the averages of all scores"
     shell:
-        "helixbench report summary " "--config {input.config:q} " "{params.scores} " "--out {output:q} " "2>&1 | tee {log:q}"
+        "helixbench report summary " "--config {input.config:q} " "{params.scores} " "--out {output.summary:q} " "2>&1 | tee {log:q}"
 
 
 rule report_page:
