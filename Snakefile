@@ -18,7 +18,7 @@ wildcard_constraints:
     method=one_of(EVERYTHING),
     seed=r"\d+",
     number=r"[1-9]",
-    figure=r"[5-8]",
+    figure=r"[5-9]",
 
 
 include: "workflow/rules/fetch.smk"

@@ -259,11 +259,12 @@ def grid(
     config: ConfigFile,
     results: Annotated[Path, typer.Option(help="Run folder that holds prepare/ and generate/")],
     out: Out,
+    arms: Annotated[bool, typer.Option("--arms", help="The rows of Table VIII instead of the methods")] = False,
 ) -> None:
     """Generated pairs beside real ones, in the manner of the paper's Figure 5."""
     from helixbench.report import figures
 
-    figures.run(dataset, Slice.load(config), results=results, out=out)
+    figures.run(dataset, Slice.load(config), results=results, out=out, arms=arms)
 
 
 @report_app.command()

@@ -16,6 +16,9 @@ from typing import TypeVar
 from helixbench.errors import UserError
 from helixbench.provenance import write_text
 
+LEAKING = ("literal", "third_anomalydiffusion", "third_dualanodiff")
+"""Splits by which a picture may be trained on and tested: each to compare with numbers that were made that way."""
+
 GOOD = "good"
 """Defect name of a normal picture, as in the MVTec layout."""
 
@@ -43,7 +46,7 @@ class Sample:
     """A prepared picture: one row of prepare/<dataset>/<category>/samples.csv.
 
     role: `normal` (trains generators and detectors), `generator` (defective, trains generators), `test` (held out), `both`
-    (generator and test: only in the leaking split `literal`).
+    (generator and test: only in a split that leaks).
     image: 8-bit RGB PNG; mask: 8-bit PNG of 0 and 255, empty string for normals; raw_mask: e.g. `5x5:1,7` (row-major
     cells holding anomaly, K x K), empty for normals; reference_cells / reference_tight: crops by the raw mask (cells
     kept in place on mid-grey / their bounding box resized), empty for normals; sha256: of the raw picture file.

@@ -90,10 +90,11 @@ class Prepare(_Section):
     """Working pictures, binary masks, split, raw masks and reference crops."""
 
     size: int = Field(256, ge=32, le=1024, multiple_of=16, description="working side [pixel] (paper IV-A)")
-    split: Literal["half", "third", "literal"] = Field(
+    split: Literal["half", "third", "literal", "third_anomalydiffusion", "third_dualanodiff"] = Field(
         "half",
         description="half, third: first floor(n/2) or floor(n/3) sorted files of each defect type train the generator, the rest tests; "
-        "literal: as half, but all test, which leaks (readings 19 and 20)",
+        "literal: as half, but all test; third_anomalydiffusion, third_dualanodiff: as their scripts count; these three leak "
+        "(readings 19 and 20)",
     )
     raw_mask_cells: int = Field(5, ge=1, le=32, description="K: raw masks are K x K cells (paper III-B)")
     use: tuple[Name, ...] = Field((), description="data sets of this run, by their keys in `datasets`; empty: all")

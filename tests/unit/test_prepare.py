@@ -20,7 +20,7 @@ from helixbench.prepare.progress import Progress
 from helixbench.prepare.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.split import check_leaks, generator_part, roles, split_record
 from helixbench.provenance import sha256, sha256_tree
-from helixbench.records import GOOD, RawSample, Sample, parse_cells, read_csv
+from helixbench.records import GOOD, LEAKING, RawSample, Sample, parse_cells, read_csv
 from helixbench.schema import Procedural
 
 DATA = Path(os.environ.get("HELIXBENCH_DATA") or Path(__file__).parents[2].parent / "shared/data")
@@ -96,6 +96,20 @@ def test_third_and_literal():
     assert roles(samples, "literal") == ["both", "test", "test", "test", "normal"]
     with pytest.raises(UserError, match="2 pictures only, and a third of 2 is 0"):
         roles([raw("dent", "0"), raw("dent", "1"), raw(GOOD, "0", "train")], "third")
+
+
+@pytest.mark.parametrize("n, trains, both", [(3, 1, 0), (8, 2, 0), (9, 3, 0), (12, 4, 0), (27, 9, 0)])
+def test_the_rivals_count_one_picture_more(n, trains, both):
+    """AnomalyDiffusion's loop always, DualAnoDiff's script unless floor(n/3) is a multiple of 3; both test from floor(n/3) on."""
+    names = [f"{i:02d}" for i in range(n)]
+    samples = [*(raw("dent", name) for name in names), raw(GOOD, "0"), raw(GOOD, "0", "train")]
+    assert [roles(samples, "third").count(role) for role in ("generator", "both", "test")] == [trains, both, n - trains + 1]
+    found = roles(samples, "third_anomalydiffusion")
+    assert [found.count(role) for role in ("generator", "both", "test")] == [trains, 1, n - trains]
+    assert found[trains] == "both" and generator_part(names, "third_anomalydiffusion") == names[: trains + 1]
+    found = roles(samples, "third_dualanodiff")
+    extra = int(trains % 3 != 0)
+    assert [found.count(role) for role in ("generator", "both", "test")] == [trains, extra, n - trains - extra + 1]
 
 
 def test_literal_leaks_its_own_pictures_and_no_others():
@@ -293,9 +307,9 @@ def test_split_file(out):
     assert manifest["split_sha256"] == split["sha256"] and manifest["roles"] == {"normal": 3, "generator": 4, "test": 10}
 
 
-@pytest.mark.parametrize("rule, generator, test", [("half", 1, 2), ("third", 1, 2), ("literal", 1, 3)])
+@pytest.mark.parametrize("rule, generator, test", [("half", 1, 2), ("third", 1, 2), ("literal", 1, 3), ("third_anomalydiffusion", 2, 2)])
 def test_every_split_through_its_readers(drawn, tmp_path, rule, generator, test):
-    """Training, scoring and testing read the same folder; of three pictures one trains, and `literal` tests it, too."""
+    """Training, scoring and testing read the same folder; of three pictures one trains; splits that leak test some of those."""
     stage.run("drawn", "disc", Slice({**VALUES, "prepare.split": rule}), layout="procedural", raw=drawn, out=tmp_path / "disc")
     samples = read_csv(tmp_path / "disc/samples.csv", Sample)
     bends = [s for s in samples if s.defect == "bend"]
@@ -304,16 +318,16 @@ def test_every_split_through_its_readers(drawn, tmp_path, rule, generator, test)
     assert len(trains) == generator == sum(s.defect_trains for s in bends) and sum(s.tests for s in bends) == test
     tested, images, masks = detect_stage._test_set(tmp_path / "disc", samples)
     shared = set(trains) & {s.id for s in tested}
-    assert shared == (set(trains) if rule == "literal" else set())
+    assert shared == {"literal": set(trains), "third_anomalydiffusion": set(trains[1:])}.get(rule, set())
     assert len(tested) == len(images) == len(masks) and not any(s.role == "normal" for s in tested)
     split = json.loads((tmp_path / "disc/split.json").read_text())
-    assert split["rule"] == rule and split.get("leaking", False) == (rule == "literal")
+    assert split["rule"] == rule and split.get("leaking", False) == (rule in LEAKING)
     rest = {key: value for key, value in split.items() if key != "sha256"}
     assert hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest() == split["sha256"]
     manifest = json.loads((tmp_path / "disc/manifest.json").read_text())
     assert manifest["split_sha256"] == split["sha256"]
-    assert manifest["roles"] == {"normal": 3, "generator": 4, "test": 2 + 4 * test}
-    assert manifest.get("leaking") == (4 if rule == "literal" else None)
+    assert manifest["roles"] == {"normal": 3, "generator": 4 * generator, "test": 2 + 4 * test}
+    assert manifest.get("leaking") == (4 if rule in LEAKING else None)
 
 
 @pytest.mark.parametrize("rule", ["half", "third", "literal"])

@@ -73,7 +73,7 @@ def test_paper_configuration(paper):
         "score": ALL,
         "detect": ALL + ARMS,
         "report_table": 9,
-        "report_grid": 4,
+        "report_grid": 5,
         "report_plots": 1,
         "report_page": 1,
         "report_numbers": 1,
@@ -101,6 +101,7 @@ def table(categories: int, stage: str) -> dict[str, int]:
         ("table_8", {"prepare": 15, "train": 60, "generate": 60, "detect": 60, "report_table": 1}),
         ("table_9", {"prepare": 15, "train": 75, "generate": 75, "detect": 75, "report_table": 1}),
         ("figure_6", {"prepare": 6, "train": 6 * LEARNERS, "generate": 6 * METHODS, "report_grid": 1}),
+        ("figure_9", {"prepare": 15, "train": 60, "generate": 60, "report_grid": 1}),
     ],
 )
 def test_named_targets(paper, target, expected):

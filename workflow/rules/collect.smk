@@ -25,6 +25,7 @@ localrules:
     figure_6,
     figure_7,
     figure_8,
+    figure_9,
 
 
 rule prepared:
@@ -167,6 +168,13 @@ rule figure_8:
         "Figure 8 is in {REPORT}"
 
 
+rule figure_9:
+    input:
+        grids(9) if ARMS[8] else [],
+    message:
+        "Figure 9 is in {REPORT}"
+
+
 rule plots:
     input:
         [path for path in rules.report_plots.output],
@@ -186,5 +194,6 @@ rule report:
 rule figures:
     input:
         [grids(figure) for figure in (5, 6, 7, 8)],
+        grids(9) if ARMS[8] and 8 in CONFIG.report.tables else [],
     message:
         "The figures are in {REPORT}"

@@ -139,14 +139,14 @@ def model_flag(wildcards) -> str:
 
 
 def pictures_of(wildcards) -> list[str]:
-    """Prepared and generated pictures of one data set."""
+    """Prepared and generated pictures of one data set; of the arms of Table VIII for figure 9."""
     categories = CONFIG.prepare.datasets[wildcards.dataset].categories
     patterns = [rules.prepare.output.manifest, rules.generate.output.manifest]
     return expand(
         patterns,
         dataset=wildcards.dataset,
         category=categories,
-        method=METHODS,
+        method=ARMS[8] if wildcards.figure == "9" else METHODS,
     )
 
 
@@ -160,7 +160,7 @@ def sources(number: int) -> list[str]:
 
 def grids(figure: int) -> list[str]:
     """The pages of a figure, a data set each."""
-    names = [name for name in CONFIG.prepare.datasets if GRIDS.get(name, 5) == figure]
+    names = SHOWN[8] if figure == 9 else [name for name in CONFIG.prepare.datasets if GRIDS.get(name, 5) == figure]
     return [path.format(figure=figure, dataset=name) for name in names for path in rules.report_grid.output]
 
 

@@ -40,7 +40,7 @@ rule report_table:
 rule report_grid:
     input:
         pictures=pictures_of,
-        config=config_slice("report", "train.methods", "prepare.datasets"),
+        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
     output:
         grid=f"{REPORT}/figure_{{figure}}_{{dataset}}.png",
         pages=f"{REPORT}/figure_{{figure}}_{{dataset}}.pdf",
@@ -57,6 +57,7 @@ rule report_grid:
         runtime="10m",
     params:
         results=subpath(output.grid, ancestor=2),
+        arms=lambda wildcards: "--arms" if wildcards.figure == "9" else "",
     message:
         "Draw the picture grid of {wildcards.dataset}"
     shell:
@@ -64,6 +65,7 @@ rule report_grid:
         "--config {input.config:q} "
         "--results {params.results:q} "
         "--out {output.grid:q} "
+        "{params.arms} "
         "2>&1 | tee {log:q}"
 
 

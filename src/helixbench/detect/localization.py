@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helixbench.detect.metrics import Ranking
-from helixbench.records import derive_seed
+from helixbench.records import LEAKING, derive_seed
 from helixbench.schema import Localization
 
 
@@ -159,6 +159,6 @@ def training_seed(root: int, dataset: str, category: str, seed: int) -> int:
 def describe(config: Localization, split: str, size: Sequence[int]) -> str:
     """Protocol text, e.g. `unet(vgg13_bn) half split, last checkpoint, 1000 steps x 8, 256 px`."""
     ema = f", EMA {config.optim.ema:g}" if config.optim.ema else ""
-    leaks = " (leaking: its test holds the generator's pictures)" if split == "literal" else ""
+    leaks = " (leaking: its test holds pictures of the generator)" if split in LEAKING else ""
     trained = f"{config.optim.steps} steps x {config.optim.batch}{ema}"
     return f"unet({config.encoder}) {split} split{leaks}, last checkpoint, {trained}, {size[0]} px"

@@ -9,46 +9,58 @@ from pathlib import Path
 from typing import Any
 
 from helixbench.datasets.notes import Notes
-from helixbench.records import GOOD, RawSample
-
-PARTS = {"half": 2, "third": 3, "literal": 2}
-"""The generator gets the first floor(n / part) sorted files of each defect type (readings 19 and 20).
-
-`literal` tests on all pictures, the generator's included: the paper's words taken as they stand.
-"""
+from helixbench.records import GOOD, LEAKING, RawSample
 
 _NAMES = {2: "half", 3: "a third"}
 
 
+def _part(rule: str) -> int:
+    return 3 if rule.startswith("third") else 2
+
+
+def borders(n: int, rule: str) -> tuple[int, int]:
+    """Of n sorted files of a defect type: how many train the generator, and the first that tests (readings 19 and 20).
+
+    half, third: floor(n/2), floor(n/3), and the rest tests. literal: as half, and all test: the paper's words taken as they
+    stand. third_anomalydiffusion: one more trains than is left out of the test, as its training loop counts.
+    third_dualanodiff: one more where floor(n/3) is no multiple of 3, as its training script counts.
+    """
+    first = n // _part(rule)
+    more = {"third_anomalydiffusion": 1, "third_dualanodiff": int(first % 3 != 0)}.get(rule, 0)
+    return first + more, 0 if rule == "literal" else first
+
+
 def generator_part(names: Sequence[str], rule: str) -> list[str]:
     """The sorted names that train the generator."""
-    return sorted(names)[: len(names) // PARTS[rule]]
+    return sorted(names)[: borders(len(names), rule)[0]]
 
 
 def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -> list[str]:
     """Role of each sample: train/good is `normal`; each defect type is split by `rule` into `generator` and `test`.
 
-    With `literal` the generator's pictures are `both`. A defect type with too few pictures to give the generator one is a
+    Where the rule leaks, pictures on both sides are `both`. A defect type with too few pictures to give the generator one is a
     problem of `notes`, which raises UserError unless it collects.
     """
     notes = notes or Notes()
     generator: set[Path] = set()
+    tested: set[Path] = set()
     for defect in sorted({s.defect for s in samples} - {GOOD}):
         images = [s.image for s in samples if s.defect == defect]
         first = generator_part(list(map(str, images)), rule)
         if not first:
             n = len(images)
             notes.problem(
-                f"{images[0].parent}: {n} picture{'s' * (n > 1)} only, and {_NAMES[PARTS[rule]]} of {n} is 0: none of the defect {defect} "
+                f"{images[0].parent}: {n} picture{'s' * (n > 1)} only, and {_NAMES[_part(rule)]} of {n} is 0: none of the defect {defect} "
                 "is left to train the generator; add pictures or remove the defect type with its masks"
             )
         generator |= set(map(Path, first))
+        tested |= set(map(Path, sorted(map(str, images))[borders(len(images), rule)[1] :]))
 
     def role(sample: RawSample) -> str:
         if sample.defect == GOOD:
             return "normal" if sample.subset == "train" else "test"
         if sample.image in generator:
-            return "both" if rule == "literal" else "generator"
+            return "both" if sample.image in tested else "generator"
         return "test"
 
     return [role(sample) for sample in samples]
@@ -88,6 +100,6 @@ def split_record(rule: str, k: int, dataset: str, category: str, members: Iterab
         "normal": pick(GOOD, "normal"),
         "good": {"test": pick(GOOD, "test")},
         "defects": {defect: {role: pick(defect, role) for role in ("generator", "test")} for defect in defects},
-        **({"leaking": True} if rule == "literal" else {}),
+        **({"leaking": True} if rule in LEAKING else {}),
     }
     return {**record, "sha256": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}

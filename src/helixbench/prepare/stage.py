@@ -18,7 +18,7 @@ from helixbench.prepare.raw_mask import cells_to_mask, raw_mask_cells, reference
 from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import check_leaks, roles, split_record
 from helixbench.provenance import manifest, sha256, write_json
-from helixbench.records import GOOD, RawSample, Sample, format_cells, parse_cells, write_csv
+from helixbench.records import GOOD, LEAKING, RawSample, Sample, format_cells, parse_cells, write_csv
 
 SHOWN = 3
 """Pictures of a role that the sheet shows."""
@@ -126,7 +126,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
             "generator": sum(s.defect_trains for s in samples),
             "test": sum(s.tests for s in samples),
         }
-        if rule == "literal":
+        if rule in LEAKING:
             record["leaking"] = parts.count("both")  # these count twice above
         record["defects"] = sorted(split["defects"])
         record["odd"] = notes.odd

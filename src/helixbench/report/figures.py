@@ -47,14 +47,19 @@ class Block:
     groups: tuple[Group, ...]
 
 
-def run(dataset: str, config: Slice, *, results: Path, out: Path) -> None:
+def run(dataset: str, config: Slice, *, results: Path, out: Path, arms: bool = False) -> None:
     """Write the grid of a data set as PNG to `out` and as PDF, one page a category, next to it.
+
+    arms: the rows of Table VIII instead of the methods (Figure 9).
 
     results: run folder holding prepare/ and generate/. Pictures are spread evenly over the pairs that passed the
     gate, by index. Raises UserError for missing or damaged manifests and pictures.
     """
     columns = config["report"].grid_columns
     named = {key: method.label for key, method in config["train.methods"].items()}
+    if arms:
+        rows = {arm.rows[8]: key if arm.change else arm.of for key, arm in config["train.ablations"].items() if 8 in arm.rows}
+        named = {rows[label]: label for label in sorted(rows)}
     pages = [_blocks(results, dataset, category, named, columns) for category in config["prepare.datasets"][dataset].categories]
     blocks = [block for page in pages for block in page]
     if not blocks:
