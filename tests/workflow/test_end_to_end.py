@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import zipfile
 
 import pytest
 from conftest import Project, fake_mvtec
@@ -178,6 +179,17 @@ def test_the_page_needs_no_network_and_its_filters_work(finished, tmp_path):
     )
     with Image.open(tmp_path / "page.png") as picture:
         assert len(picture.convert("L").getcolors()) > 50
+
+
+def test_snakemake_s_own_report_holds_tables_figures_and_captions(finished):
+    result = finished.snakemake("--report", "report.zip", overlays=OVERLAYS)
+    assert result.returncode == 0, result.stdout[-3000:]
+    with zipfile.ZipFile(finished.root / "report.zip") as archive:
+        names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
+        text = "".join(archive.read(name).decode(errors="replace") for name in archive.namelist() if name.endswith((".html", ".js")))
+    assert {"table_4.csv", "figure_5_Procedural.png", "overview.png", "index.html", "predictions.png"} <= names
+    for words in ("Pairs of every method", "the mean of its rows", "Held-out real pictures", "Plots"):
+        assert words in text
 
 
 def test_every_job_is_logged_and_measured(finished):

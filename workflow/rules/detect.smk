@@ -8,7 +8,11 @@ rule detect:
         config=config_slice("run.seed", "detect"),
     output:
         scores=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/scores.csv",
-        predictions=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/predictions.png",
+        predictions=report(
+            f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/predictions.png",
+            caption="../report/predictions.rst",
+            category="Detectors",
+        ),
         manifest=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/manifest.json",
     log:
         f"{LOGS}/detect/{{method}}/{ONE}/seed{{seed}}.log",

@@ -7,7 +7,7 @@ rule report_table:
         published=lambda wildcards: f"{PUBLISHED}/table_{wildcards.number}.csv",
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
     output:
-        csv=f"{REPORT}/table_{{number}}.csv",
+        csv=report(f"{REPORT}/table_{{number}}.csv", caption="../report/table.rst", category="Tables"),
         tex=f"{REPORT}/table_{{number}}.tex",
         md=f"{REPORT}/table_{{number}}.md",
         html=f"{REPORT}/table_{{number}}.html",
@@ -42,7 +42,7 @@ rule report_grid:
         pictures=pictures_of,
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
     output:
-        grid=f"{REPORT}/figure_{{figure}}_{{dataset}}.png",
+        grid=report(f"{REPORT}/figure_{{figure}}_{{dataset}}.png", caption="../report/grid.rst", category="Pairs"),
         pages=f"{REPORT}/figure_{{figure}}_{{dataset}}.pdf",
     log:
         f"{LOGS}/report_grid/{{figure}}_{{dataset}}.log",
@@ -75,7 +75,8 @@ rule report_plots:
         manifests=all_manifests(),
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect"),
     output:
-        plots=[f"{REPORT}/{name}.{suffix}" for name in PLOTS for suffix in ("png", "pdf")],
+        plots=report([f"{REPORT}/{name}.png" for name in PLOTS], caption="../report/plots.rst", category="Plots"),
+        pages=[f"{REPORT}/{name}.pdf" for name in PLOTS],
         cost=f"{REPORT}/cost.csv",
     log:
         f"{LOGS}/report_plots.log",
@@ -162,7 +163,7 @@ rule report_page:
         manifests=all_manifests(),
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect"),
     output:
-        page=f"{REPORT}/index.html",
+        page=report(f"{REPORT}/index.html", caption="../report/page.rst", category="Page"),
     log:
         f"{LOGS}/report_page.log",
     benchmark:
