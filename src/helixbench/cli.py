@@ -268,6 +268,25 @@ def grid(
 
 
 @report_app.command()
+def attention(
+    models: Annotated[list[str], typer.Argument(help="KEY=FOLDER: a DH-Diff of train.methods and its trained folder")],
+    config: ConfigFile,
+    prepared: Prepared,
+    out: Annotated[Path, typer.Option(help="PNG to write; a PDF and the shares as JSON stand beside it")],
+    layer: Annotated[str, typer.Option(help="Layer shown")] = "encoder.1.0",
+    threads: Threads = None,
+) -> None:
+    """Figure 3: what a query in the defect attends to, in models with and without DDA."""
+    from helixbench.generate import attention
+
+    _threads(threads)
+    if not all("=" in model for model in models):
+        raise UserError("report attention: give each model as KEY=FOLDER")
+    named = {key: Path(folder) for key, _, folder in (model.partition("=") for model in models)}
+    attention.run(Slice.load(config), models=named, prepared=prepared, layer=layer, out=out)
+
+
+@report_app.command()
 def plots(
     config: ConfigFile,
     published: Annotated[Path, typer.Option(help="Folder of the published tables")],

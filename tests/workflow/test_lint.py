@@ -30,7 +30,7 @@ def test_every_rule_is_complete(file, name, body):
         assert resource in body
     inputs = re.search(r"^    input:\n((?:        .*\n)+)", body, flags=re.M)[1]
     outputs = re.search(r"^    output:\n((?:        .*\n)+)", body, flags=re.M)[1]
-    for line in (inputs + outputs).splitlines():
+    for line in re.findall(r"^ {8}[^\s)].*$", inputs + outputs, flags=re.M):
         assert re.match(r"        \w+=", line), f"{file}: {name}: an input or output has no name: {line.strip()}"
     shell = re.findall(r'"([^"]+)"', body.split("    shell:\n")[1])  # snakefmt puts short ones on one line
     assert shell[0].startswith("helixbench ")

@@ -21,6 +21,7 @@ localrules:
     table_9,
     plots,
     report,
+    figure_3,
     figure_5,
     figure_6,
     figure_7,
@@ -140,6 +141,13 @@ rule tables:
         "The tables are in {REPORT}"
 
 
+rule figure_3:
+    input:
+        each(rules.report_attention.output.figure, datasets=SHOWN[8]) if dda_and_plain() else [],
+    message:
+        "Figure 3 is in {REPORT}/figure_3"
+
+
 rule figure_5:
     input:
         grids(5),
@@ -194,6 +202,7 @@ rule report:
 rule figures:
     input:
         [grids(figure) for figure in (5, 6, 7, 8)],
-        grids(9) if ARMS[8] and 8 in CONFIG.report.tables else [],
+        rules.figure_3.input if 8 in CONFIG.report.tables else [],
+        rules.figure_9.input if 8 in CONFIG.report.tables else [],
     message:
         "The figures are in {REPORT}"

@@ -164,6 +164,13 @@ def grids(figure: int) -> list[str]:
     return [path.format(figure=figure, dataset=name) for name in names for path in rules.report_grid.output]
 
 
+def dda_and_plain() -> list[str]:
+    """The two DH-Diffs of figure 3: the rows of Table VIII with both modules and with none; empty without these arms."""
+    rows = CONFIG.train.rows(8)
+    found = [arm for words in ("DDA=yes SSM=yes", "DDA=no SSM=no") for row, arm in rows.items() if words in row]
+    return found if len(found) == 2 else []
+
+
 def all_scores() -> list[str]:
     """Score files of all methods, without the arms of the ablations."""
     return [*each(rules.score.output.scores, METHODS), *each(rules.detect.output.scores, METHODS, SEEDS)]

@@ -69,6 +69,40 @@ rule report_grid:
         "2>&1 | tee {log:q}"
 
 
+rule report_attention:
+    input:
+        prepared=rules.prepare.output.manifest,
+        models=expand(rules.train.output.manifest, method=dda_and_plain(), allow_missing=True),
+        config=config_slice("run.seed", "generate", *(f"train.methods.{arm}" for arm in dda_and_plain())),
+    output:
+        figure=report(f"{REPORT}/figure_3/{ONE}.png", caption="../report/attention.rst", category="Attention"),
+        pages=f"{REPORT}/figure_3/{ONE}.pdf",
+        shares=f"{REPORT}/figure_3/{ONE}.json",
+    log:
+        f"{LOGS}/report_attention/{ONE}.log",
+    benchmark:
+        f"{LOGS}/report_attention/{ONE}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime="30m",
+    params:
+        prepared=subpath(input.prepared, parent=True),
+        models=lambda wildcards, input: [f"{arm}={Path(path).parent}" for arm, path in zip(dda_and_plain(), input.models)],
+    message:
+        "Draw the attention of {wildcards.dataset} {wildcards.category}"
+    shell:
+        "helixbench report attention {params.models:q} "
+        "--config {input.config:q} "
+        "--prepared {params.prepared:q} "
+        "--threads {threads} "
+        "--out {output.figure:q} "
+        "2>&1 | tee {log:q}"
+
+
 rule report_plots:
     input:
         scores=all_scores(),
