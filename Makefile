@@ -15,11 +15,9 @@ EXTRAS := .venv/extras/bitsandbytes
 demo: $(INSTALLED)
 	$(BIN)/snakemake --cores all prepared --configfile config/mini.yaml config/layouts.yaml
 	$(BIN)/snakemake --cores all --configfile config/mini.yaml
-	@echo "Tables:   results/mini/report/table_1.md table_2.md table_4.md (also .csv and .tex)"
-	@echo "Pictures: results/mini/report/figure_5_Procedural.png"
-	@echo "          results/mini/prepare/Procedural/*/sheet.png"
-	@echo "          results/layouts/prepare/*/*/sheet.png"
-	@echo "          results/mini/detect/*/Procedural/*/seed0/predictions.png"
+	@echo "Page:     results/mini/report/index.html"
+	@echo "Tables:   results/mini/report/table_<n>.md (also .csv, .tex, .html)"
+	@echo "Pictures: results/mini/report/figure_5_Procedural.png, results/layouts/prepare/*/*/sheet.png"
 
 test: $(INSTALLED) $(EXTRAS)
 	@$(BIN)/ruff check --quiet .

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 
 import yaml
 from conftest import ROOT
+
+from helixbench.config import load
 
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 RULES_OF = {
@@ -51,3 +54,26 @@ def test_params_cover_the_configuration_slices():
         assert keys
         for key in keys:
             assert any(f"{key}.".startswith(f"{param}.") for param in STAGES[stage]["params"]), f"{stage}: {key}"
+
+
+def test_metrics_and_plots_are_what_dvc_shows(project):
+    """Files as the report writes them, at the paths of dvc.yaml; the columns are the labels of params.yaml."""
+    labels = [method.label for method in load(ROOT / "params.yaml").train.methods.values()]
+    report = project.root / "results/paper/report"
+    report.mkdir(parents=True)
+    (report / "summary.json").write_text(json.dumps({"MVTec-AD": {"DH-Diff": {"pixel_ap": 12.5}}}))
+    for kind, x in (("image_roc", "false-positive rate"), ("pixel_pr", "recall"), ("pro", "false-positive rate")):
+        rows = [",".join([x, *labels]), *(",".join([f"{i / 4}", *["0.5"] * len(labels)]) for i in range(5))]
+        (report / f"{kind}_MVTec-AD.csv").write_text("\n".join(rows) + "\n")
+    subprocess.run(["git", "init", "--quiet"], cwd=project.root, check=True)
+    quiet = {"DVC_NO_ANALYTICS": "1"}
+    assert project.run("dvc", "init", "--quiet", **quiet).returncode == 0
+    shown = project.run("dvc", "metrics", "show", "--json", **quiet)
+    assert json.loads(shown.stdout)[""]["data"]["results/paper/report/summary.json"]["data"]["MVTec-AD"]["DH-Diff"]["pixel_ap"] == 12.5
+    drawn = project.run("dvc", "plots", "show", "--json", **quiet)
+    assert drawn.returncode == 0, drawn.stdout
+    answer = json.loads(drawn.stdout)
+    assert not answer.get("errors"), answer["errors"]
+    assert set(answer["data"]) == {"image_roc", "pixel_pr", "pro"}
+    for name in answer["data"]:
+        assert all(label in json.dumps(answer["data"][name]) for label in labels)

@@ -111,6 +111,7 @@ rule report_plots:
     output:
         plots=report([f"{REPORT}/{name}.png" for name in PLOTS], caption="../report/plots.rst", category="Plots"),
         pages=[f"{REPORT}/{name}.pdf" for name in PLOTS],
+        curves=[f"{REPORT}/{kind}_{name}.csv" for name in CONFIG.prepare.datasets for kind in ("image_roc", "pixel_pr", "pro")],
         cost=f"{REPORT}/cost.csv",
     log:
         f"{LOGS}/report_plots.log",

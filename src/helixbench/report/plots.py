@@ -6,6 +6,8 @@ column or two of a two-column paper.
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +36,10 @@ OVERVIEW = (("IS", 1, "IS"), ("IC-LPIPS", 1, "IC-LPIPS"), ("image_auroc", 2, "im
 
 
 def run(config: Slice, *, results: Path, scores: list[Path], published: Path, out: Path) -> None:
-    """Write overview, training, cost, detector_<data set> and masks_<data set> as .png and .pdf, and cost.csv, into `out`."""
+    """Write overview, training, cost, detector_<data set> and masks_<data set> as .png and .pdf into `out`.
+
+    Beside them cost.csv, and for `dvc plots` the curves <kind>_<data set>.csv.
+    """
     folder = Folder(results, config)
     jobs = list(folder.jobs())
     entries = collect(scores, config)
@@ -51,6 +56,9 @@ def run(config: Slice, *, results: Path, scores: list[Path], published: Path, ou
         for suffix in ("png", "pdf"):
             _save(figure, Path(out) / f"{name}.{suffix}")
     write_text(Path(out) / "cost.csv", cost_csv(jobs))
+    for dataset in folder.datasets:
+        for kind in KINDS:
+            write_text(Path(out) / f"{kind}_{dataset}.csv", curves_csv(folder, dataset, kind))
 
 
 def _save(figure: Figure, path: Path) -> None:
@@ -224,20 +232,42 @@ def cost_csv(jobs: list[Job]) -> str:
 # ------------------------------------------------------------------------------------------------------- detectors
 
 
+KINDS = {
+    "image_roc": ("image ROC", 1.0, "false-positive rate", "true-positive rate"),
+    "pixel_pr": ("pixel precision-recall", 1.0, "recall", "precision"),
+    "pro": ("PRO", 0.3, "false-positive rate", "overlap of regions"),
+}
+"""Curves shown: title, end of the x axis, names of the axes."""
+
+
+def mean_curves(folder: Folder, dataset: str, kind: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Method -> mean of a curve over categories and seeds, on common points along x."""
+    along = np.linspace(0, KINDS[kind][1], 201)
+    means = {}
+    for key, label in folder.labels.items():
+        found = [folder.curves(key, d, c, seed)[kind] for d, c in folder.places(dataset) for seed in folder.seeds]
+        means[label] = np.mean([np.interp(along, *np.array(one).T) for one in found], axis=0)
+    return along, means
+
+
+def curves_csv(folder: Folder, dataset: str, kind: str) -> str:
+    """mean_curves with a column a method, as `dvc plots` takes them."""
+    along, means = mean_curves(folder, dataset, kind)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([KINDS[kind][2], *means])
+    writer.writerows([f"{value:.4f}" for value in row] for row in zip(along, *means.values(), strict=True))
+    return text.getvalue()
+
+
 def detectors(folder: Folder, dataset: str) -> Figure:
     """ROC of pictures, precision-recall of pixels and PRO, a line a method: the mean over categories and seeds."""
     figure, axes = _figure(1, 3, TWO_COLUMNS, 2.75)
-    grid = np.linspace(0, 1, 201)
-    kinds = {"image_roc": ("image ROC", 1.0), "pixel_pr": ("pixel precision-recall", 1.0), "pro": ("PRO", 0.3)}
     handles = {}
-    for i, (key, label) in enumerate(folder.labels.items()):
-        found = [folder.curves(key, d, c, seed) for d, c in folder.places(dataset) for seed in folder.seeds]
-        for ax, (kind, (_, limit)) in zip(axes[0], kinds.items(), strict=True):
-            along = grid * limit
-            mean = np.mean([np.interp(along, *np.array(one[kind]).T) for one in found], axis=0)
+    for ax, (kind, (title, limit, x, y)) in zip(axes[0], KINDS.items(), strict=True):
+        along, means = mean_curves(folder, dataset, kind)
+        for i, (label, mean) in enumerate(means.items()):
             (handles[label],) = ax.plot(along, mean, **_look(i))
-    names = (("false-positive rate", "true-positive rate"), ("recall", "precision"), ("false-positive rate", "overlap of regions"))
-    for ax, (title, limit), (x, y) in zip(axes[0], kinds.values(), names, strict=True):
         ax.set(xlim=(0, limit), ylim=(0, 1.02))
         ax.set_title(title, **_STYLE)
         ax.set_xlabel(x, fontsize=7)
