@@ -561,7 +561,21 @@ class Localization(_Section):
     score_window: int = Field(21, ge=1, description="side of the averaging window of the image score [pixel] (reading 21)")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
     pro_limit: float = Field(0.3, gt=0, le=1, description="false-positive rate up to which PRO is integrated")
+    ground_truth: Literal["exact", "full_value"] = Field(
+        "exact",
+        description="exact: a pixel at least half covered is anomalous; full_value: as the public scripts have it, masks resized "
+        "bilinearly, wholly covered pixels for AUROC, AP and F1, any covered ones for PRO",
+    )
+    checkpoints: tuple[Literal["last", "best_on_test"], ...] = Field(
+        ("last",), min_length=1, description="which weights are tested; best_on_test is chosen by the test pictures every validate_every steps"
+    )
     optim: Optim
+
+    @model_validator(mode="after")
+    def _some_point_to_choose(self):
+        if "best_on_test" in self.checkpoints and not self.optim.validate_every:
+            raise ValueError("checkpoints: best_on_test needs optim.validate_every above 0, the steps between two tests")
+        return self
 
 
 class Detect(_Section):

@@ -5,7 +5,7 @@ rule detect:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.generate.output.manifest,
-        config=config_slice("run.seed", "detect"),
+        config=config_slice("run.seed", "detect.localization"),
     output:
         scores=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/scores.csv",
         predictions=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/predictions.png",
