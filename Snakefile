@@ -17,6 +17,7 @@ wildcard_constraints:
     category=one_of(c for d in CONFIG.prepare.datasets.values() for c in d.categories),
     method=one_of(EVERYTHING),
     seed=r"\d+",
+    architecture="segformer|unet|deeplabv3plus",
     number="|".join(map(str, TABLES)),
 
 

@@ -44,7 +44,8 @@ def main() -> None:
     options = parser.parse_args()
     device = pick_device()
     if options.untrained:  # as fast as the trained one; the weights of LPIPS itself are the published ones all the same
-        network, module = f"{options.network} (untrained)", lpips.LPIPS(net=options.network, pnet_rand=True, verbose=False).eval().to(device)
+        network = f"{options.network} (untrained)"
+        module = lpips.LPIPS(net=options.network, pnet_rand=True, verbose=False).eval().to(device)
     else:
         network = choose(options.network, LPIPS_ORDER)
         module = build_lpips(network).to(device)

@@ -546,6 +546,20 @@ class ScoreSection(_Section):
     memory_gib: float = Field(4.0, gt=0, description="memory that LPIPS embeddings may take at one time [GiB]")
 
 
+Checkpoints = Annotated[
+    tuple[Literal["last", "best_on_test"], ...],
+    Field(min_length=1, description="weights that are tested; best_on_test: chosen by the test pictures, every optim.validate_every steps"),
+]
+SegmentationEncoder = Literal["resnet18", "resnet34", "resnet50", "mit_b0", "mit_b1", "mit_b2", "mit_b3"]
+
+
+def _some_point_to_choose(section):
+    """Check of a detector's section."""
+    if "best_on_test" in section.checkpoints and not section.optim.validate_every:
+        raise ValueError("checkpoints: best_on_test needs optim.validate_every above 0, the steps between two tests")
+    return section
+
+
 class Localization(_Section):
     """U-Net trained on pairs and normals, tested on held-out real pictures."""
 
@@ -566,22 +580,51 @@ class Localization(_Section):
         description="exact: a pixel at least half covered is anomalous; full_value: as the public scripts have it, masks resized "
         "bilinearly, wholly covered pixels for AUROC, AP and F1, any covered ones for PRO",
     )
-    checkpoints: tuple[Literal["last", "best_on_test"], ...] = Field(
-        ("last",), min_length=1, description="which weights are tested; best_on_test is chosen by the test pictures every validate_every steps"
-    )
+    checkpoints: Checkpoints = ("last",)
     optim: Optim
+    _choice = model_validator(mode="after")(_some_point_to_choose)
 
-    @model_validator(mode="after")
-    def _some_point_to_choose(self):
-        if "best_on_test" in self.checkpoints and not self.optim.validate_every:
-            raise ValueError("checkpoints: best_on_test needs optim.validate_every above 0, the steps between two tests")
-        return self
+
+class Classification(_Section):
+    """A network that names the defect type: trained on pairs, tested on held-out real defects."""
+
+    network: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet34", description="torchvision network")
+    weights: Literal["auto", "imagenet", "none"] = Field("auto", description="start; auto: imagenet where its file is on this machine")
+    max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
+    checkpoints: Checkpoints = ("last",)
+    optim: Optim
+    _choice = model_validator(mode="after")(_some_point_to_choose)
+
+
+class Segmentation(_Section):
+    """Segmenters trained on pairs and normals, tested by IoU and accuracy on held-out real defects."""
+
+    networks: dict[Literal["segformer", "unet", "deeplabv3plus"], SegmentationEncoder] = Field(
+        min_length=1, description="segmentation-models-pytorch encoder of each architecture, no pretrained weights"
+    )
+    normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
+    max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
+    focal_gamma: float = Field(0.0, ge=0, description="gamma of the focal loss; 0: cross-entropy")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
+    checkpoints: Checkpoints = ("last",)
+    optim: Optim
+    _choice = model_validator(mode="after")(_some_point_to_choose)
+
+    @field_validator("networks")
+    @classmethod
+    def _they_go_together(cls, networks):
+        if networks.get("deeplabv3plus", "").startswith("mit"):
+            raise ValueError(f"deeplabv3plus has no dilated {networks['deeplabv3plus']}; choose a resnet")
+        return networks
 
 
 class Detect(_Section):
     """Downstream detectors."""
 
     localization: Localization
+    classification: Classification | None = Field(None, description="null: none is trained")
+    segmentation: Segmentation | None = Field(None, description="null: none is trained")
 
 
 class Report(_Section):
@@ -609,6 +652,8 @@ class Config(_Section):
             raise ValueError(
                 f"prepare.size {self.prepare.size} must be a multiple of {2**levels}, as detect.localization has {levels} levels"
             )
+        if self.detect.segmentation and self.prepare.size % 32:
+            raise ValueError(f"prepare.size {self.prepare.size} must be a multiple of 32, as detect.segmentation has 5 levels")
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 
 from helixbench import trainer
 from helixbench.config import Slice
-from helixbench.detect import localization, sheet, stage
+from helixbench.detect import localization, sheet, stage, trial
 from helixbench.errors import UserError
 from helixbench.pictures import bilinear_file
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
@@ -230,13 +230,15 @@ def test_best_on_test_stands_beside_last_and_is_named(folders, tmp_path, monkeyp
     values = json.loads(json.dumps(dict(config(30, checkpoints=["last", "best_on_test"])._values)))
     values["detect.localization"]["optim"]["validate_every"] = 10
     seen = []
-    call = stage._BestOnTest.__call__
-    monkeypatch.setattr(stage._BestOnTest, "__call__", lambda self, rng: seen.append(call(self, rng)) or seen[-1])
+    call = trial.BestOnTest.__call__
+    monkeypatch.setattr(trial.BestOnTest, "__call__", lambda self, rng: seen.append(call(self, rng)) or seen[-1])
     out = tmp_path / "run"
     given = {"seed": 0, "prepared": folders[0], "pairs": folders[1], "state": out / "state", "out": out / "out"}
     stage.run("m", "toy", "disc", Slice(values), **given)
     rows = read_csv(out / "out/scores.csv", Score)
-    last, best = ({r.metric: r for r in rows if r.defect == "all" and f"{name} checkpoint" in r.protocol} for name in ("last", "best_on_test"))
+    last, best = (
+        {r.metric: r for r in rows if r.defect == "all" and f"{name} checkpoint" in r.protocol} for name in ("last", "best_on_test")
+    )
     assert set(last) == set(best) == METRICS
     assert "chosen by the test pictures, every 10 steps" in best["pro"].protocol
     assert len(seen) == 3

@@ -64,6 +64,8 @@ def test_paper_configuration(paper):
         ("table_4", {"prepare": 15, "train": LEARN, "generate": ALL, "detect": ALL, "report_table": 1}),
         ("table_8", {"prepare": 15, "train": 60, "generate": 60, "detect": 60, "report_table": 1}),
         ("table_9", {"prepare": 15, "train": 75, "generate": 75, "detect": 75, "report_table": 1}),
+        ("classification", {"prepare": 15, "train": LEARN, "generate": ALL, "classify": ALL}),
+        ("segmentation", {"prepare": 15, "train": LEARN, "generate": ALL, "segment": 3 * ALL}),
         ("figure_5", {"prepare": 15, "train": LEARN, "generate": ALL, "report_grid": 1}),
     ],
 )

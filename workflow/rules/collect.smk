@@ -11,6 +11,8 @@ localrules:
     pairs,
     scores,
     detection,
+    classification,
+    segmentation,
     tables,
     figures,
     table_1,
@@ -56,9 +58,25 @@ rule scores:
         "All pairs are scored"
 
 
+rule classification:
+    input:
+        CLASSIFICATION,
+    message:
+        "All classifiers are trained and tested"
+
+
+rule segmentation:
+    input:
+        SEGMENTATION,
+    message:
+        "All segmenters are trained and tested"
+
+
 rule detection:
     input:
         each(rules.detect.output.scores, WANTED, SEEDS),
+        CLASSIFICATION,
+        SEGMENTATION,
     message:
         "All detectors are trained and tested"
 

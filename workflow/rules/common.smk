@@ -35,7 +35,16 @@ def configuration():
         "ic_lpips": weights.choose(score.ic_lpips.network, weights.LPIPS_ORDER, required=False),
     }
     found = {name: {**config["score"].get(name, {}), "network": network} for name, network in chosen.items()}
-    return validate({**config, "score": {**config["score"], **found}}, source)
+    return validate({**config, "score": {**config["score"], **found}, "detect": detectors()}, source)
+
+
+def detectors() -> dict:
+    """The section `detect` with the start of the classifier that is here instead of `auto`."""
+    classifier = config["detect"].get("classification")
+    if not classifier or classifier.get("weights", "auto") != "auto":
+        return config["detect"]
+    here = weights.choose("auto", (classifier.get("network", "resnet34"),)) != "random"
+    return {**config["detect"], "classification": {**classifier, "weights": "imagenet" if here else "none"}}
 
 
 def wanted_networks() -> list[str]:
@@ -43,6 +52,8 @@ def wanted_networks() -> list[str]:
     score = validate(config, "params.yaml").score
     pairs = [(score.inception_score.network, weights.IS_ORDER), (score.ic_lpips.network, weights.LPIPS_ORDER)]
     named = [order[0] if network == "auto" else network for network, order in pairs]
+    classifier = validate(config, "params.yaml").detect.classification
+    named += [classifier.network] if classifier and classifier.weights != "none" else []
     return [network for network in named if network != "random"]
 
 
@@ -147,6 +158,9 @@ def check_inputs() -> None:
     networks = CONFIG.score.inception_score.network, CONFIG.score.ic_lpips.network
     for network, order in zip(networks, (weights.IS_ORDER, weights.LPIPS_ORDER)):
         weights.choose(network, order)
+    classifier = CONFIG.detect.classification
+    if classifier and classifier.weights == "imagenet":
+        weights.choose(classifier.network, ())
     for name, dataset in read.items():
         for category in dataset.categories:
             cache = Path(SCRATCH, "fingerprints", name, f"{category}.json")

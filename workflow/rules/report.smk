@@ -4,6 +4,12 @@ PUBLISHED = "resources/published"
 SEEDS = CONFIG.detect.localization.seeds
 SCORES = each(rules.score.output.scores, METHODS)
 DETECTION = each(rules.detect.output.scores, METHODS, SEEDS)
+CLASSIFICATION = each(rules.classify.output.scores, METHODS, CONFIG.detect.classification.seeds) if CONFIG.detect.classification else []
+SEGMENTATION = [
+    path.replace("{architecture}", architecture)
+    for architecture in (CONFIG.detect.segmentation.networks if CONFIG.detect.segmentation else [])
+    for path in each(rules.segment.output.scores.replace("{architecture}", "{{architecture}}"), METHODS, CONFIG.detect.segmentation.seeds)
+]
 SOURCES = {1: SCORES, 2: DETECTION, 4: DETECTION}
 SOURCES |= {number: each(rules.detect.output.scores, arms, SEEDS) if arms else [] for number, arms in ARMS.items()}
 

@@ -1,4 +1,4 @@
-"""What the detector stages share: pairs to train on, held-out real pictures to test on, rows to write."""
+"""What the detector stages share: pairs to train on, held-out real pictures to test on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from helixbench import pictures
 from helixbench.errors import UserError
-from helixbench.records import GOOD, Pair, Sample, Score
+from helixbench.records import GOOD, Pair, Sample
 
 
 def usable(found: Sequence[Pair], limit: int) -> tuple[dict[str, list[Pair]], dict[str, int]]:
@@ -58,12 +58,3 @@ def test_set(prepared: Path, samples: Sequence[Sample]) -> tuple[list[Sample], n
         if sample.defect != GOOD and not mask.any():
             raise UserError(f"{prepared / (sample.mask or sample.image)}: a defective test picture without a mask; give it one")
     return tests, images, masks
-
-
-def rows(found: Mapping[str, tuple[int, Mapping[str, float]]], **shared: object) -> list[Score]:
-    """Score rows of defect type -> (pictures, metric -> value); `shared`: the other fields of a row."""
-    return [
-        Score(defect=defect, metric=metric, value=value, std=None, n=n, **shared)
-        for defect, (n, metrics) in found.items()
-        for metric, value in metrics.items()
-    ]

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helixbench.detect import trial
 from helixbench.detect.metrics import Ranking, pro
 from helixbench.records import derive_seed
 from helixbench.schema import Localization
@@ -168,11 +169,5 @@ CHOSEN_BY = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
 
 def describe(config: Localization, split: str, size: Sequence[int], checkpoint: str = "last") -> str:
     """Protocol text, e.g. `unet(vgg13_bn) half split, last checkpoint, 1000 steps x 8, 256 px`."""
-    ema = f", EMA {config.optim.ema:g}" if config.optim.ema and checkpoint == "last" else ""
-    leaks = " (leaking: its test holds the generator's pictures)" if split == "literal" else ""
-    trained = f"{config.optim.steps} steps x {config.optim.batch}{ema}"
-    kept = "last checkpoint"
-    if checkpoint == "best_on_test":
-        kept = f"best_on_test checkpoint (chosen by the test pictures, every {config.optim.validate_every} steps)"
     truth = ", ground truth resized bilinearly, full-value pixels" if config.ground_truth == "full_value" else ""
-    return f"unet({config.encoder}) {split} split{leaks}, {kept}, {trained}, {size[0]} px{truth}"
+    return f"unet({config.encoder}) {trial.split_text(split)}, {trial.kept_text(checkpoint, config.optim)}, {size[0]} px{truth}"

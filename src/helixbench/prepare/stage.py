@@ -98,8 +98,8 @@ def _sheet(folder: Path, samples: list[Sample]) -> None:
 def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, out: Path) -> None:
     """Prepare one category from the raw folder `raw` into `out`, which appears whole or not at all.
 
-    Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/, samples.csv, split.json, sheet.png and, last,
-    manifest.json. Reads the keys `prepare.size`, `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for
+    Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/, samples.csv, split.json,
+    sheet.png and, last, manifest.json. Reads the keys `prepare.size`, `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for
     bad raw data, for a defect type that cannot be split, and for a test picture that is also in training.
     """
     size, rule, k = config["prepare.size"], config["prepare.split"], config["prepare.raw_mask_cells"]
