@@ -49,6 +49,8 @@ def test_paper_configuration(paper):
         "generate": ALL + ARMS,
         "score": ALL,
         "detect": ALL + ARMS,
+        "classify": ALL,
+        "segment": 3 * ALL,
         "report_table": 5,
         "report_grid": 1,
         "all": 1,

@@ -10,7 +10,7 @@ SEGMENTATION = [
     for architecture in (CONFIG.detect.segmentation.networks if CONFIG.detect.segmentation else [])
     for path in each(rules.segment.output.scores.replace("{architecture}", "{{architecture}}"), METHODS, CONFIG.detect.segmentation.seeds)
 ]
-SOURCES = {1: SCORES, 2: DETECTION, 4: DETECTION}
+SOURCES = {1: SCORES, 2: DETECTION + CLASSIFICATION + SEGMENTATION, 4: DETECTION}
 SOURCES |= {number: each(rules.detect.output.scores, arms, SEEDS) if arms else [] for number, arms in ARMS.items()}
 
 

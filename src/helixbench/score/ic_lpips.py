@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import lpips
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from helixbench.records import derive_seed
@@ -212,3 +213,23 @@ def ic_lpips(
     sizes = np.bincount(assigned, minlength=len(anchors))
     scores = means.mean(1) if means.size else np.zeros(shuffles)
     return IcLpipsResult(tuple(map(float, scores)), int((sizes == 0).sum()), int((sizes == 1).sum()), len(anchors))
+
+
+def defect_crops(images: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """What the masks mark: (n, H, W, 3) uint8 and (n, H, W) bool -> crops (m, H, W, 3), those with an empty mask left out.
+
+    The smallest square about a mask's bounding box, at least an eighth of the picture and moved into it, is enlarged
+    to the whole size.
+    """
+    height, width = images.shape[1:3]
+    crops = []
+    for image, mask in zip(images, masks, strict=True):
+        if not mask.any():
+            continue
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        side = max(np.ptp(rows) + 1, np.ptp(columns) + 1, min(height, width) // 8)
+        side = min(side, height, width)
+        top, left = (min(max(0, (at[0] + at[-1] + 1 - side) // 2), end - side) for at, end in ((rows, height), (columns, width)))
+        crop = Image.fromarray(image).crop((left, top, left + side, top + side))
+        crops.append(np.asarray(crop.resize((width, height), Image.Resampling.BICUBIC)))
+    return np.stack(crops) if crops else images[:0]
