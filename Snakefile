@@ -19,6 +19,7 @@ wildcard_constraints:
     seed=r"\d+",
     number=r"[1-9]",
     figure=r"[5-9]",
+    architecture="segformer|unet|deeplabv3plus",
 
 
 include: "workflow/rules/fetch.smk"

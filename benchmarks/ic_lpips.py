@@ -4,15 +4,17 @@ Theirs: one call of the `lpips` package for every (image, anchor) and for every 
 shuffle, cap 50). There are too many to wait for, so `--sample` random calls are timed and extrapolated to all of them; the same calls
 give the largest difference. Ours: the whole score, embeddings and matrix products. Smooth random pictures do for both.
 
-    python benchmarks/ic_lpips.py [--images 500] [--anchors 10] [--size 256] [--sample 100] [--network auto]
+    python benchmarks/ic_lpips.py [--images 500] [--anchors 10] [--size 256] [--sample 100] [--network auto | --network vgg --untrained]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import time
 
+import lpips
 import numpy as np
 import torch
 
@@ -37,11 +39,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--sample", type=int, default=100, help="pairwise calls that are timed")
     parser.add_argument("--network", default="auto")
+    parser.add_argument("--untrained", action="store_true", help="time a network whose weights are not here")
     parser.add_argument("--memory-gib", type=float, default=MEMORY_GIB)
     options = parser.parse_args()
     device = pick_device()
-    network = choose(options.network, LPIPS_ORDER)
-    module = build_lpips(network).to(device)
+    if options.untrained:  # as fast as the trained one; the weights of LPIPS itself are the published ones all the same
+        network = f"{options.network} (untrained)"
+        module = lpips.LPIPS(net=options.network, pnet_rand=True, verbose=False).eval().to(device)
+    else:
+        network = choose(options.network, LPIPS_ORDER)
+        module = build_lpips(network).to(device)
     rng = np.random.default_rng(0)
     anchors = smooth(options.anchors, options.size, rng)
     # each image is a disturbed anchor: clusters of one size, as even generators give
@@ -50,9 +57,11 @@ def main() -> None:
     pairwise = PairwiseLpips(module, device, memory_gib=options.memory_gib)
     pairwise.embed(images[:2])
 
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     ic_lpips(images, anchors, pairwise, cap=CAP, shuffles=1)
     ours = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
     kept = np.minimum(np.bincount(owner), CAP)
     calls = options.images * options.anchors + int((kept * (kept - 1) // 2).sum())
@@ -79,6 +88,9 @@ def main() -> None:
         "theirs_calls": calls,
         "theirs_extrapolated_from": options.sample,
         "ratio": round(per_call * calls / ours, 1),
+        "memory_limit_gib": options.memory_gib,
+        "peak_rss_gib": round(peak / 2**20, 2),
+        "rss_before_gib": round(before / 2**20, 2),
         "max_abs_diff": float(np.abs(np.array(mine) - np.array(theirs)).max()),
     }
     print(json.dumps(result))

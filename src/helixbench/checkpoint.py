@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 
 from helixbench.errors import UserError
 from helixbench.provenance import write_atomic
+from helixbench.weights import URLS, weights_file
 
 
 def save_tensors(path: str | Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any] | None = None) -> None:
@@ -51,3 +53,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
             values = values.setdefault(group, {})
         values[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def load_published(name: str) -> dict[str, torch.Tensor]:
+    """State dict of a published network's weights file, in float32; only tensors are unpickled. UserError when damaged."""
+    file = weights_file(name)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{file}: not a readable weights file ({reason}); fetch {URLS[name]} again") from None

@@ -235,6 +235,48 @@ def detect(
     stage.run(method, dataset, category, Slice.load(config), seed=seed, prepared=prepared, pairs=pairs, state=state, out=out)
 
 
+@app.command()
+def classify(
+    method: Method,
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    prepared: Prepared,
+    pairs: Pairs,
+    state: State,
+    out: Out,
+    seed: Annotated[int, typer.Option(help="Training seed")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Train a classifier of defect types on pairs, test it on held-out real defects."""
+    from helixbench.detect import classification
+
+    _threads(threads)
+    classification.run(method, dataset, category, Slice.load(config), seed=seed, prepared=prepared, pairs=pairs, state=state, out=out)
+
+
+@app.command()
+def segment(
+    method: Method,
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    prepared: Prepared,
+    pairs: Pairs,
+    state: State,
+    out: Out,
+    architecture: Annotated[str, typer.Option(help="segformer, unet or deeplabv3plus")],
+    seed: Annotated[int, typer.Option(help="Training seed")] = 0,
+    threads: Threads = None,
+) -> None:
+    """Train a segmenter on pairs and normals, test it on held-out real defects."""
+    from helixbench.detect import segmentation
+
+    _threads(threads)
+    folders = {"prepared": prepared, "pairs": pairs, "state": state, "out": out}
+    segmentation.run(method, dataset, category, Slice.load(config), architecture=architecture, seed=seed, **folders)
+
+
 report_app = typer.Typer(help="Render tables and figures.", no_args_is_help=True)
 app.add_typer(report_app, name="report")
 

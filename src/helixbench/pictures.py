@@ -73,6 +73,24 @@ def sample_masks(folder: Path, samples: Sequence[Sample], size: tuple[int, int])
     return masks
 
 
+def bilinear_file(mask: str) -> str:
+    """Manifest path of a mask -> that of the same mask resized bilinearly, grey where it is partly covered."""
+    return mask.removesuffix(".png") + "_bilinear.png"
+
+
+def bilinear_masks(folder: Path, samples: Sequence[Sample], size: tuple[int, int]) -> np.ndarray:
+    """Prepared masks as the rivals' scripts resize them, (n, H, W) uint8; 0 for normals. UserError where one is missing."""
+    masks = np.zeros((len(samples), *size), np.uint8)
+    for mask, sample in zip(masks, samples, strict=True):
+        if sample.mask:
+            path = inside(folder, bilinear_file(sample.mask))
+            array = read_image(path, "L")
+            if array.shape != size:
+                raise UserError(f"{path}: is {array.shape[1]}x{array.shape[0]}, its picture {size[1]}x{size[0]}; prepare again")
+            mask[:] = array
+    return masks
+
+
 def load_pairs(folder: Path) -> list[Pair]:
     """Rows of a pairs folder's manifest; UserError when there are none."""
     pairs = read_csv(folder / "manifest.csv", Pair)

@@ -569,6 +569,25 @@ class IcLpips(_Section):
     network: Literal["auto", "vgg", "alex", "squeeze", "random"] = Field("vgg", description="LPIPS backbone; auto as above, then squeeze")
     cap: int = Field(50, ge=2, description="images kept per cluster")
     shuffles: int = Field(5, ge=1, description="seeded shuffles; mean and std are reported")
+    defect: bool = Field(True, description="also on the defects alone: pictures cropped around their masks")
+    variants: tuple[Literal["seas", "dfmgan"], ...] = Field(
+        (), description="also as others compute it; seas: cap 140; dfmgan: AlexNet, cap 200, all real pictures of the type as anchors"
+    )
+
+
+class Kid(_Section):
+    """Kernel Inception Distance through torch-fidelity, to all real pictures of the defect type."""
+
+    subsets: int = Field(100, ge=1, description="random subsets; mean and std over them")
+    subset_size: int = Field(1000, ge=2, description="pictures a subset; fewer where fewer are there, which the protocol says")
+
+
+class MaskAgreement(_Section):
+    """How well masks cover what differs from the nearest normal pictures (docs/scores.md)."""
+
+    size: int = Field(128, ge=16, description="side that pictures are averaged down to [pixel]")
+    neighbours: int = Field(8, ge=1, description="nearest normal pictures that a pair is compared with")
+    shift: int = Field(2, ge=0, le=16, description="how far a pixel may look for its like [pixel of the small picture]")
 
 
 class ScoreSection(_Section):
@@ -576,8 +595,24 @@ class ScoreSection(_Section):
 
     inception_score: InceptionScore = InceptionScore()
     ic_lpips: IcLpips = IcLpips()
+    kid: Kid = Kid()
+    mask_agreement: MaskAgreement = MaskAgreement()
     batch: int = Field(32, ge=1, description="images through a network at once")
     memory_gib: float = Field(4.0, gt=0, description="memory that LPIPS embeddings may take at one time [GiB]")
+
+
+Checkpoints = Annotated[
+    tuple[Literal["last", "best_on_test"], ...],
+    Field(min_length=1, description="weights that are tested; best_on_test: chosen by the test pictures, every optim.validate_every steps"),
+]
+SegmentationEncoder = Literal["resnet18", "resnet34", "resnet50", "mit_b0", "mit_b1", "mit_b2", "mit_b3"]
+
+
+def _some_point_to_choose(section):
+    """Check of a detector's section."""
+    if "best_on_test" in section.checkpoints and not section.optim.validate_every:
+        raise ValueError("checkpoints: best_on_test needs optim.validate_every above 0, the steps between two tests")
+    return section
 
 
 class Localization(_Section):
@@ -595,13 +630,56 @@ class Localization(_Section):
     score_window: int = Field(21, ge=1, description="side of the averaging window of the image score [pixel] (reading 21)")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
     pro_limit: float = Field(0.3, gt=0, le=1, description="false-positive rate up to which PRO is integrated")
+    ground_truth: Literal["exact", "full_value"] = Field(
+        "exact",
+        description="exact: a pixel at least half covered is anomalous; full_value: as the public scripts have it, masks resized "
+        "bilinearly, wholly covered pixels for AUROC, AP and F1, any covered ones for PRO",
+    )
+    checkpoints: Checkpoints = ("last",)
     optim: Optim
+    _choice = model_validator(mode="after")(_some_point_to_choose)
+
+
+class Classification(_Section):
+    """A network that names the defect type: trained on pairs, tested on held-out real defects."""
+
+    network: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet34", description="torchvision network")
+    weights: Literal["auto", "imagenet", "none"] = Field("auto", description="start; auto: imagenet where its file is on this machine")
+    max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
+    checkpoints: Checkpoints = ("last",)
+    optim: Optim
+    _choice = model_validator(mode="after")(_some_point_to_choose)
+
+
+class Segmentation(_Section):
+    """Segmenters trained on pairs and normals, tested by IoU and accuracy on held-out real defects."""
+
+    networks: dict[Literal["segformer", "unet", "deeplabv3plus"], SegmentationEncoder] = Field(
+        min_length=1, description="segmentation-models-pytorch encoder of each architecture, no pretrained weights"
+    )
+    normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
+    max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
+    focal_gamma: float = Field(0.0, ge=0, description="gamma of the focal loss; 0: cross-entropy")
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
+    checkpoints: Checkpoints = ("last",)
+    optim: Optim
+    _choice = model_validator(mode="after")(_some_point_to_choose)
+
+    @field_validator("networks")
+    @classmethod
+    def _they_go_together(cls, networks):
+        if networks.get("deeplabv3plus", "").startswith("mit"):
+            raise ValueError(f"deeplabv3plus has no dilated {networks['deeplabv3plus']}; choose a resnet")
+        return networks
 
 
 class Detect(_Section):
     """Downstream detectors."""
 
     localization: Localization
+    classification: Classification | None = Field(None, description="null: none is trained")
+    segmentation: Segmentation | None = Field(None, description="null: none is trained")
 
 
 class Report(_Section):
@@ -630,6 +708,8 @@ class Config(_Section):
             raise ValueError(
                 f"prepare.size {self.prepare.size} must be a multiple of {2**levels}, as detect.localization has {levels} levels"
             )
+        if self.detect.segmentation and self.prepare.size % 32:
+            raise ValueError(f"prepare.size {self.prepare.size} must be a multiple of 32, as detect.segmentation has 5 levels")
         return self
 
     @model_validator(mode="after")

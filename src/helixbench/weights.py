@@ -1,4 +1,4 @@
-"""Weights of the scoring networks: where they belong, and whether they are there. Nothing is downloaded here, and no torch needed."""
+"""Weights of networks from elsewhere: where they belong, and whether they are there. Nothing is downloaded here, and no torch needed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ FILES = {
     "vgg": "vgg16-397923af.pth",
     "alex": "alexnet-owt-7be5be79.pth",
     "squeeze": "squeezenet1_1-b8a52dc0.pth",
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
 }
 """Weights file of each network in the hub cache."""
 

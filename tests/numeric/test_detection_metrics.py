@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
+from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_precision_recall_curve
 
 from helixbench.detect import metrics
 
@@ -60,6 +62,49 @@ def test_agrees_with_references(seed, levels):
     assert metrics.f1_max(scores, masks) == pytest.approx(brute_force_f1(scores, masks), abs=1e-12)
     for limit in (0.05, 0.3, 1.0):
         assert metrics.pro(scores, masks, limit) == pytest.approx(brute_force_pro(scores, masks, limit), abs=1e-10)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("levels", [None, 2, 1])
+def test_agrees_with_torchmetrics(seed, levels):
+    scores, masks = example(seed, levels)
+    scores = (scores - scores.min()) / (scores.max() - scores.min())  # torchmetrics takes what is outside of [0, 1] for logits
+    x, y = torch.from_numpy(scores).ravel(), torch.from_numpy(masks).ravel().long()
+    assert metrics.auroc(scores, masks) == pytest.approx(float(binary_auroc(x, y)), abs=1e-6)
+    assert metrics.average_precision(scores, masks) == pytest.approx(float(binary_average_precision(x, y)), abs=1e-6)
+    precision, recall, _ = binary_precision_recall_curve(x, y)
+    f1 = torch.nan_to_num(2 * precision * recall / (precision + recall)).max()
+    assert metrics.f1_max(scores, masks) == pytest.approx(float(f1), abs=1e-6)
+
+
+def test_one_score_for_all_is_what_the_references_say():
+    masks = example(0)[1]
+    scores = np.full(masks.shape, 0.5, np.float32)
+    x, y = torch.from_numpy(scores).ravel(), torch.from_numpy(masks).ravel().long()
+    assert metrics.auroc(scores, masks) == roc_auc_score(masks.ravel(), scores.ravel()) == float(binary_auroc(x, y)) == 0.5
+    share = masks.mean()
+    for value in (average_precision_score(masks.ravel(), scores.ravel()), float(binary_average_precision(x, y))):
+        assert metrics.average_precision(scores, masks) == pytest.approx(value, abs=1e-6) == pytest.approx(share, abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 60), st.integers(1, 6), st.randoms(use_true_random=False))
+def test_agrees_with_references_on_any_ties(n, levels, random):
+    scores = np.array([random.randrange(levels) / levels for _ in range(n)])
+    labels = np.array([True, False] + [random.random() < 0.3 for _ in range(n - 2)])
+    assert metrics.auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
+    assert metrics.average_precision(scores, labels) == pytest.approx(average_precision_score(labels, scores), abs=1e-9)
+    assert metrics.f1_max(scores, labels) == pytest.approx(brute_force_f1(scores, labels), abs=1e-9)
+
+
+def test_pictures_without_a_region_count_their_false_positives_only():
+    """An empty mask among others is no region, and its pixels are normal ones."""
+    scores, masks = example(3)
+    masks[1:3] = False
+    assert metrics.pro(scores, masks, 0.3) == pytest.approx(brute_force_pro(scores, masks, 0.3), abs=1e-10)
+    louder = scores.copy()
+    louder[1:3] += 10
+    assert metrics.pro(louder, masks, 0.3) < metrics.pro(scores, masks, 0.3)
 
 
 def test_pro_weighs_regions_equally_and_joins_diagonals():

@@ -8,12 +8,13 @@ from typing import get_args
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from helixbench import trainer
 from helixbench.config import Slice
-from helixbench.detect import localization, sheet, stage
+from helixbench.detect import localization, sheet, stage, trial
 from helixbench.errors import UserError
+from helixbench.pictures import bilinear_file
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
 from helixbench.schema import Localization
 
@@ -24,7 +25,7 @@ METRICS = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "f1_max"
 def config(steps=6, **changes):
     optim = {"steps": steps, "batch": 4, "lr": 3e-3, "precision": "fp32", "ema": changes.pop("ema", 0.0)}
     section = {"encoder": "resnet18", "decoder_channels": [16, 8, 8], "score_window": 5, "optim": optim, **changes}
-    return Slice({"detect": {"localization": section}, "run.seed": 1})
+    return Slice({"detect.localization": section, "run.seed": 1})
 
 
 def save(path, array):
@@ -107,7 +108,7 @@ def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypat
     unbroken = run(folders, tmp_path, values, "unbroken")
     monkeypatch.setattr(trainer.time, "monotonic", iter(range(10**6)).__next__)  # every step is old enough ...
     eager = json.loads(json.dumps(dict(values._values)))
-    eager["detect"]["localization"]["optim"]["save_every_s"] = 0.5  # ... to be saved
+    eager["detect.localization"]["optim"]["save_every_s"] = 0.5  # ... to be saved
     eager = Slice(eager)
     call = localization.LocalizationLoss.__call__
 
@@ -182,7 +183,7 @@ def test_every_encoder_of_the_schema_is_one(encoder):
 
 
 def test_unet_is_seeded_and_leaves_the_global_generator_alone():
-    values = config()["detect"].localization
+    values = config()["detect.localization"]
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
     first, second, other = (localization.build_unet(values, seed).state_dict() for seed in (3, 3, 4))
@@ -223,6 +224,91 @@ def test_outline_surrounds_the_mask():
     mask[5:9, 5:9] = True
     drawn = sheet.outline(image, mask)
     assert (drawn[mask] == 0).all() and (drawn[4, 5:9] == (0, 255, 0)).all()
+
+
+def test_best_on_test_stands_beside_last_and_is_named(folders, tmp_path, monkeypatch):
+    """Its rows are the ones of the validated step with the largest sum; they say what chose them."""
+    values = json.loads(json.dumps(dict(config(30, checkpoints=["last", "best_on_test"])._values)))
+    values["detect.localization"]["optim"]["validate_every"] = 10
+    seen = []
+    call = trial.BestOnTest.__call__
+    monkeypatch.setattr(trial.BestOnTest, "__call__", lambda self, rng: seen.append(call(self, rng)) or seen[-1])
+    out = tmp_path / "run"
+    given = {"seed": 0, "prepared": folders[0], "pairs": folders[1], "state": out / "state", "out": out / "out"}
+    stage.run("m", "toy", "disc", Slice(values), **given)
+    rows = read_csv(out / "out/scores.csv", Score)
+    last, best = (
+        {r.metric: r for r in rows if r.defect == "all" and f"{name} checkpoint" in r.protocol} for name in ("last", "best_on_test")
+    )
+    assert set(last) == set(best) == METRICS
+    assert "chosen by the test pictures, every 10 steps" in best["pro"].protocol
+    assert len(seen) == 3
+    total = lambda row: float(sum(row[name] for name in localization.CHOSEN_BY))  # noqa: E731
+    top = max(seen, key=total)
+    assert {name: best[name].value for name in METRICS} == pytest.approx({name: float(top[name]) for name in METRICS}, abs=1e-3)
+    assert {name: last[name].value for name in METRICS} == pytest.approx({name: float(seen[-1][name]) for name in METRICS}, abs=1e-3)
+    plain = run(folders, tmp_path, config(30), "plain")
+    assert {name: last[name].value for name in METRICS} == {name: plain["all", name].value for name in METRICS}, "looking changes nothing"
+
+
+def test_best_on_test_survives_a_kill(folders, tmp_path, monkeypatch):
+    values = json.loads(json.dumps(dict(config(6, checkpoints=["best_on_test"])._values)))
+    values["detect.localization"]["optim"] |= {"validate_every": 1, "save_every_s": 1e-9}
+    whole = run(folders, tmp_path, Slice(values), "whole")
+    call = localization.LocalizationLoss.__call__
+
+    def killed(self, step, rng):
+        if step == 4:
+            raise KeyboardInterrupt
+        return call(self, step, rng)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(localization.LocalizationLoss, "__call__", killed)
+        run(folders, tmp_path, Slice(values), "broken")
+    assert (tmp_path / "broken/state/best_on_test.safetensors").is_file()
+    again = run(folders, tmp_path, Slice(values), "broken")
+    assert {key: row.value for key, row in again.items()} == {key: row.value for key, row in whole.items()}
+
+
+def test_best_on_test_needs_points_to_choose_from():
+    with pytest.raises(ValueError, match="needs optim.validate_every above 0"):
+        Localization(checkpoints=["best_on_test"], optim={"steps": 1, "batch": 1, "lr": 1e-4})
+
+
+def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
+    """Grey pixels are no defect for AUROC, AP and F1, and part of a region for PRO."""
+    values = config(6, ground_truth="full_value")
+    with pytest.raises(UserError, match="_bilinear.png: No such file"):
+        run(folders, tmp_path, values)
+    tests = [s for s in read_csv(folders[0] / "samples.csv", Sample) if s.mask]
+    exact = run(folders, tmp_path, config(6), "exact")
+    for sample in tests:  # masks that no interpolation touched give what `exact` gives
+        mask = np.asarray(Image.open(folders[0] / sample.mask))
+        save(folders[0] / bilinear_file(sample.mask), mask)
+    same = run(folders, tmp_path, values, "same")
+    assert {key: row.value for key, row in same.items()} == {key: row.value for key, row in exact.items()}
+    assert same["all", "pro"].protocol.endswith("32 px, ground truth resized bilinearly, full-value pixels")
+    for sample in tests:
+        grey = np.asarray(Image.open(folders[0] / sample.mask).filter(ImageFilter.BoxBlur(2)))
+        save(folders[0] / bilinear_file(sample.mask), grey)
+    read = stage._Tests.read(folders[0], read_csv(folders[0] / "samples.csv", Sample), "full_value")
+    whole = stage._Tests.read(folders[0], read_csv(folders[0] / "samples.csv", Sample), "exact")
+    assert read.masks.sum() < whole.masks.sum() < read.regions.sum()
+    other = run(folders, tmp_path, values, "other")
+    assert all(other["all", name].value != same["all", name].value for name in ("pixel_ap", "pro", "f1_max"))
+    assert other["all", "image_auroc"].value == same["all", "image_auroc"].value
+    for sample in tests:
+        save(folders[0] / bilinear_file(sample.mask), np.full((SIZE, SIZE), 254, np.uint8))
+    with pytest.raises(UserError, match="bright: the metrics are not defined, nothing is labelled anomalous; set .*ground_truth: exact"):
+        run(folders, tmp_path, values, "none")
+
+
+def test_maps_that_are_no_numbers_are_an_error_not_a_row(folders, tmp_path, monkeypatch):
+    maps = localization.anomaly_maps
+    monkeypatch.setattr(localization, "anomaly_maps", lambda *a: maps(*a) * np.nan)
+    with pytest.raises(UserError, match="the metrics are not defined, scores are not finite"):
+        run(folders, tmp_path)
+    assert not (tmp_path / "run/out/scores.csv").exists()
 
 
 def test_a_leaking_split_is_named_in_the_protocol():

@@ -317,6 +317,21 @@ def test_best_and_second_within_a_kind():
     assert [cell and cell.rank for cell in ranked] == [2, 1, 1, None, 0]
 
 
+def test_the_lowest_kid_is_the_best():
+    columns = [tables.Column("measured", name, "kid", "p") for name in "ABC"]
+    ranked = tables._ranked(columns, [tables.Cell(text) for text in ("0.1200", "-0.0010", "0.0400")])
+    assert [cell.rank for cell in ranked] == [0, 1, 2]
+
+
+def test_what_the_paper_does_not_print_stands_in_a_block_of_its_own(tmp_path):
+    rows = [score("kid", value, protocol=SQUEEZE, method=method) for method, value in (("dhdiff", 0.04), ("crop", 0.0512))]
+    _, md, _ = render_table(tmp_path, 1, rows)
+    assert "KID (low is good)" in md and "**0.0400**" in md and "0.0512" in md
+    seeds = [score("accuracy", value, seed=i, protocol="resnet34 3 defect types") for i, value in enumerate((60.0, 70.0))]
+    _, md, _ = render_table(tmp_path, 2, seeds)
+    assert "classification accuracy" in md and "65.0 ± 7.1" in md
+
+
 def test_how_pairs_were_made_does_not_keep_methods_from_being_compared():
     columns = [
         tables.Column("measured", name, "IS", f"net{pairs}; split half") for name, pairs in (("A", ""), ("B", "; pairs: ddim 50 steps"))

@@ -16,6 +16,7 @@ from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
 from helixbench.score import inception_score, stage
+from helixbench.score.ic_lpips import defect_crops
 
 SIZE = 32
 
@@ -26,22 +27,35 @@ def save(path, array):
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+def square(i):
+    """A mask with a square at one of a few places."""
+    mask = np.zeros((SIZE, SIZE), np.uint8)
+    mask[4 * i : 4 * i + 9, 3 : 3 + 6] = 255
+    return mask
+
+
 @pytest.fixture
 def folders(tmp_path):
-    """Two defect types, three anchors and six pairs each."""
+    """Two defect types, two anchors, one test picture and six pairs each; four normals."""
     rng = np.random.default_rng(0)
     prepared, pairs = tmp_path / "prepare", tmp_path / "pairs"
     samples, rows = [], []
     for defect in ("crack", "hole"):
         for i in range(3):
             sha = save(prepared / f"{defect}/{i}.png", rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
-            samples.append(Sample(f"{defect}_{i}", "toy", "disc", defect, "generator", f"{defect}/{i}.png", "", "", "", "", "", sha))
+            save(prepared / f"{defect}/{i}_mask.png", square(i))
+            role = "test" if i == 2 else "generator"
+            mask = f"{defect}/{i}_mask.png"
+            samples.append(Sample(f"{defect}_{i}", "toy", "disc", defect, role, f"{defect}/{i}.png", mask, "", "", "", "", sha))
         for i in range(6):
             image, mask = f"disc/test/{defect}/{i:03d}.png", f"disc/ground_truth/{defect}/{i:03d}_mask.png"
             sha = save(pairs / image, rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
-            mask_sha = save(pairs / mask, np.full((SIZE, SIZE), 255, np.uint8))
+            mask_sha = save(pairs / mask, square(i))
             gate = "empty" if defect == "hole" and i == 5 else "ok"
             rows.append(Pair(i, "toy", "disc", defect, "m", image, mask, i, "", "", "", "", gate, 2 * (gate != "ok"), 0.1, sha, mask_sha))
+    for i in range(4):
+        sha = save(prepared / f"good/{i}.png", rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+        samples.append(Sample(f"good_{i}", "toy", "disc", "good", "normal", f"good/{i}.png", "", "", "", "", "", sha))
     write_csv(prepared / "samples.csv", samples, Sample)
     write_csv(pairs / "manifest.csv", rows, Pair)
     (prepared / "split.json").write_text(json.dumps({"rule": "half", "sha256": "f" * 64}))
@@ -60,9 +74,10 @@ def run(folders, out, values=None):
 
 def test_rows(folders, tmp_path):
     rows = run(folders, tmp_path / "scores.csv")
-    metrics = {"inception_score", "ic_lpips", "ic_lpips_empty_clusters", "ic_lpips_single_clusters", "gate_failed", "redraws"}
+    metrics = {"inception_score", "kid", "ic_lpips", "ic_lpips_empty_clusters", "ic_lpips_single_clusters", "ic_lpips_defect"}
+    metrics |= {"mask_agreement", "mask_agreement_shuffled", "mask_agreement_real", "gate_failed", "redraws"}
     assert set(rows) == {(defect, metric) for defect in ("crack", "hole", "all") for metric in metrics}
-    for metric in ("inception_score", "ic_lpips"):
+    for metric in ("inception_score", "kid", "ic_lpips", "ic_lpips_defect", "mask_agreement"):
         parts = [rows[defect, metric].value for defect in ("crack", "hole")]
         assert rows["all", metric].value == pytest.approx(np.mean(parts))
         assert rows["all", metric].n == 12 and rows["hole", metric].n == 6
@@ -74,6 +89,11 @@ def test_rows(folders, tmp_path):
     assert "random SqueezeNet" in protocol and "3 splits" in protocol and "6 images" in protocol
     protocol = rows["all", "ic_lpips"].protocol
     assert "random SqueezeNet" in protocol and "cap 3" in protocol and "split half" in protocol
+    assert rows["all", "ic_lpips_defect"].value not in (0, rows["all", "ic_lpips"].value)
+    assert "cropped around the masks" in rows["all", "ic_lpips_defect"].protocol
+    protocol = rows["crack", "kid"].protocol
+    assert "KID torch-fidelity" in protocol and "to all 3 real pictures, 100 subsets of 3 (1000 asked, too few images)" in protocol
+    assert rows["hole", "mask_agreement_real"].n == 2 and "nearest 4 of 4 normals" in rows["hole", "mask_agreement"].protocol
     assert {(row.split, row.split_sha256, row.seed, row.config_digest) for row in rows.values()} == {("half", "f" * 64, 4, config().digest)}
     assert run(folders, tmp_path / "again.csv") == rows
 
@@ -148,7 +168,8 @@ def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
     net, images = squeezenet_weights(tmp_path, monkeypatch, 10), tints(7)
     scorer = inception_score.InceptionScorer("auto", torch.device("cpu"), batch=3)
     assert scorer.network == "squeezenet1_1"
-    value, std, used = scorer(images, 2)
+    features = scorer.features(images)
+    value, std, used = scorer.inception_score(features, 2)
     x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         logits = net((x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
@@ -161,7 +182,8 @@ def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
 def test_a_score_that_is_not_a_number_is_refused(tmp_path, monkeypatch):
     squeezenet_weights(tmp_path, monkeypatch, 3e5)
     with pytest.raises(UserError, match="not a finite number"):
-        inception_score.InceptionScorer("squeezenet1_1", torch.device("cpu"))(tints(3), 1)
+        scorer = inception_score.InceptionScorer("squeezenet1_1", torch.device("cpu"))
+        scorer.inception_score(scorer.features(tints(3)), 1)
 
 
 def test_random_network_tells_pictures_apart():
@@ -169,5 +191,56 @@ def test_random_network_tells_pictures_apart():
     rng = np.random.default_rng(3)
     varied = np.stack([np.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(8)])
     same = np.repeat(varied[:1], 8, axis=0)
-    assert scorer(same, 1)[0] == pytest.approx(1, abs=1e-5)
-    assert scorer(varied, 1)[0] > 1.05
+    score = lambda images: scorer.inception_score(scorer.features(images), 1)[0]  # noqa: E731
+    assert score(same) == pytest.approx(1, abs=1e-5)
+    assert score(varied) > 1.05
+
+
+def cubic_mmd(x, y):
+    """Unbiased squared MMD of the kernel (x.y / d + 1)^3, written out (Binkowski et al., 2018)."""
+    k = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3  # noqa: E731
+    m, off = len(x), ~np.eye(len(x), dtype=bool)
+    return k(x, x)[off].mean() + k(y, y)[off].mean() - 2 * k(x, y).sum() / m**2
+
+
+def test_kid_is_the_formula_on_pooled_features_and_grows_with_the_distance():
+    scorer = inception_score.InceptionScorer("random", torch.device("cpu"))
+    rng = np.random.default_rng(0)
+    dark, also_dark, bright = (rng.integers(low, low + 90, (12, SIZE, SIZE, 3)).astype(np.uint8) for low in (0, 0, 160))
+    one, two, far = (scorer.features(images) for images in (dark, also_dark, bright))
+    assert one.pooled.shape == (12, 512)
+    value, _, size = scorer.kid(one, far, 3, 1000)
+    assert size == 12, "clipped to what is there"
+    assert value == pytest.approx(cubic_mmd(one.pooled.double().numpy(), far.pooled.double().numpy()), rel=1e-4)
+    assert value > 10 * abs(scorer.kid(one, two, 3, 1000)[0])
+    assert scorer.kid(one, far, 3, 5)[2] == 5
+    with pytest.raises(ValueError, match="two pictures"):
+        scorer.kid(scorer.features(dark[:1]), far, 3, 5)
+
+
+def test_what_one_type_has_too_few_pictures_for_is_no_number_of_the_category(folders, tmp_path):
+    samples = read_csv(folders[0] / "samples.csv", Sample)
+    write_csv(folders[0] / "samples.csv", [s for s in samples if s.id not in ("hole_1", "hole_2")], Sample)
+    rows = run(folders, tmp_path / "scores.csv")
+    assert ("crack", "kid") in rows and ("hole", "kid") not in rows and ("all", "kid") not in rows
+    assert ("all", "ic_lpips") in rows
+
+
+def test_variants_are_rows_of_their_own(folders, tmp_path):
+    section = {"network": "random", "cap": 3, "shuffles": 2, "variants": ["seas", "dfmgan"]}
+    rows = run(folders, tmp_path / "scores.csv", config(ic_lpips=section))
+    assert "cap 140," in rows["all", "ic_lpips_seas"].protocol and "anchors: generator part" in rows["all", "ic_lpips_seas"].protocol
+    assert "cap 200," in rows["all", "ic_lpips_dfmgan"].protocol and "anchors: all real pictures" in rows["all", "ic_lpips_dfmgan"].protocol
+    assert "cap 3," in rows["all", "ic_lpips"].protocol
+
+
+def test_crops_hold_the_defect_and_fill_the_picture():
+    images, masks = np.zeros((4, SIZE, SIZE, 3), np.uint8), np.zeros((4, SIZE, SIZE), bool)
+    for i, (rows, columns) in enumerate((((2, 10), (20, 24)), ((28, 32), (30, 32)), ((0, 32), (0, 32)))):
+        masks[i, slice(*rows), slice(*columns)] = True
+        images[i][masks[i]] = 255
+    crops = defect_crops(images, masks)
+    assert crops.shape == (3, SIZE, SIZE, 3), "an empty mask marks nothing"
+    shares = (crops[..., 0] > 127).mean((1, 2))
+    assert shares == pytest.approx([0.5, 0.5, 1], abs=0.05)  # 8 x 4 in 8 x 8, 4 x 2 in 4 x 4, everything
+    assert len(defect_crops(images, masks & False)) == 0

@@ -79,6 +79,8 @@ def test_paper_configuration(paper):
         "report_page": 1,
         "report_numbers": 1,
         "report_summary": 1,
+        "classify": 15 * METHODS,
+        "segment": 45 * METHODS,
         "all": 1,
     }
 
@@ -104,6 +106,8 @@ def table(categories: int, stage: str) -> dict[str, int]:
         ("figure_3", {"prepare": 15, "train": 30, "report_attention": 15}),
         ("figure_6", {"prepare": 6, "train": 6 * LEARNERS, "generate": 6 * METHODS, "report_grid": 1}),
         ("figure_9", {"prepare": 15, "train": 60, "generate": 60, "report_grid": 1}),
+        ("classification", {"prepare": 15, "train": 15 * LEARNERS, "generate": 15 * METHODS, "classify": 15 * METHODS}),
+        ("segmentation", {"prepare": 15, "train": 15 * LEARNERS, "generate": 15 * METHODS, "segment": 45 * METHODS}),
     ],
 )
 def test_named_targets(paper, target, expected):

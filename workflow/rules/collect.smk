@@ -8,6 +8,8 @@ localrules:
     pairs,
     scores,
     detection,
+    classification,
+    segmentation,
     tables,
     figures,
     table_1,
@@ -64,9 +66,25 @@ rule scores:
         "All pairs are scored"
 
 
+rule classification:
+    input:
+        classification(),
+    message:
+        "All classifiers are trained and tested"
+
+
+rule segmentation:
+    input:
+        segmentation(),
+    message:
+        "All segmenters are trained and tested"
+
+
 rule detection:
     input:
         wanted(rules.detect.output.scores, SEEDS),
+        classification(),
+        segmentation(),
     message:
         "All detectors are trained and tested"
 

@@ -36,7 +36,16 @@ def configuration():
         "ic_lpips": weights.choose(score.ic_lpips.network, weights.LPIPS_ORDER, required=False),
     }
     found = {name: {**config["score"].get(name, {}), "network": network} for name, network in chosen.items()}
-    return validate({**config, "score": {**config["score"], **found}}, source)
+    return validate({**config, "score": {**config["score"], **found}, "detect": detectors()}, source)
+
+
+def detectors() -> dict:
+    """The section `detect` with the start of the classifier that is here instead of `auto`."""
+    classifier = config["detect"].get("classification")
+    if not classifier or classifier.get("weights", "auto") != "auto":
+        return config["detect"]
+    here = weights.choose("auto", (classifier.get("network", "resnet34"),)) != "random"
+    return {**config["detect"], "classification": {**classifier, "weights": "imagenet" if here else "none"}}
 
 
 def wanted_networks() -> list[str]:
@@ -44,6 +53,8 @@ def wanted_networks() -> list[str]:
     score = validate(config, "params.yaml").score
     pairs = [(score.inception_score.network, weights.IS_ORDER), (score.ic_lpips.network, weights.LPIPS_ORDER)]
     named = [order[0] if network == "auto" else network for network, order in pairs]
+    classifier = validate(config, "params.yaml").detect.classification
+    named += [classifier.network] if classifier and classifier.weights != "none" else []
     return [network for network in named if network != "random"]
 
 
@@ -150,12 +161,29 @@ def pictures_of(wildcards) -> list[str]:
     )
 
 
+def classification() -> list[str]:
+    """Scores of the classifiers, where Table II shows the data set."""
+    section = CONFIG.detect.classification
+    return each(rules.classify.output.scores, METHODS, section.seeds, SHOWN[2]) if section else []
+
+
+def segmentation() -> list[str]:
+    """Scores of the segmenters, where Table II shows the data set."""
+    section = CONFIG.detect.segmentation
+    return [
+        path.replace("{architecture}", architecture)
+        for architecture in (section.networks if section else [])
+        for path in each(rules.segment.output.scores.replace("{architecture}", "{{architecture}}"), METHODS, section.seeds, SHOWN[2])
+    ]
+
+
 def sources(number: int) -> list[str]:
     """Score files that a table is made of."""
     if number == 1:
         return each(rules.score.output.scores, METHODS, datasets=SHOWN[1])
     methods = ARMS.get(number, METHODS)
-    return each(rules.detect.output.scores, methods, SEEDS, SHOWN[number]) if methods else []
+    also = [*classification(), *segmentation()] if number == 2 else []
+    return [*(each(rules.detect.output.scores, methods, SEEDS, SHOWN[number]) if methods else []), *also]
 
 
 def grids(figure: int) -> list[str]:
@@ -173,7 +201,8 @@ def dda_and_plain() -> list[str]:
 
 def all_scores() -> list[str]:
     """Score files of all methods, without the arms of the ablations."""
-    return [*each(rules.score.output.scores, METHODS), *each(rules.detect.output.scores, METHODS, SEEDS)]
+    located = each(rules.detect.output.scores, METHODS, SEEDS)
+    return [*each(rules.score.output.scores, METHODS), *located, *classification(), *segmentation()]
 
 
 def all_manifests() -> list[str]:
@@ -204,6 +233,9 @@ def check_inputs() -> None:
     networks = CONFIG.score.inception_score.network, CONFIG.score.ic_lpips.network
     for network, order in zip(networks, (weights.IS_ORDER, weights.LPIPS_ORDER)):
         weights.choose(network, order)
+    classifier = CONFIG.detect.classification
+    if classifier and classifier.weights == "imagenet":
+        weights.choose(classifier.network, ())
     for name, dataset in read.items():
         for category in dataset.categories:
             cache = Path(SCRATCH, "fingerprints", name, f"{category}.json")

@@ -1,11 +1,11 @@
-# The localization U-Net, trained on pairs and normals, tested on the held-out real pictures; one job a seed.
+# Detectors trained on the pairs and tested on the held-out real pictures; one job a seed.
 
 
 rule detect:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.generate.output.manifest,
-        config=config_slice("run.seed", "detect"),
+        config=config_slice("run.seed", "detect.localization"),
     output:
         scores=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/scores.csv",
         predictions=report(
@@ -39,6 +39,83 @@ rule detect:
         "--pairs {params.pairs:q} "
         "--state {params.state:q} "
         "--out {params.out:q} "
+        "--seed {wildcards.seed} "
+        "--threads {threads} "
+        "2>&1 | tee {log:q}"
+
+
+rule classify:
+    input:
+        prepared=rules.prepare.output.manifest,
+        pairs=rules.generate.output.manifest,
+        config=config_slice("run.seed", "detect.classification"),
+    output:
+        scores=f"{RUN}/detect/{{method}}/{ONE}/classification{{seed}}/scores.csv",
+        manifest=f"{RUN}/detect/{{method}}/{ONE}/classification{{seed}}/manifest.json",
+    log:
+        f"{LOGS}/classify/{{method}}/{ONE}/seed{{seed}}.log",
+    benchmark:
+        f"{LOGS}/classify/{{method}}/{ONE}/seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime="6h",
+    params:
+        prepared=subpath(input.prepared, parent=True),
+        pairs=subpath(input.pairs, parent=True),
+        state=f"{SCRATCH}/classify/{{method}}/{ONE}/seed{{seed}}",
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Classify the defects of {wildcards.dataset} {wildcards.category} with the pairs of {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "helixbench classify {wildcards.method} {wildcards.dataset} {wildcards.category} "
+        "--config {input.config:q} "
+        "--prepared {params.prepared:q} "
+        "--pairs {params.pairs:q} "
+        "--state {params.state:q} "
+        "--out {params.out:q} "
+        "--seed {wildcards.seed} "
+        "--threads {threads} "
+        "2>&1 | tee {log:q}"
+
+
+rule segment:
+    input:
+        prepared=rules.prepare.output.manifest,
+        pairs=rules.generate.output.manifest,
+        config=config_slice("run.seed", "detect.segmentation"),
+    output:
+        scores=f"{RUN}/detect/{{method}}/{ONE}/{{architecture}}{{seed}}/scores.csv",
+        manifest=f"{RUN}/detect/{{method}}/{ONE}/{{architecture}}{{seed}}/manifest.json",
+    log:
+        f"{LOGS}/segment/{{method}}/{ONE}/{{architecture}}{{seed}}.log",
+    benchmark:
+        f"{LOGS}/segment/{{method}}/{ONE}/{{architecture}}{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=16000,
+        runtime="6h",
+    params:
+        prepared=subpath(input.prepared, parent=True),
+        pairs=subpath(input.pairs, parent=True),
+        state=f"{SCRATCH}/segment/{{method}}/{ONE}/{{architecture}}{{seed}}",
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Segment {wildcards.dataset} {wildcards.category} by {wildcards.architecture} with the pairs of {wildcards.method}, seed {wildcards.seed}"
+    shell:
+        "helixbench segment {wildcards.method} {wildcards.dataset} {wildcards.category} "
+        "--config {input.config:q} "
+        "--prepared {params.prepared:q} "
+        "--pairs {params.pairs:q} "
+        "--state {params.state:q} "
+        "--out {params.out:q} "
+        "--architecture {wildcards.architecture} "
         "--seed {wildcards.seed} "
         "--threads {threads} "
         "2>&1 | tee {log:q}"

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench.detect.metrics import Ranking
-from helixbench.records import LEAKING, derive_seed
+from helixbench.detect import trial
+from helixbench.detect.metrics import Ranking, pro
+from helixbench.records import derive_seed
 from helixbench.schema import Localization
 
 
@@ -120,10 +121,11 @@ def anomaly_maps(model: nn.Module, images: np.ndarray, device: torch.device, bat
     training = model.training
     model.eval()
     maps = []
-    for i in range(0, len(images), batch):
-        x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float() / 255
-        logits = model(x.to(device, memory_format=torch.channels_last)).float()
-        maps.append(logits.softmax(1)[:, 1].cpu())
+    with torch.autocast(device.type, enabled=False):
+        for i in range(0, len(images), batch):
+            x = torch.from_numpy(images[i : i + batch]).permute(0, 3, 1, 2).float() / 255
+            logits = model(x.to(device, memory_format=torch.channels_last)).float()
+            maps.append(logits.softmax(1)[:, 1].cpu())
     model.train(training)
     return torch.cat(maps).numpy()
 
@@ -137,15 +139,20 @@ def image_scores(maps: np.ndarray, window: int) -> np.ndarray:
     return averaged.amax((1, 2, 3)).numpy()
 
 
-def evaluate(maps: np.ndarray, masks: np.ndarray, scores: np.ndarray, labels: np.ndarray, pro_limit: float) -> dict[str, float]:
-    """Metrics in percent: maps, masks (n, H, W); scores, labels (n,). Raises ValueError where one is not defined."""
+def evaluate(
+    maps: np.ndarray, masks: np.ndarray, regions: np.ndarray, scores: np.ndarray, labels: np.ndarray, pro_limit: float
+) -> dict[str, float]:
+    """Metrics in percent: maps, masks, regions (n, H, W); scores, labels (n,). Raises ValueError where one is not defined.
+
+    regions: the masks that PRO takes, usually `masks` itself.
+    """
     image, pixel = Ranking(scores, labels), Ranking(maps, masks)
     found = {
         "image_auroc": image.auroc(),
         "image_ap": image.average_precision(),
         "pixel_auroc": pixel.auroc(),
         "pixel_ap": pixel.average_precision(),
-        "pro": pixel.pro(masks, pro_limit),
+        "pro": pixel.pro(masks, pro_limit) if regions is masks else pro(maps, regions, pro_limit),
         "f1_max": pixel.f1_max(),
     }
     return {name: 100 * value for name, value in found.items()}
@@ -156,9 +163,11 @@ def training_seed(root: int, dataset: str, category: str, seed: int) -> int:
     return derive_seed(root, "localization", dataset, category, seed)
 
 
-def describe(config: Localization, split: str, size: Sequence[int]) -> str:
+CHOSEN_BY = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
+"""Metrics whose sum over all test pictures chooses `best_on_test`, as in AnomalyDiffusion's script."""
+
+
+def describe(config: Localization, split: str, size: Sequence[int], checkpoint: str = "last") -> str:
     """Protocol text, e.g. `unet(vgg13_bn) half split, last checkpoint, 1000 steps x 8, 256 px`."""
-    ema = f", EMA {config.optim.ema:g}" if config.optim.ema else ""
-    leaks = " (leaking: its test holds pictures of the generator)" if split in LEAKING else ""
-    trained = f"{config.optim.steps} steps x {config.optim.batch}{ema}"
-    return f"unet({config.encoder}) {split} split{leaks}, last checkpoint, {trained}, {size[0]} px"
+    truth = ", ground truth resized bilinearly, full-value pixels" if config.ground_truth == "full_value" else ""
+    return f"unet({config.encoder}) {trial.split_text(split)}, {trial.kept_text(checkpoint, config.optim)}, {size[0]} px{truth}"

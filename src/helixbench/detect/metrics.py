@@ -128,3 +128,27 @@ def pro(scores: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
     normal pixel.
     """
     return Ranking(scores, masks).pro(masks, limit)
+
+
+def confusion_metrics(predicted: np.ndarray, masks: np.ndarray) -> dict[str, float]:
+    """IoU and accuracy of predicted masks, both bool of one shape, over all their pixels together; each in [0, 1].
+
+    iou: of the anomalous class; miou: mean with that of the normal class; pixel_accuracy: share of all pixels;
+    class_accuracy: mean of the shares found of either class (mAcc of the segmentation toolboxes). ValueError unless
+    both classes are there.
+    """
+    predicted, masks = np.asarray(predicted).astype(bool), np.asarray(masks).astype(bool)
+    if predicted.shape != masks.shape:
+        raise ValueError(f"predictions have shape {predicted.shape}, masks {masks.shape}")
+    if not masks.any() or masks.all():
+        raise ValueError("nothing is labelled " + ("normal" if masks.any() else "anomalous"))
+    hit, correct = int((predicted & masks).sum()), int((~predicted & ~masks).sum())
+    wrong = masks.size - hit - correct
+    iou, iou_normal = hit / (hit + wrong), correct / (correct + wrong)
+    found, kept = hit / int(masks.sum()), correct / int((~masks).sum())
+    return {
+        "miou": (iou + iou_normal) / 2,
+        "iou": iou,
+        "pixel_accuracy": (hit + correct) / masks.size,
+        "class_accuracy": (found + kept) / 2,
+    }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from scipy import ndimage
 
 from helixbench.datasets.mvtec_ad import is_picture
 from helixbench.errors import UserError
@@ -159,6 +160,16 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
         rows, columns = np.nonzero(mask)
         small[rows * size // mask.shape[0], columns * size // mask.shape[1]] = True
     return small
+
+
+def bilinear_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) bool to (size, size) uint8, 255 where wholly covered: bilinear without antialiasing, as OpenCV resizes by default.
+
+    That is the ground truth of AnomalyDiffusion's test script and of those that follow it; read only where it is asked for.
+    """
+    at = [((np.arange(size) + 0.5) * side / size - 0.5).clip(0, side - 1) for side in mask.shape]
+    values = ndimage.map_coordinates(mask.astype(np.float32), np.meshgrid(*at, indexing="ij"), order=1)
+    return np.rint(255 * values).astype(np.uint8)
 
 
 def write_png(path: str | Path, array: np.ndarray) -> None:

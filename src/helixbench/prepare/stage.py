@@ -12,6 +12,7 @@ from helixbench.datasets import layouts
 from helixbench.datasets.folders import whole_folder
 from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
+from helixbench.pictures import bilinear_file
 from helixbench.prepare import pictures
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
@@ -62,6 +63,7 @@ def prepare_one(raw: RawSample, name: str, role: str, root: Path, folder: Path, 
     pictures.write_png(folder / sample.image, image)
     if mask is None:
         return sample, content
+    grey = pictures.bilinear_mask(mask, size)
     mask = pictures.resize_mask(mask, size)
     numbers = raw_mask_cells(mask, k)
     sample = replace(
@@ -73,6 +75,7 @@ def prepare_one(raw: RawSample, name: str, role: str, root: Path, folder: Path, 
     )
     cells = cells_to_mask(k, numbers, size)
     pictures.write_png(folder / sample.mask, mask)
+    pictures.write_png(folder / bilinear_file(sample.mask), grey)
     pictures.write_png(folder / sample.reference_cells, reference_crop(image, cells, "cells"))
     pictures.write_png(folder / sample.reference_tight, reference_crop(image, cells, "tight"))
     return sample, content
@@ -98,8 +101,8 @@ def _sheet(folder: Path, samples: list[Sample]) -> None:
 def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, out: Path) -> None:
     """Prepare one category from the raw folder `raw` into `out`, which appears whole or not at all.
 
-    Writes images/ (8-bit RGB), masks/ (0 and 255), references/, samples.csv, split.json, sheet.png and, last,
-    manifest.json. Reads the keys `prepare.size`, `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for
+    Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/, samples.csv, split.json,
+    sheet.png and, last, manifest.json. Reads the keys `prepare.size`, `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for
     bad raw data, for a defect type that cannot be split, and for a test picture that is also in training.
     """
     size, rule, k = config["prepare.size"], config["prepare.split"], config["prepare.raw_mask_cells"]

@@ -39,7 +39,9 @@ def _costs(results: Path) -> Iterator[dict]:
             shared = {"dataset": dataset, "category": category, "method": method, "defect": "all"}
             shared |= {key: facts.get(key, "") for key in ("seed", "device", "commit", "config_digest")}
             extra = {"psnr_db": facts["psnr_db"]} if "psnr_db" in facts else {}
-            cost = {f"{stage}_wall_s": facts["cost"]["wall_s"], f"{stage}_peak_mib": facts["cost"]["peak_rss_mib"]}
+            other = facts.get("detector", "localization")
+            name = stage if other == "localization" else other.replace(" ", "_")
+            cost = {f"{name}_wall_s": facts["cost"]["wall_s"], f"{name}_peak_mib": facts["cost"]["peak_rss_mib"]}
             for metric, value in (cost | extra).items():
                 yield {**shared, "metric": metric, "value": value}
 

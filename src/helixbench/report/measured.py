@@ -16,6 +16,7 @@ from helixbench.records import ALL, Score, read_csv
 from helixbench.report.published import AVERAGE
 
 _PAPER_NAMES = {"inception_score": "IS", "ic_lpips": "IC-LPIPS"}
+_BY_NETWORK = ("IS", "kid", "IC-LPIPS", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan")
 _SUBSTITUTE = re.compile(r"\b(random|squeezenet1_1|squeezenet|squeeze)\b")
 
 
@@ -59,7 +60,7 @@ class Measured:
     @property
     def substitute(self) -> str:
         """Name of the feature network when it is not the paper's, else empty."""
-        found = _SUBSTITUTE.search(self.protocol) if self.metric in _PAPER_NAMES.values() else None
+        found = _SUBSTITUTE.search(self.protocol) if self.metric in _BY_NETWORK else None
         return found.group() if found else ""
 
 

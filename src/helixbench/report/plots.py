@@ -156,7 +156,8 @@ def training(folder: Folder, jobs: list[Job]) -> Figure:
         for i, job in enumerate(members):
             lines = folder.curve_of_training(job)
             colour = COLOURS[i % len(COLOURS)]
-            for prefix, style in (("", "-"), ("val_", "--")):
+            # What a detector is validated on is test metrics, not a loss.
+            for prefix, style in (("", "-"), ("val_", "--"))[: 1 if job.stage == "detect" else 2]:
                 x, y = _loss(lines, prefix)
                 ax.plot(x, y, color=colour, linestyle=style, linewidth=0.9, alpha=1 if len(members) < 10 else 0.5)
         ax.set_yscale("log")

@@ -38,8 +38,13 @@ ARMS = (8, 9)
 """Tables whose rows are ablations."""
 KINDS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
 """Defect types that have rows of their own where a table of the paper has them, `logical/<category>`."""
-ALSO = {4: ("image_ap", "pro", "f1_max")}
-"""Metrics that the paper does not print and that the localization gives anyway."""
+ALSO = {
+    1: ("kid", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan", "mask_agreement"),
+    2: ("accuracy", "miou", "iou", "pixel_accuracy", "class_accuracy"),
+    4: ("image_ap", "pro", "f1_max"),
+}
+"""Metrics that the paper does not print, where they are measured."""
+LOW_IS_GOOD = ("kid",)
 
 TITLES = {
     1: "Quality and diversity of generated pairs",
@@ -59,8 +64,18 @@ NAMES = {
     "image_ap": "image AP",
     "pro": "PRO",
     "f1_max": "pixel F1-max",
+    "kid": "KID (low is good)",
+    "ic_lpips_defect": "IC-LPIPS of the defects",
+    "ic_lpips_seas": "IC-LPIPS as SeaS",
+    "ic_lpips_dfmgan": "IC-LPIPS as DFMGAN",
+    "mask_agreement": "image-mask agreement",
+    "accuracy": "classification accuracy",
+    "miou": "segmentation mIoU",
+    "iou": "segmentation IoU of defects",
+    "pixel_accuracy": "segmentation pixel accuracy",
+    "class_accuracy": "segmentation class accuracy",
 }
-DIGITS = {"IS": 2, "IC-LPIPS": 2}
+DIGITS = {"IS": 2, "IC-LPIPS": 2, "ic_lpips_defect": 2, "ic_lpips_seas": 2, "ic_lpips_dfmgan": 2, "kid": 4}
 """Decimals of a metric; 1 for the others, which are in percent."""
 
 
@@ -302,7 +317,7 @@ def _ranked(columns: list[Column], cells: list[Cell | None]) -> list[Cell | None
     for column, cell in zip(columns, cells, strict=True):
         values = groups.get(column.contest, [])
         if cell is not None and cell.text != "n/a" and len(values) > 1:
-            places = sorted(set(values), reverse=True)
+            places = sorted(set(values), reverse=column.metric not in LOW_IS_GOOD)
             place = places.index(float(cell.text.split(" ")[0])) + 1
             cell = Cell(cell.text, place if place <= 2 else 0, cell.marks)
         ranked.append(cell)

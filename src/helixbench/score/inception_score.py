@@ -1,4 +1,4 @@
-"""Inception Score (Salimans et al., 2016) through torch-fidelity, which stays the implementation of the formula.
+"""Inception Score (Salimans et al., 2016) and KID (Binkowski et al., 2018) through torch-fidelity, whose formulas they are.
 
 Networks other than its own Inception-v3 enter through its feature-extractor registry, so that every network goes
 through the same shuffling and splitting.
@@ -6,15 +6,18 @@ through the same shuffling and splitting.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 import torchvision
 from torch import nn
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_input_id_to_metric
+from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
+from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, KEY_METRIC_KID_STD, kid_features_to_metric
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
-from torch_fidelity.utils import create_feature_extractor
+from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id
 
 from helixbench.errors import UserError
 from helixbench.score import networks
@@ -24,7 +27,7 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class _SqueezeNet(FeatureExtractorBase):
-    """torchvision's SqueezeNet 1.1 with 1000 logits; pictures are resized to 224 x 224, its training size."""
+    """torchvision's SqueezeNet 1.1: 1000 logits, 512 pooled features; pictures are resized to 224 x 224, its training size."""
 
     size = 224
 
@@ -40,23 +43,24 @@ class _SqueezeNet(FeatureExtractorBase):
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        """The only feature: 1000-way logits."""
-        return ("logits",)
+        """1000-way logits, and the last convolution's features before them, averaged over the picture."""
+        return ("logits", "pool")
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The logits, for every metric."""
-        return "logits"
+        """Logits for IS, pooled features for the distances."""
+        return "logits" if metric == "isc" else "pool"
 
     @staticmethod
     def can_be_compiled() -> bool:
         """Not worth its start-up time."""
         return False
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-        """(B, 3, H, W) uint8 -> (logits (B, 1000),)."""
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) uint8 -> (logits (B, 1000), features (B, 512))."""
         x = nn.functional.interpolate(images.float() / 255, size=(self.size, self.size), mode="bilinear", antialias=True)
-        return (self.net((x - self.mean) / self.std),)
+        features = self.net.features((x - self.mean) / self.std)
+        return self.net.classifier(features).flatten(1), features.mean((2, 3))
 
 
 class _RandomSqueezeNet(_SqueezeNet):
@@ -85,9 +89,10 @@ class _RandomSqueezeNet(_SqueezeNet):
         self.register_buffer("shift", logits.mean(0))
         self.register_buffer("scale", logits.std(0) + 1e-6)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-        """(B, 3, H, W) uint8 -> (logits (B, 1000),)."""
-        return ((super().forward(images)[0] - self.shift) / self.scale,)
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) uint8 -> (logits (B, 1000), features (B, 512))."""
+        logits, features = super().forward(images)
+        return (logits - self.shift) / self.scale, features
 
 
 _EXTRACTORS = {"squeezenet1_1": ("helixbench-squeezenet1_1", _SqueezeNet), "random": ("helixbench-random", _RandomSqueezeNet)}
@@ -104,6 +109,13 @@ class _Images(Dataset):
         return torch.from_numpy(self.images[i]).permute(2, 0, 1).contiguous()
 
 
+class Features(NamedTuple):
+    """Of n pictures: logits (n, classes), and pooled features (n, D), both float32 on the CPU."""
+
+    logits: torch.Tensor
+    pooled: torch.Tensor
+
+
 class InceptionScorer:
     """One network, loaded once, applied to the images of one defect type after the other.
 
@@ -115,29 +127,43 @@ class InceptionScorer:
         self.cuda, self.batch = device.type == "cuda", batch
         if self.network == "inception-v3":
             networks.load_weights("inception-v3")  # torch-fidelity unpickles without restriction: look first
-            path = str(weights_file("inception-v3"))
-            name, self.layer, options = "inception-v3-compat", "logits_unbiased", {"feature_extractor_weights_path": path}
+            options = {"feature_extractor_weights_path": str(weights_file("inception-v3"))}
+            name, self.layers = "inception-v3-compat", ("logits_unbiased", "2048")
         else:
-            (name, cls), self.layer, options = _EXTRACTORS[self.network], "logits", {}
+            (name, cls), self.layers, options = _EXTRACTORS[self.network], ("logits", "pool"), {}
             if name not in FEATURE_EXTRACTORS_REGISTRY:
                 register_feature_extractor(name, cls)
-        self.extractor = create_feature_extractor(name, [self.layer], cuda=self.cuda, verbose=False, **options)
+        self.extractor = create_feature_extractor(name, list(self.layers), cuda=self.cuda, verbose=False, **options)
 
-    def __call__(self, images: np.ndarray, splits: int) -> tuple[float, float, int]:
-        """Images (n, H, W, 3) uint8 -> (mean, standard deviation over splits, splits used: at most n)."""
-        used = max(1, min(splits, len(images)))
-        found = isc_input_id_to_metric(
+    def features(self, images: np.ndarray) -> Features:
+        """Images (n, H, W, 3) uint8 through the network."""
+        found = extract_featuresdict_from_input_id(
             1,
             self.extractor,
-            self.layer,
             input1=_Images(images),
-            isc_splits=used,
             batch_size=self.batch,
             cuda=self.cuda,
             save_cpu_ram=True,  # no worker processes: the pictures are in memory already
             verbose=False,
-            cache=False,
         )
+        return Features(*(found[layer] for layer in self.layers))
+
+    def inception_score(self, features: Features, splits: int) -> tuple[float, float, int]:
+        """Mean and standard deviation over splits, splits used: at most one an image."""
+        used = max(1, min(splits, len(features.logits)))
+        found = isc_features_to_metric(features.logits, splits=used)
         if not np.isfinite(found[KEY_METRIC_ISC_MEAN]):  # 0 log 0 of a class that no image of a split can be
             raise UserError(f"{self.network}: the Inception Score is not a finite number; its weights file is not the published one")
         return found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD], used
+
+    @staticmethod
+    def kid(features: Features, real: Features, subsets: int, subset_size: int) -> tuple[float, float, int]:
+        """Kernel Inception Distance: mean and standard deviation over subsets, and their size: at most what is there.
+
+        Unbiased, hence slightly below 0 for like distributions. ValueError for fewer than two pictures on either side.
+        """
+        size = min(subset_size, len(features.pooled), len(real.pooled))
+        if size < 2:
+            raise ValueError("KID needs two pictures on either side")
+        found = kid_features_to_metric(features.pooled, real.pooled, kid_subsets=subsets, kid_subset_size=size, verbose=False)
+        return found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD], size

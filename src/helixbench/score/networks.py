@@ -7,28 +7,16 @@ and torch-fidelity give them. Every network says which weights it carries, becau
 from __future__ import annotations
 
 import hashlib
-import pickle
 from functools import lru_cache
 from pathlib import Path
 
-import torch
+from helixbench.checkpoint import load_published as load_weights
+from helixbench.weights import weights_file
 
-from helixbench.errors import UserError
-from helixbench.weights import URLS, weights_file
+__all__ = ["RANDOM_SEED", "describe", "load_weights"]
 
 RANDOM_SEED = 20240607
 """Seed of the `random` networks: part of their definition, so that all runs measure with the same one."""
-
-
-def load_weights(name: str) -> dict[str, torch.Tensor]:
-    """State dict of a network's weights file, in float32; only tensors are unpickled."""
-    file = weights_file(name)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    except (OSError, RuntimeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{file}: not a readable weights file ({reason}); fetch {URLS[name]} again") from None
 
 
 @lru_cache

@@ -1,10 +1,11 @@
-"""The stage `score`: IS and IC-LPIPS of one method's pairs of one category, as one CSV of score rows."""
+"""The stage `score`: IS, KID, IC-LPIPS and image-mask agreement of one method's pairs of one category, as one CSV of score rows."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from helixbench.errors import UserError
 from helixbench.records import ALL, Pair, Sample, Score, derive_seed, read_csv, write_csv
 from helixbench.schema import ScoreSection
 from helixbench.score import networks
-from helixbench.score.ic_lpips import PairwiseLpips, build_lpips, ic_lpips
+from helixbench.score.alignment import MaskAgreement
+from helixbench.score.ic_lpips import PairwiseLpips, build_lpips, defect_crops, ic_lpips
 from helixbench.score.inception_score import InceptionScorer
 from helixbench.weights import LPIPS_ORDER, choose
 
@@ -36,40 +38,109 @@ class _Number:
     scores: tuple[float, ...] = ()
 
 
-class _Scorer:
-    """Networks loaded once for all defect types of a category."""
+PRESETS = {"seas": ("vgg", 140, "generator"), "dfmgan": ("alex", 200, "all")}
+"""Network (where its weights are here, otherwise the configured one), cap, anchors of the others' IC-LPIPS."""
 
-    def __init__(self, config: ScoreSection, seed: int):
-        device = pick_device()
-        self.config, self.seed = config, seed
-        self.inception = InceptionScorer(config.inception_score.network, device, config.batch)
+
+@dataclass(frozen=True)
+class _Stack:
+    """Pictures (n, H, W, 3) uint8 with masks (n, H, W) bool."""
+
+    images: np.ndarray
+    masks: np.ndarray
+
+    def __getitem__(self, chosen: np.ndarray) -> _Stack:
+        return _Stack(self.images[chosen], self.masks[chosen])
+
+
+class _Scorer:
+    """Networks loaded once for all defect types of a category, normal pictures, settings."""
+
+    def __init__(self, config: ScoreSection, seed: int, normals: np.ndarray, split: str):
+        self.device = pick_device()
+        self.config, self.seed, self.split = config, seed, split
+        self.inception = InceptionScorer(config.inception_score.network, self.device, config.batch)
         self.network = choose(config.ic_lpips.network, LPIPS_ORDER)
-        self.pairwise = PairwiseLpips(build_lpips(self.network), device, config.batch, config.memory_gib)
+        self.agreement = MaskAgreement(normals, self.device, **config.mask_agreement.model_dump()) if len(normals) else None
         self.versions = {name: metadata.version(name) for name in ("torch-fidelity", "lpips")}
 
-    def inception_score(self, images: np.ndarray) -> _Number:
-        wanted = self.config.inception_score.splits
-        value, std, used = self.inception(images, wanted)
-        short = "" if used == wanted else f" ({wanted} asked, too few images)"
-        protocol = (
-            f"IS torch-fidelity {self.versions['torch-fidelity']}, {networks.describe(self.inception.network)}, "
-            f"{used} splits{short}, {images.shape[1]} px, {len(images)} images a defect type"
-        )
-        return _Number("inception_score", value, std, len(images), protocol)
+    @cache  # noqa: B019 a scorer lives as long as its stage
+    def pairwise(self, network: str) -> PairwiseLpips:
+        return PairwiseLpips(build_lpips(network), self.device, self.config.batch, self.config.memory_gib)
 
-    def ic_lpips(self, images: np.ndarray, anchors: np.ndarray, split: str) -> list[_Number]:
-        config = self.config.ic_lpips
-        found = ic_lpips(images, anchors, self.pairwise, cap=config.cap, shuffles=config.shuffles, seed=self.seed)
+    def __call__(self, pairs: _Stack, real: _Stack, trains: np.ndarray) -> list[_Number]:
+        """All numbers of one defect type; trains (n,) bool: which real pictures the generator saw. They are the anchors."""
+        anchors = real[trains]
+        numbers = [*self.distribution(pairs.images, real.images), *self.ic_lpips("ic_lpips", pairs, anchors)]
+        for preset in self.config.ic_lpips.variants:
+            network, cap, which = PRESETS[preset]
+            network = network if choose("auto", (network,)) == network else self.network
+            used = real if which == "all" else anchors
+            numbers += self.ic_lpips(f"ic_lpips_{preset}", pairs, used, network=network, cap=cap, anchors_are=which)[:1]
+        if self.config.ic_lpips.defect and anchors.masks.any((1, 2)).any():
+            crops, real_crops = (_Stack(defect_crops(x.images, x.masks), x.masks) for x in (pairs, anchors))
+            numbers += self.ic_lpips("ic_lpips_defect", crops, real_crops, note=", cropped around the masks")[:1]
+        return numbers + self.mask_agreement(pairs, anchors)
+
+    def distribution(self, images: np.ndarray, real: np.ndarray) -> list[_Number]:
+        """IS, and KID where both sides have two pictures."""
+        features, settings = self.inception.features(images), self.config
+        value, std, used = self.inception.inception_score(features, settings.inception_score.splits)
+        asked = settings.inception_score.splits
+        short = "" if used == asked else f" ({asked} asked, too few images)"
+        library = f"torch-fidelity {self.versions['torch-fidelity']}, {networks.describe(self.inception.network)}"
+        size = f"{images.shape[1]} px, {len(images)} images a defect type"
+        numbers = [_Number("inception_score", value, std, len(images), f"IS {library}, {used} splits{short}, {size}")]
+        if min(len(images), len(real)) < 2:
+            log.warning("KID is left out: it needs two pictures on either side")
+            return numbers
+        kid = settings.kid
+        value, std, used = self.inception.kid(features, self.inception.features(real), kid.subsets, kid.subset_size)
+        short = "" if used == kid.subset_size else f" ({kid.subset_size} asked, too few images)"
+        protocol = f"KID {library}, to all {len(real)} real pictures, {kid.subsets} subsets of {used}{short}, {size}"
+        return [*numbers, _Number("kid", value, std, len(images), protocol)]
+
+    def ic_lpips(
+        self,
+        metric: str,
+        pairs: _Stack,
+        anchors: _Stack,
+        *,
+        network: str | None = None,
+        cap: int | None = None,
+        anchors_are: str = "generator",
+        note: str = "",
+    ) -> list[_Number]:
+        """The score, then its counts of clusters."""
+        config, images = self.config.ic_lpips, pairs.images
+        network, cap = network or self.network, cap or config.cap
+        found = ic_lpips(images, anchors.images, self.pairwise(network), cap=cap, shuffles=config.shuffles, seed=self.seed)
+        which = f"generator part of split {self.split}" if anchors_are == "generator" else "all real pictures"
         protocol = (
-            f"IC-LPIPS lpips {self.versions['lpips']}, {networks.describe(self.network)}, anchors: generator part of split {split}, "
-            f"cap {config.cap}, {config.shuffles} shuffles, {images.shape[1]} px, {len(images)} images a defect type"
+            f"IC-LPIPS lpips {self.versions['lpips']}, {networks.describe(network)}, anchors: {which}, "
+            f"cap {cap}, {config.shuffles} shuffles, {images.shape[1]} px, {len(images)} images a defect type{note}"
         )
         mean, std = float(np.mean(found.scores)), float(np.std(found.scores))
         return [
-            _Number("ic_lpips", mean, std, len(images), protocol, found.scores),
+            _Number(metric, mean, std, len(images), protocol, found.scores),
             _Number("ic_lpips_empty_clusters", found.empty_clusters, None, len(images), f"clusters without an image; {protocol}"),
             _Number("ic_lpips_single_clusters", found.single_clusters, None, len(images), f"clusters of one image; {protocol}"),
         ]
+
+    def mask_agreement(self, pairs: _Stack, real: _Stack) -> list[_Number]:
+        """In percent: of the pairs, of the pairs with one another's masks, of the real pictures that the generator saw."""
+        if self.agreement is None:
+            return []
+        own, config = self.agreement(pairs.images, pairs.masks), self.config.mask_agreement
+        protocol = (
+            f"AUROC in a picture of the difference to the nearest {self.agreement.neighbours} of {len(self.agreement.normals)} "
+            f"normals against the mask, {min(config.size, pairs.images.shape[1])} px, shift {config.shift}"
+        )
+        values = {"mask_agreement": own.own, "mask_agreement_shuffled": own.shuffled}
+        notes = {"mask_agreement_shuffled": "masks of the next pair; ", "mask_agreement_real": "real pictures of the generator part; "}
+        if real.masks.any():
+            values["mask_agreement_real"] = self.agreement(real.images, real.masks).own
+        return [_Number(k, 100 * float(v.mean()), None, len(v), notes.get(k, "") + protocol) for k, v in values.items()]
 
 
 def _gate_counts(pairs: Sequence[Pair]) -> list[_Number]:
@@ -103,23 +174,33 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
     section, seed = config["score"], config["run.seed"]
     rule, split_sha256 = pictures.read_split(prepared)
     found = pictures.load_pairs(pairs)
-    samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.defect_trains]
+    samples = read_csv(prepared / "samples.csv", Sample)
     defects = sorted({pair.defect for pair in found})
     for defect in defects:
-        if not any(s.defect == defect for s in samples):
+        if not any(s.defect == defect and s.defect_trains for s in samples):
             raise UserError(f"{prepared / 'samples.csv'}: no picture of {defect} has role generator, so IC-LPIPS has no anchor")
-    scorer = _Scorer(section, derive_seed(seed, "score", dataset, category))
+    normals = pictures.sample_images(prepared, [s for s in samples if s.role == "normal"])
+    if not len(normals):
+        log.warning("%s: no picture has role normal; image-mask agreement is left out", prepared / "samples.csv")
+    scorer = _Scorer(section, derive_seed(seed, "score", dataset, category), normals, rule)
     numbers: dict[str, list[_Number]] = {}
     for defect in defects:
         own = [pair for pair in found if pair.defect == defect]
-        images = pictures.pair_images(pairs, own)
-        anchors = pictures.sample_images(prepared, [s for s in samples if s.defect == defect])
-        if images.shape[1:] != anchors.shape[1:]:
-            sizes = [f"{a.shape[2]}x{a.shape[1]}" for a in (images, anchors)]
-            raise UserError(f"{pairs}: pictures are {sizes[0]}, those of {prepared} {sizes[1]}; generate again")
-        numbers[defect] = [scorer.inception_score(images), *scorer.ic_lpips(images, anchors, rule), *_gate_counts(own)]
-        log.info("score %s %s/%s/%s: IS %.3f, IC-LPIPS %.4f", method, dataset, category, defect, *(x.value for x in numbers[defect][:2]))
-    numbers[ALL] = [_category(list(rows)) for rows in zip(*(numbers[defect] for defect in defects), strict=True)]
+        made = _Stack(pictures.pair_images(pairs, own), pictures.pair_masks(pairs, own))
+        known = [s for s in samples if s.defect == defect]
+        images = pictures.sample_images(prepared, known)
+        for what, others in ((prepared, images), (f"normals of {prepared}", normals)):
+            if len(others) and made.images.shape[1:] != others.shape[1:]:
+                sizes = [f"{a.shape[2]}x{a.shape[1]}" for a in (made.images, others)]
+                raise UserError(f"{pairs}: pictures are {sizes[0]}, those of {what} {sizes[1]}; generate again")
+        real = _Stack(images, pictures.sample_masks(prepared, known, images.shape[1:3]))
+        numbers[defect] = [*scorer(made, real, np.array([s.defect_trains for s in known])), *_gate_counts(own)]
+        texts = "  ".join(f"{x.metric} {x.value:.4g}" for x in numbers[defect])
+        log.info("score %s %s/%s/%s: %s", method, dataset, category, defect, texts)
+    # what one defect type has too few pictures for is no number of the category
+    shared = [m for m in (x.metric for x in numbers[defects[0]]) if all(any(x.metric == m for x in own) for own in numbers.values())]
+    by_metric = [[next(x for x in numbers[defect] if x.metric == metric) for defect in defects] for metric in shared]
+    numbers[ALL] = [_category(rows) for rows in by_metric]
     settings = pictures.pair_settings(pairs)
     rows = [
         Score(

@@ -1,0 +1,152 @@
+"""One detector trained and tested: what localization, classification and segmentation have in common."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from helixbench import checkpoint, pictures
+from helixbench.config import Slice, digest
+from helixbench.devices import describe as describe_device
+from helixbench.provenance import manifest, write_text
+from helixbench.records import ALL, LEAKING, Score, write_csv
+from helixbench.trainer import fit
+
+log = logging.getLogger(__name__)
+
+Found = Mapping[str, tuple[int, Mapping[str, float]]]
+"""Defect type (and `all`) -> number of pictures, metric -> value."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Which detector, and its folders. state: resume state; out: gets scores.csv, stats.jsonl and, last, manifest.json."""
+
+    method: str
+    dataset: str
+    category: str
+    seed: int
+    prepared: Path
+    pairs: Path
+    state: Path
+    out: Path
+
+
+class BestOnTest:
+    """The predictions of the step whose test metrics have the largest sum; the first of equal ones. The trainer's validate(rng).
+
+    Kept beside the resume state, as whole files of one configuration: what a killed run has seen counts, and the steps
+    that the resumed one repeats give the same again.
+    """
+
+    def __init__(self, predict: Callable[[], np.ndarray], measure: Callable[[np.ndarray], Found], chosen_by: tuple[str, ...], file: Path):
+        self.predict, self.measure, self.chosen_by, self.file = predict, measure, chosen_by, file
+        self.total, self.predictions, self.digest = -np.inf, None, ""
+
+    def resume(self, config_digest: str) -> None:
+        """Go on from what an earlier run of the same configuration has seen."""
+        self.digest = config_digest
+        if self.file.is_file():
+            tensors, facts = checkpoint.load_tensors(self.file)
+            if facts.get("config_digest") == config_digest:
+                self.total, self.predictions = facts["total"], tensors["predictions"].numpy()
+
+    def __call__(self, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        """Metrics over all test pictures, in percent."""
+        predictions = self.predict()
+        metrics = self.measure(predictions)[ALL][1]
+        total = sum(metrics[name] for name in self.chosen_by)
+        if total > self.total:
+            self.total, self.predictions = total, predictions
+            facts = {"config_digest": self.digest, "total": total}
+            checkpoint.save_tensors(self.file, {"predictions": torch.from_numpy(predictions)}, facts)
+        return {name: torch.tensor(value) for name, value in metrics.items()}
+
+
+def run(
+    name: str,
+    job: Job,
+    config: Slice,
+    section,
+    *,
+    model: nn.Module,
+    loss: Callable,
+    seed: int,
+    pictures_digest: str,
+    device: torch.device,
+    predict: Callable[[], np.ndarray],
+    measure: Callable[[np.ndarray], Found],
+    chosen_by: tuple[str, ...],
+    protocol: Callable[[str], str],
+    facts: Mapping[str, object],
+    finish: Callable[[dict[str, np.ndarray]], None] = lambda predictions: None,
+) -> None:
+    """Train `model` by `loss`, take its predictions on the test pictures, measure them, write everything.
+
+    section: the detector's own configuration (`optim`, `checkpoints`). predict(): predictions of the model as it is;
+    measure(predictions): metrics; protocol(checkpoint): text of a score row; facts: for the manifest; finish(checkpoint ->
+    predictions): whatever else is to be written before the manifest is.
+    """
+    rule, split_sha256 = pictures.read_split(job.prepared)
+    who = {"method": job.method, "dataset": job.dataset, "category": job.category, "seed": job.seed}
+    with manifest(job.out / "manifest.json", "detect", config, detector=name, **who, device=describe_device(device)) as record:
+        config_digest = digest([section.model_dump(mode="json"), pictures_digest])
+        best = None
+        if "best_on_test" in section.checkpoints:
+            best = BestOnTest(predict, measure, chosen_by, job.state / "best_on_test.safetensors")
+            best.resume(digest([config_digest, seed]))
+        optim = section.optim if best else section.optim.model_copy(update={"validate_every": 0})
+        record["training"] = fit(
+            model, loss, optim, seed=seed, state_dir=job.state, config_digest=config_digest, device=device, name=name, validate=best
+        )
+        predictions = {"last": predict()}
+        if best:
+            predictions["best_on_test"] = best.predictions
+        rows: list[Score] = []
+        for kept in section.checkpoints:
+            found = measure(predictions[kept])
+            rows += [
+                Score(
+                    **who,
+                    defect=defect,
+                    metric=metric,
+                    value=value,
+                    std=None,
+                    n=n,
+                    split=rule,
+                    split_sha256=split_sha256,
+                    protocol=protocol(kept) + pictures.pair_settings(job.pairs),
+                    config_digest=config.digest,
+                )
+                for defect, (n, metrics) in found.items()
+                for metric, value in metrics.items()
+            ]
+            texts = "  ".join(f"{metric} {value:.1f}" for metric, value in found[ALL][1].items())
+            log.info("%s %s %s/%s, %s: %s", name, job.method, job.dataset, job.category, kept, texts)
+        write_csv(job.out / "scores.csv", rows, Score)
+        finish({kept: predictions[kept] for kept in section.checkpoints})
+        write_text(job.out / "stats.jsonl", (job.state / "stats.jsonl").read_text(encoding="utf-8"))
+        record.update(facts)
+        record["split"] = {"rule": rule, "sha256": split_sha256}
+    shutil.rmtree(job.state)
+
+
+def kept_text(checkpoint_name: str, optim) -> str:
+    """Protocol text of a checkpoint and of its training, e.g. `last checkpoint, 1000 steps x 8`."""
+    kept = "last checkpoint"
+    if checkpoint_name == "best_on_test":
+        kept = f"best_on_test checkpoint (chosen by the test pictures, every {optim.validate_every} steps)"
+    ema = f", EMA {optim.ema:g}" if optim.ema and checkpoint_name == "last" else ""
+    return f"{kept}, {optim.steps} steps x {optim.batch}{ema}"
+
+
+def split_text(split: str) -> str:
+    """Protocol text of a split; a leaking one says so."""
+    return f"{split} split" + (" (leaking: its test holds pictures of the generator)" if split in LEAKING else "")

@@ -1,0 +1,140 @@
+"""The stages `classify` and `segment` on tiny folders."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from test_detect import SIZE, folders  # noqa: F401
+from torchmetrics.functional.classification import binary_jaccard_index, multiclass_accuracy
+
+from helixbench import weights
+from helixbench.config import Slice
+from helixbench.detect import classification, segmentation
+from helixbench.detect.metrics import confusion_metrics
+from helixbench.errors import UserError
+from helixbench.records import Pair, Sample, Score, read_csv, write_csv
+from helixbench.schema import Classification, Segmentation
+
+OPTIM = {"steps": 40, "batch": 4, "lr": 1e-3, "precision": "fp32"}
+
+
+def classify(folders, out, seed=0, **changes):  # noqa: F811
+    values = {"network": "resnet18", "weights": "none", "optim": OPTIM, **changes}
+    config = Slice({"detect.classification": values, "run.seed": 1})
+    given = {"prepared": folders[0], "pairs": folders[1], "state": out / "state", "out": out / "out"}
+    classification.run("m", "toy", "disc", config, seed=seed, **given)
+    return {row.defect: row for row in read_csv(out / "out/scores.csv", Score) if "last" in row.protocol}
+
+
+def segment(folders, out, architecture="unet", **changes):  # noqa: F811
+    encoders = {"unet": "resnet18", "segformer": "mit_b0", "deeplabv3plus": "resnet18"}
+    values = {"networks": {architecture: encoders[architecture]}, "optim": OPTIM, **changes}
+    config = Slice({"detect.segmentation": values, "run.seed": 1})
+    given = {"prepared": folders[0], "pairs": folders[1], "state": out / "state", "out": out / "out"}
+    segmentation.run("m", "toy", "disc", config, architecture=architecture, seed=0, **given)
+    return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
+
+
+def test_a_classifier_learns_the_types(folders, tmp_path):  # noqa: F811
+    rows = classify(folders, tmp_path)
+    assert set(rows) == {"bright", "dark", "all"}
+    assert {row.metric for row in rows.values()} == {"accuracy"}
+    assert rows["all"].value == 100 and rows["all"].n == 6 and rows["bright"].n == 3, "bright and dark squares are easily told apart"
+    protocol = "resnet18 (untrained start) 2 defect types, half split, last checkpoint, 40 steps x 4, 32 px"
+    assert rows["all"].protocol == protocol
+    record = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1} and record["detector"] == "classification"
+    assert not (tmp_path / "state").exists()
+    again = classify(folders, tmp_path / "again")
+    assert {k: r.value for k, r in again.items()} == {k: r.value for k, r in rows.items()}
+
+
+def test_a_type_that_no_pair_shows_counts_as_wrong(folders, tmp_path):  # noqa: F811
+    rows = read_csv(folders[1] / "manifest.csv", Pair)
+    write_csv(folders[1] / "manifest.csv", [row for row in rows if row.defect == "dark"], Pair)
+    found = classify(folders, tmp_path)
+    assert (found["dark"].value, found["bright"].value, found["all"].value) == (100, 0, 50)
+
+
+def test_nothing_to_learn_from_is_an_error(folders, tmp_path):  # noqa: F811
+    rows = read_csv(folders[1] / "manifest.csv", Pair)
+    write_csv(folders[1] / "manifest.csv", [dataclasses.replace(row, gate="empty") for row in rows], Pair)
+    with pytest.raises(UserError, match="no pair passed the mask gate"):
+        classify(folders, tmp_path)
+    samples = read_csv(folders[0] / "samples.csv", Sample)
+    write_csv(folders[0] / "samples.csv", [s for s in samples if s.defect == "good"], Sample)
+    with pytest.raises(UserError, match="no defective picture has role test"):
+        classify(folders, tmp_path)
+
+
+def test_published_weights_are_the_start_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    config = Classification(network="resnet18", optim=OPTIM)
+    assert classification.starts_from(config) == "none"
+    with pytest.raises(UserError, match="resnet18.* missing; run .helixbench fetch weights resnet18"):
+        classification.starts_from(config.model_copy(update={"weights": "imagenet"}))
+    torch.manual_seed(5)
+    published = torchvision.models.resnet18(weights=None).state_dict()
+    file = weights.weights_file("resnet18")
+    file.parent.mkdir(parents=True)
+    torch.save(published, file)
+    model = classification.build_network(config, 3, 0)
+    assert torch.equal(model[1].layer2[0].conv1.weight, published["layer2.0.conv1.weight"])
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    assert "ImageNet start" in classification.describe(config, 3, "half", 32, "last")
+
+
+@pytest.mark.parametrize("architecture", ["unet", "segformer", "deeplabv3plus"])
+def test_every_segmenter_runs(folders, tmp_path, architecture):  # noqa: F811
+    rows = segment(folders, tmp_path, architecture, checkpoints=["best_on_test"], optim={**OPTIM, "steps": 4, "validate_every": 2})
+    metrics = {"miou", "iou", "pixel_accuracy", "class_accuracy"}
+    assert set(rows) == {(defect, metric) for defect in ("bright", "dark", "all") for metric in metrics}
+    assert all(0 <= row.value <= 100 for row in rows.values()) and rows["all", "miou"].n == 6
+    assert rows["all", "miou"].protocol.startswith(f"{architecture}(") and "chosen by the test pictures" in rows["all", "miou"].protocol
+
+
+def test_a_segmenter_learns(folders, tmp_path):  # noqa: F811
+    rows = segment(folders, tmp_path, optim={**OPTIM, "steps": 80, "lr": 3e-3})
+    assert rows["all", "iou"].value > 60 and rows["all", "miou"].value > 75
+    assert rows["all", "pixel_accuracy"].value > 95
+
+
+def test_what_is_not_configured_is_an_error(folders, tmp_path):  # noqa: F811
+    config = Slice({"detect.segmentation": None, "detect.classification": None, "run.seed": 0})
+    given = {"prepared": folders[0], "pairs": folders[1], "state": tmp_path / "state", "out": tmp_path / "out", "seed": 0}
+    with pytest.raises(UserError, match="detect.segmentation.networks: unet is not there"):
+        segmentation.run("m", "toy", "disc", config, architecture="unet", **given)
+    with pytest.raises(UserError, match="detect.classification is null"):
+        classification.run("m", "toy", "disc", config, **given)
+    with pytest.raises(ValueError, match="no dilated mit_b0"):
+        Segmentation(networks={"deeplabv3plus": "mit_b0"}, optim=OPTIM)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_confusion_metrics_agree_with_torchmetrics(seed):
+    rng = np.random.default_rng(seed)
+    predicted, masks = rng.random((3, SIZE, SIZE)) < 0.2, rng.random((3, SIZE, SIZE)) < 0.3
+    found = confusion_metrics(predicted, masks)
+    x, y = torch.from_numpy(predicted).int(), torch.from_numpy(masks).int()
+    iou = [float(binary_jaccard_index(*pair)) for pair in ((x, y), (1 - x, 1 - y))]
+    assert found["iou"] == pytest.approx(iou[0], abs=1e-6) and found["miou"] == pytest.approx(np.mean(iou), abs=1e-6)
+    flat = x.flatten(), y.flatten()
+    for name, average in (("pixel_accuracy", "micro"), ("class_accuracy", "macro")):
+        assert found[name] == pytest.approx(float(multiclass_accuracy(*flat, num_classes=2, average=average)), abs=1e-6)
+
+
+def test_confusion_metrics_of_degenerate_cases():
+    masks = np.zeros((1, 4, 4), bool)
+    with pytest.raises(ValueError, match="nothing is labelled anomalous"):
+        confusion_metrics(masks, masks)
+    with pytest.raises(ValueError, match="nothing is labelled normal"):
+        confusion_metrics(masks, ~masks)
+    masks[0, 0] = True
+    assert confusion_metrics(masks, masks) == dict.fromkeys(("miou", "iou", "pixel_accuracy", "class_accuracy"), 1.0)
+    nothing = confusion_metrics(np.zeros_like(masks), masks)
+    assert (nothing["iou"], nothing["miou"], nothing["class_accuracy"]) == (0, 0.375, 0.5)
+    with pytest.raises(ValueError, match="shape"):
+        confusion_metrics(masks[0], masks)
