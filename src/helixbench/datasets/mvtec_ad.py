@@ -78,15 +78,19 @@ def read(root: Path, dataset: str, category: str, good: str = GOOD, masks_of: Ma
     folder = root / category
     check(root, category, f"prepare.datasets.{dataset}.root", good=good)
 
-    def sample(subset: str, defect: str, image: Path, mask: Path | None = None) -> RawSample:
-        return RawSample(dataset, category, defect, subset, image.absolute(), mask and mask.absolute())
-
     samples = []
     for subset in ("train", "test"):
         normals = pictures_in(folder / subset / good)
         if not normals:
             raise UserError(f"{folder / subset / good}: no pictures; put normal pictures there ({', '.join(sorted(SUFFIXES))})")
-        samples += [sample(subset, GOOD, image) for image in normals.values()]
+        samples += [RawSample(dataset, category, GOOD, subset, image.absolute(), None) for image in normals.values()]
+    samples += defective(folder, dataset, category, good, masks_of)
+    return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))
+
+
+def defective(folder: Path, dataset: str, category: str, good: str = GOOD, masks_of: Masks = _masks) -> list[RawSample]:
+    """Defective pictures and their masks of one category's folder: test/<defect> and ground_truth/<defect>."""
+    samples = []
     defects = [path for path in folders_in(folder / "test") if path.name != good]
     if not defects:
         raise UserError(
@@ -97,9 +101,11 @@ def read(root: Path, dataset: str, category: str, good: str = GOOD, masks_of: Ma
         if not found:
             raise UserError(f"{path}: no pictures; put defective pictures there or remove the folder")
         masks = masks_of(folder / "ground_truth" / path.name, found)
-        samples += [sample("test", path.name, image, masks[stem]) for stem, image in found.items()]
+        samples += [
+            RawSample(dataset, category, path.name, "test", image.absolute(), masks[stem].absolute()) for stem, image in found.items()
+        ]
     names = {path.name for path in defects}
     for path in folders_in(folder / "ground_truth"):
         if path.name not in names and pictures_in(path) and path.name != good:
             raise UserError(f"{path}: masks without a folder test/{path.name}; add the pictures or remove the masks")
-    return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))
+    return samples
