@@ -191,48 +191,114 @@ def generate(
         )
 
 
-def _all_given(options: dict) -> None:
+def _all_given(options: dict, command: str = "generate") -> None:
     missing = [name for name, value in options.items() if value is None]
     if missing:
-        raise UserError(f"generate: {', '.join(missing)} not given; see helixbench generate --help")
+        raise UserError(f"{command}: {', '.join(missing)} not given; see helixbench {command} --help")
+
+
+Size = Annotated[int, typer.Option(help="Working side of all pictures [pixel]", min=32, max=1024, **_hand)]
+Settings = Annotated[Path | None, typer.Option(help="YAML with what differs of the section of params.yaml", **_hand)]
+Name = Annotated[str | None, typer.Option(help="What the method is called in the rows; otherwise the folder of the pairs", **_hand)]
+
+
+def _settings(key: str, defaults: dict, file: Path | None, seed: int) -> Slice:
+    """Configuration of a stage by hand: the paper's values but for `defaults` and what the file says."""
+    import yaml
+
+    from helixbench.config import overlay
+
+    try:
+        given = yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file else {}
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(given, dict):
+        raise UserError(f"{file}: not a YAML mapping of keys; see the section {key} of params.yaml")
+    values = Slice({key: overlay(defaults, given), "run.seed": seed})
+    _ = values[key]  # checked before any work
+    return values
 
 
 @app.command()
 def score(
-    method: Method,
-    dataset: Dataset,
-    category: Category,
-    config: ConfigFile,
-    prepared: Prepared,
-    pairs: Pairs,
-    out: Out,
+    pairs: Annotated[Path, typer.Option(help="Folder of pairs: written by `generate`, or in the layout of MVTec AD")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output file (CSV)")],
+    method: Annotated[str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)] = None,
+    dataset: Annotated[str | None, typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW)] = None,
+    category: Annotated[str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)] = None,
     threads: Threads = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW)
+    ] = None,
+    prepared: Annotated[Path | None, typer.Option(help="Folder written by `prepare`", rich_help_panel=WORKFLOW)] = None,
+    real: Annotated[Path | None, typer.Option(help="Real defects in the layout of MVTec AD; train/good is used, too", **_hand)] = None,
+    name: Name = None,
+    size: Size = 256,
+    seed: Annotated[int, typer.Option(help="Root seed of the shuffles", **_hand)] = 0,
+    settings: Settings = None,
 ) -> None:
-    """Score generated pairs: IS and IC-LPIPS."""
+    """Score pairs: IS, KID, IC-LPIPS, image-mask agreement; of the workflow, or of any folder."""
+    _threads(threads)
+    if method is not None:
+        given = {"DATASET": dataset, "CATEGORY": category, "--config": config, "--prepared": prepared}
+        _all_given(given, "score")
+        from helixbench.score import stage
+
+        stage.run(method, dataset, category, Slice.load(config), prepared=prepared, pairs=pairs, out=out)
+        return
+    _all_given({"--real": real}, "score")
+    values = _settings("score", {"inception_score": {"network": "auto"}, "ic_lpips": {"network": "auto"}}, settings, seed)
+    from helixbench.generate import outside
     from helixbench.score import stage
 
-    _threads(threads)
-    stage.run(method, dataset, category, Slice.load(config), prepared=prepared, pairs=pairs, out=out)
+    name = name or pairs.resolve().name
+    with outside.to_score(pairs, real, name=name, size=size) as given:
+        stage.run(name, outside.DATASET, given.category, values, prepared=given.prepared, pairs=given.pairs, out=out)
 
 
 @app.command()
 def detect(
-    method: Method,
-    dataset: Dataset,
-    category: Category,
-    config: ConfigFile,
-    prepared: Prepared,
-    pairs: Pairs,
-    state: State,
-    out: Out,
+    pairs: Annotated[Path, typer.Option(help="Folder of pairs: written by `generate`, or in the layout of MVTec AD")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Output folder")],
+    method: Annotated[str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)] = None,
+    dataset: Annotated[str | None, typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW)] = None,
+    category: Annotated[str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)] = None,
+    state: Annotated[Path | None, typer.Option(help="Folder for resume state; by hand: <out>.state")] = None,
     seed: Annotated[int, typer.Option(help="Training seed")] = 0,
     threads: Threads = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW)
+    ] = None,
+    prepared: Annotated[Path | None, typer.Option(help="Folder written by `prepare`", rich_help_panel=WORKFLOW)] = None,
+    normals: Annotated[Path | None, typer.Option(help="Normal pictures: train/good in it, or the folder itself", **_hand)] = None,
+    test: Annotated[Path | None, typer.Option(help="Pictures to test on, in the layout of MVTec AD", **_hand)] = None,
+    name: Name = None,
+    size: Size = 256,
+    settings: Settings = None,
 ) -> None:
-    """Train the localization U-Net on pairs and normals, test it on held-out real pictures."""
-    from helixbench.detect import stage
-
+    """Train the localization U-Net on pairs and normals, test it on held-out real pictures; of the workflow, or any folders."""
     _threads(threads)
-    stage.run(method, dataset, category, Slice.load(config), seed=seed, prepared=prepared, pairs=pairs, state=state, out=out)
+    if method is not None:
+        given = {"DATASET": dataset, "CATEGORY": category, "--config": config, "--prepared": prepared, "--state": state}
+        _all_given(given, "detect")
+        from helixbench.detect import stage
+
+        stage.run(method, dataset, category, Slice.load(config), seed=seed, prepared=prepared, pairs=pairs, state=state, out=out)
+        return
+    _all_given({"--normals": normals, "--test": test}, "detect")
+    optim = {"steps": 12500, "batch": 8, "lr": 1e-4, "decay": "multistep"}
+    values = _settings("detect.localization", {"optim": optim}, settings, 0)
+    levels = len(values["detect.localization"].decoder_channels)
+    if size % 2**levels:
+        raise UserError(f"--size {size}: must be a multiple of {2**levels}, as the detector has {levels} levels")
+    from helixbench.detect import stage
+    from helixbench.generate import outside
+
+    name = name or pairs.resolve().name
+    state = state or out.with_name(f"{out.name}.state")
+    with outside.to_detect(pairs, normals, test, name=name, size=size) as given:
+        folders = {"prepared": given.prepared, "pairs": given.pairs, "state": state, "out": out}
+        stage.run(name, outside.DATASET, given.category, values, seed=seed, **folders)
 
 
 @app.command()

@@ -19,10 +19,10 @@ from helixbench.errors import UserError
 from helixbench.schema import Config
 
 
-def _overlay(below: Any, above: Any) -> Any:
+def overlay(below: Any, above: Any) -> Any:
     """Dictionaries merge, everything else replaces: the rule of Snakemake's --configfile."""
     if isinstance(below, Mapping) and isinstance(above, Mapping):
-        return {**below, **{key: _overlay(below.get(key), value) for key, value in above.items()}}
+        return {**below, **{key: overlay(below.get(key), value) for key, value in above.items()}}
     return above
 
 
@@ -111,7 +111,7 @@ def load(path: str | Path = "params.yaml", *overlays: str | Path) -> Config:
     values: Any = {}
     for file in (path, *overlays):
         try:
-            values = _overlay(values, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
+            values = overlay(values, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
         except OSError as error:
             raise UserError(f"{file}: {error.strerror}; give a readable YAML file") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:

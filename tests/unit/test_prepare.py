@@ -12,9 +12,10 @@ from PIL import Image
 
 from helixbench.config import Slice
 from helixbench.datasets.procedural import draw
-from helixbench.detect import stage as detect_stage
+from helixbench.detect import data as detect_data
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
+from helixbench.pictures import bilinear_file
 from helixbench.prepare import pictures, stage
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
@@ -281,6 +282,7 @@ def test_samples_and_files_agree(out, drawn):
     for s in samples:
         assert s.sha256 == sha256(drawn / s.source)
         named |= {name for name in (s.image, s.mask, s.reference_cells, s.reference_tight) if name}
+        named |= {bilinear_file(s.mask)} if s.mask else set()
         image = Image.open(out / s.image)
         assert image.mode == "RGB" and image.size == (48, 48)
         assert (s.defect == GOOD) == (s.mask == "") == (s.raw_mask == "") == (s.reference_cells == "") == (s.reference_tight == "")
@@ -316,7 +318,7 @@ def test_every_split_through_its_readers(drawn, tmp_path, rule, generator, test)
     data = Pictures.load(tmp_path / "disc")
     trains = [data.samples[i].id for i in data.defective if data.samples[i].defect == "bend"]
     assert len(trains) == generator == sum(s.defect_trains for s in bends) and sum(s.tests for s in bends) == test
-    tested, images, masks = detect_stage._test_set(tmp_path / "disc", samples)
+    tested, images, masks = detect_data.test_set(tmp_path / "disc", samples)
     shared = set(trains) & {s.id for s in tested}
     assert shared == {"literal": set(trains), "third_anomalydiffusion": set(trains[1:])}.get(rule, set())
     assert len(tested) == len(images) == len(masks) and not any(s.role == "normal" for s in tested)

@@ -1,4 +1,4 @@
-# Quality and diversity of the generated pairs: Inception Score and intra-cluster LPIPS.
+# Quality and diversity of the generated pairs: Inception Score, KID, intra-cluster LPIPS, image-mask agreement.
 
 
 rule score:

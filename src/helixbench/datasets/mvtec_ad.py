@@ -90,18 +90,25 @@ def read(
     if not folder.is_dir():
         return []
 
-    def sample(subset: str, defect: str, image: Path, mask: Path | None = None) -> RawSample:
-        return RawSample(dataset, category, defect, subset, image.absolute(), mask and mask.absolute())
-
     samples = []
     for subset in ("train", "test"):
         normals = pictures_in(folder / subset / good, notes)
         if not normals and (subset == "test" or (folder / subset / good).is_dir()):
             notes.problem(f"{folder / subset / good}: no pictures; put normal pictures there ({', '.join(sorted(SUFFIXES))})")
-        samples += [sample(subset, GOOD, image) for image in normals.values()]
+        samples += [RawSample(dataset, category, GOOD, subset, image.absolute(), None) for image in normals.values()]
     for path in folders_in(folder / "train"):
         if path.name != good:
             notes.odd.append(f"{path}: not read; only train/{good} is, and defects are in test/<defect>")
+    samples += defective(folder, dataset, category, notes, good, masks_of)
+    return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))
+
+
+def defective(
+    folder: Path, dataset: str, category: str, notes: Notes | None = None, good: str = GOOD, masks_of: Masks = _masks
+) -> list[RawSample]:
+    """Defective pictures and their masks of one category's folder: test/<defect> and ground_truth/<defect>."""
+    notes = notes or Notes()
+    samples = []
     defects = [path for path in folders_in(folder / "test") if path.name != good]
     if not defects:
         notes.problem(f"{folder / 'test'}: no defect types; put defective pictures into test/<defect> and masks into ground_truth/<defect>")
@@ -110,9 +117,11 @@ def read(
         if not found:
             notes.problem(f"{path}: no pictures; put defective pictures there or remove the folder")
         masks = masks_of(folder / "ground_truth" / path.name, found, notes)
-        samples += [sample("test", path.name, image, masks.get(stem)) for stem, image in found.items()]
+        for stem, image in found.items():
+            mask = masks.get(stem)
+            samples.append(RawSample(dataset, category, path.name, "test", image.absolute(), mask and mask.absolute()))
     names = {path.name for path in defects}
     for path in folders_in(folder / "ground_truth"):
         if path.name not in names and pictures_in(path) and path.name != good:
             notes.problem(f"{path}: masks without a folder test/{path.name}; add the pictures or remove the masks")
-    return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))
+    return samples

@@ -1,1 +1,1 @@
-"""What generated pairs are worth as pictures: Inception Score, IC-LPIPS."""
+"""What generated pairs are worth as pictures: Inception Score, KID, IC-LPIPS, image-mask agreement."""

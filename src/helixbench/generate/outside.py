@@ -1,0 +1,140 @@
+"""Folders from elsewhere as the stages score and detect read them: somebody else's pairs, real pictures without a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from helixbench import provenance
+from helixbench.datasets.mvtec_ad import defective, pictures_in
+from helixbench.errors import UserError
+from helixbench.generate.gate import verdict
+from helixbench.prepare import pictures
+from helixbench.prepare.split import check_leaks, split_record
+from helixbench.prepare.stage import prepare_one, sample_ids
+from helixbench.records import GOOD, Pair, RawSample, Sample, write_csv
+from helixbench.schema import Gate
+
+DATASET = "outside"
+RULE = "given"
+"""Name of the split in the protocols: the folders are what is given, nothing is split."""
+
+CELLS = 5
+
+
+def _folder(path: Path) -> Path:
+    """The folder that holds test/, itself or its only folder (as `generate` writes it)."""
+    if (path / "test").is_dir():
+        return path
+    inner = [folder for folder in path.glob("*/test") if folder.is_dir()] if path.is_dir() else []
+    if len(inner) != 1:
+        raise UserError(f"{path}: no folder test/ in it; give a folder in the layout of MVTec AD (test/<defect>, ground_truth/<defect>)")
+    return inner[0].parent
+
+
+def _good(subset: str, category: str, found: dict[str, Path]) -> list[RawSample]:
+    return [RawSample(DATASET, category, GOOD, subset, image.absolute(), None) for image in found.values()]
+
+
+def _normals(folder: Path, category: str, required: bool) -> list[RawSample]:
+    """Normals of <folder>/train/good, or lying in the folder itself; UserError without any, where they are required."""
+    found = pictures_in(folder / "train" / GOOD) or pictures_in(folder)
+    if required and not found:
+        raise UserError(f"{folder}: no normal pictures, neither in train/good nor in the folder itself; give the folder of some")
+    return _good("train", category, found)
+
+
+class Outside:
+    """Temporary folders `prepared` and `pairs`, filled from folders in the MVTec layout at one working size.
+
+    Every picture is read before anything is computed. Raises UserError for what is missing or unreadable, and for a picture that
+    is both trained on and tested on.
+    """
+
+    def __init__(self, root: Path, size: int, category: str):
+        self.prepared, self.pairs, self.size, self.category = root / "prepared", root / "pairs", size, category
+        self.samples: list[Sample] = []
+        self.contents: list[tuple[str, str, str]] = []
+        for name in ("images", "masks", "references"):
+            (self.prepared / name).mkdir(parents=True)
+
+    def add(self, raws: list[RawSample], role: str) -> None:
+        """Prepare real pictures in one role."""
+        root = Path("/")  # the pictures lie anywhere
+        for raw, sample_id in zip(raws, sample_ids(raws, root), strict=True):
+            sample, content = prepare_one(raw, sample_id, role, root, self.prepared, self.size, CELLS)
+            self.samples.append(sample)
+            self.contents.append((str(raw.image), role, content))
+
+    def add_pairs(self, folder: Path, name: str) -> None:
+        """Copy generated pairs, judged by the mask gate as ours are; nothing is drawn again."""
+        rows, counts = [], {}
+        for raw in sorted(defective(_folder(folder), DATASET, self.category), key=lambda s: (s.defect, s.image.name)):
+            image = pictures.read_rgb(raw.image)
+            mask = pictures.read_mask(raw.mask, image.shape[:2])
+            self.contents.append((str(raw.image), "generator", pictures.content_hash(image)))
+            mask = pictures.resize_mask(mask, self.size)
+            index = counts.setdefault(raw.defect, 0)
+            counts[raw.defect] += 1
+            files = [f"{kind}/{raw.defect}/{index:05d}.png" for kind in ("images", "masks")]
+            for file, array in zip(files, (pictures.resize_rgb(image, self.size), mask), strict=True):
+                (self.pairs / file).parent.mkdir(parents=True, exist_ok=True)
+                pictures.write_png(self.pairs / file, array)
+            rows.append(
+                Pair(
+                    index=index,
+                    dataset=DATASET,
+                    category=self.category,
+                    defect=raw.defect,
+                    method=name,
+                    image=files[0],
+                    mask=files[1],
+                    seed=0,
+                    donor="",
+                    background="",
+                    raw_mask="",
+                    prompt="",
+                    gate=verdict(mask, Gate()),
+                    redraws=0,
+                    mask_area=float(mask.mean()),
+                    sha256=provenance.sha256(self.pairs / files[0]),
+                    mask_sha256=provenance.sha256(self.pairs / files[1]),
+                )
+            )
+        write_csv(self.pairs / "manifest.csv", rows, Pair)
+
+    def close(self) -> None:
+        """Check for pictures on both sides; write samples.csv and split.json."""
+        check_leaks(self.contents)
+        members = [(s.id, s.defect, s.role) for s in self.samples]
+        write_csv(self.prepared / "samples.csv", self.samples, Sample)
+        provenance.write_json(self.prepared / "split.json", split_record(RULE, CELLS, DATASET, self.category, members))
+
+
+@contextmanager
+def to_score(pairs: Path, real: Path, *, name: str, size: int) -> Iterator[Outside]:
+    """Pairs, and real defects as anchors; normals of real/train/good where there are some."""
+    with TemporaryDirectory() as temporary:
+        outside = Outside(Path(temporary), size, _folder(real).resolve().name)
+        outside.add(defective(_folder(real), DATASET, outside.category), "generator")
+        outside.add(_normals(_folder(real), outside.category, required=False), "normal")
+        outside.add_pairs(pairs, name)
+        outside.close()
+        yield outside
+
+
+@contextmanager
+def to_detect(pairs: Path, normals: Path, test: Path, *, name: str, size: int) -> Iterator[Outside]:
+    """Pairs and normals to train on, test/good and test/<defect> of `test` to test on."""
+    with TemporaryDirectory() as temporary:
+        outside = Outside(Path(temporary), size, _folder(test).resolve().name)
+        good = pictures_in(_folder(test) / "test" / GOOD)
+        if not good:
+            raise UserError(f"{_folder(test) / 'test' / GOOD}: no pictures; put normal pictures there, metrics need both")
+        outside.add([*_good("test", outside.category, good), *defective(_folder(test), DATASET, outside.category)], "test")
+        outside.add(_normals(normals, outside.category, required=True), "normal")
+        outside.add_pairs(pairs, name)
+        outside.close()
+        yield outside
