@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -281,8 +282,8 @@ def test_samples_and_files_agree(out, drawn):
     named = {"samples.csv", "split.json", "sheet.png", "manifest.json"}
     for s in samples:
         assert s.sha256 == sha256(drawn / s.source)
-        named |= {name for name in (s.image, s.mask, s.reference_cells, s.reference_tight) if name}
-        named |= {bilinear_file(s.mask)} if s.mask else set()
+        bilinear = bilinear_file(s.mask) if s.mask else ""
+        named |= {name for name in (s.image, s.mask, bilinear, s.reference_cells, s.reference_tight) if name}
         image = Image.open(out / s.image)
         assert image.mode == "RGB" and image.size == (48, 48)
         assert (s.defect == GOOD) == (s.mask == "") == (s.raw_mask == "") == (s.reference_cells == "") == (s.reference_tight == "")
@@ -295,6 +296,20 @@ def test_samples_and_files_agree(out, drawn):
             expected = np.where(kept[..., None], np.asarray(image), 128)
             assert (np.asarray(Image.open(out / s.reference_cells)) == expected).all()
     assert named == set(sha256_tree(out))
+
+
+@pytest.mark.parametrize("sides", [(512, 512, 256), (90, 60, 48), (48, 48, 48), (30, 40, 48)])
+def test_bilinear_masks_are_those_of_the_public_scripts(sides):
+    """torch's bilinear resizing without antialiasing is OpenCV's; pixels wholly inside keep the full value."""
+    height, width, size = sides
+    mask = np.zeros((height, width), bool)
+    mask[height // 4 : height // 2 + 1, width // 3 : width // 2 + 2] = True
+    found = pictures.bilinear_mask(mask, size)
+    planes = torch.from_numpy(mask.astype(np.float32))[None, None]
+    expected = torch.nn.functional.interpolate(planes, (size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    assert np.abs(found - 255 * expected).max() <= 0.51
+    if (height, width) == (size, size):
+        assert ((found == 255) == mask).all() and set(np.unique(found)) == {0, 255}
 
 
 def test_split_file(out):

@@ -35,6 +35,9 @@ TIE = 1e-6
 COLUMNS = 1 << 13
 """Columns of the embeddings that one matrix product sees: their single-precision copies stay in a processor's cache."""
 
+ROWS = 64
+"""Embeddings whose distances to others are taken together, for the same reason."""
+
 SCALE = 1024.0
 """Embeddings are kept times this in half precision, far from its smallest numbers: half the memory, 1e-6 of a distance."""
 
@@ -94,6 +97,8 @@ def squared_distances(a: torch.Tensor, b: torch.Tensor | None = None, rows: np.n
 
     Summed over columns in float64.
     """
+    if b is not None and len(a) > ROWS:
+        return np.concatenate([squared_distances(a[i : i + ROWS], b) for i in range(0, len(a), ROWS)])
     products, squares = 0, [0, 0]
     norms = lambda x: torch.linalg.vector_norm(x, dim=1).double().square()  # noqa: E731
     for j in range(0, a.shape[1], COLUMNS):
