@@ -235,7 +235,7 @@ class DHDiff(_Section):
         "cells", description="cells: only the raw-mask cells kept; tight: their box resized; background: all but the cells (reading 8)"
     )
     reference_noise: Literal["same", "independent", "none"] = Field(
-        "same", description="noise of the reference latent against the image's (paper III-C, reading 7)"
+        "independent", description="noise of the reference latent against the image's; the paper's `same` leaks (reading 7)"
     )
     reference_encoder: Literal["shared", "copy"] = Field(
         "shared", description="tau_theta: the U-Net's own encoder path, or a trainable copy of it (reading 6)"

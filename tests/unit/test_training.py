@@ -157,7 +157,7 @@ def test_every_reference_reading_trains_a_step(prepared, base, reference, noise)
 
 def test_same_noise_gives_the_target_away_in_a_blank_reference(prepared, base):
     """Reading 7's flag: where a `cells` reference is blank, z_R(t) - sqrt(a) z_blank is exactly sigma * the target."""
-    method = DHDiffMethod.create(small.dhdiff(), BaseModel.load(base), 0)
+    method = DHDiffMethod.create(small.dhdiff(reference_noise="same"), BaseModel.load(base), 0)
     scheduler, t = method.base.scheduler, torch.tensor([400])
     blank, noise = method.base.encode(torch.full((1, 3, small.SIZE, small.SIZE), 128 / 255)), torch.randn(1, 4, 8, 8)
     z_r = method.noised_reference(blank, noise, torch.randn(1, 4, 8, 8), t)
@@ -258,10 +258,10 @@ def test_compiled_parts_are_the_same_function(base):
 
 def test_the_prediction_can_stand_in_for_the_reference_noise(prepared, base, tmp_path):
     """Reading 7's fallback: from the second step on the reference gets the predicted noise, not the initial one."""
-    folder, data = train(prepared, base, tmp_path, optim=small.optim(steps=1)), Pictures.load(prepared)
+    folder, data = train(prepared, base, tmp_path, reference_noise="same", optim=small.optim(steps=1)), Pictures.load(prepared)
     plans, seen = make_plan(data, generate(pairs=1), 0), {}
     for kind in ("initial", "predicted"):
-        method = DHDiffMethod.load(small.dhdiff(), folder, small.sampling(steps=3, reference_noise=kind))
+        method = DHDiffMethod.load(small.dhdiff(reference_noise="same"), folder, small.sampling(steps=3, reference_noise=kind))
         seen[kind], real = [], method.noised_reference
 
         def spy(latents, same, independent, t, *, seen=seen[kind], real=real):

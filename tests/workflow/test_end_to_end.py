@@ -267,11 +267,11 @@ def test_a_failed_job_fails_the_run_with_one_line(project):
         "bad.yaml",
         {
             "run": {"name": "bad"},
-            "prepare": {"datasets": {"Procedural": None, "Mine": {"layout": "mvtec_ad", "root": "raw", "categories": ["gear"]}}},
+            "prepare": {"use": ["Mine"], "datasets": {"Mine": {"layout": "mvtec_ad", "root": "raw", "categories": ["gear"]}}},
         },
     )
     result = project.snakemake("prepared", overlays=("config/smoke.yaml", overlay))
     assert result.returncode != 0
     assert "Traceback" not in result.stdout
-    assert [line for line in result.stdout.splitlines() if line.startswith("helixbench: ") and "001_mask.png" in line]
+    assert [line for line in result.stdout.splitlines() if line.startswith("helixbench: ") and "001_mask.png" in line], result.stdout
     assert not (project.root / "results/bad/prepare/Mine/gear").exists()

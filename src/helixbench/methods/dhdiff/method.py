@@ -17,6 +17,7 @@ from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
 from helixbench.diffusion.sampler import denoise, draw_noise, guidance_at, guided, sampling_scheduler
+from helixbench.errors import UserError
 from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
@@ -57,7 +58,10 @@ class DHDiffMethod(Learner):
     def load(cls, config: DHDiff, folder: Path, sampling: Sampling) -> DHDiffMethod:
         """Trained, from the folder that `save` wrote."""
         method = cls(config, BaseModel.load(folder), sampling)
-        method.text_length = method.unet.load_helix(folder / "dhdiff.safetensors")["text_length"]
+        facts = method.unet.load_helix(folder / "dhdiff.safetensors")
+        if "text_length" not in facts:
+            raise UserError(f"{folder}: trained by an earlier version of helixbench, which looked at other text tokens; train again")
+        method.text_length = facts["text_length"]
         method.unet.eval().requires_grad_(False)
         if config.compile:
             method.unet.compile_parts()
