@@ -1,7 +1,7 @@
 """Making DH-Diff pairs against the floor of two plain pictures: sampling with the same plain diffusers U-Net.
 
-Floor of a step: the passes on image + annotation latents (2B) that classifier-free guidance needs, with the same
-scheduler; no reference, no new modules. Both sides run in one process, in turns; the medians are compared. Scratch size on
+Floor of a step: the passes on image + annotation latents (2B) that classifier-free guidance needs, with the prompt padded as
+diffusers pads it; no reference, no new modules. Both sides run in one process, in turns; the medians are compared. Scratch size on
 a CPU, Stable Diffusion 1.5's size on a GPU (random weights do for speed). `s_per_pair` is the whole of `sample` at the
 full number of steps: text, reference, sampling, decoding, masks.
 
@@ -72,10 +72,12 @@ def main() -> None:
             reference = ours.unet.encode_reference(r, t, texts[False])
             guided(lambda conditional: torch.cat(ours.unet(z, a, t, texts[conditional], reference), dim=1), 2.5)
 
+    padded = {True: base.embed(["a photo of a bottle with broken large"] * b), False: base.embed([""] * b)}  # as diffusers does
+
     @torch.no_grad()
     def floor_step() -> None:
         def branch(conditional: bool) -> torch.Tensor:
-            text = texts[conditional]
+            text = padded[conditional]
             return plain(torch.cat([z, a]), torch.cat([t, t]), torch.cat([text, text])).sample
 
         with autocast(device, "auto"):
