@@ -294,7 +294,7 @@ def test_a_bad_arm_is_one_line(arm, message):
 
 
 @pytest.mark.parametrize("preset", sorted((ROOT / "config").glob("gpu_*.yaml")), ids=lambda path: path.stem)
-def test_a_memory_preset_changes_no_result_but_by_rounding(preset):
+def test_a_memory_preset_changes_precision_and_order_of_computation_only(preset):
     """Presets hold what decides memory; the batch and everything else stay the paper's."""
     paper, found = config.load(ROOT / "params.yaml"), config.load(ROOT / "params.yaml", preset)
     ours, theirs = (c.model_dump() for c in (paper, found))
