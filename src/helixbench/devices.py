@@ -20,6 +20,10 @@ LEASES = Path(tempfile.gettempdir()) / "helixbench-gpu"
 """Lock files of the GPUs of this node; node-local, whatever folder the run is in."""
 
 
+TEAM = "HELIXBENCH_TEAM"
+"""Set for the processes of a team (team.py): other launchers set WORLD_SIZE and LOCAL_RANK for reasons of their own."""
+
+
 @cache
 def pick_device() -> torch.device:
     """The device of this process: HELIXBENCH_DEVICE if set, a CUDA device of its own, or the CPU.
@@ -32,7 +36,7 @@ def pick_device() -> torch.device:
         return torch.device(name)
     if not torch.cuda.is_available():
         return torch.device("cpu")
-    if "LOCAL_RANK" in os.environ:  # one of a team, whose launcher holds the leases
+    if TEAM in os.environ:  # one of a team, whose launcher holds the leases
         return torch.device(f"cuda:{os.environ['LOCAL_RANK']}")
     count = torch.cuda.device_count()
     if count == 1 or "SLURM_JOB_ID" in os.environ:

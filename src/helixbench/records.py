@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -174,6 +175,13 @@ def _convert(text: str, annotation: str):
         return None
     base = annotation.removesuffix("| None").strip()
     return {"int": int, "float": float, "Path": Path}.get(base, str)(text)
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Rows of cells, the header first, as the text of a CSV file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def read_rows(path: Path, columns: Iterable[str], advice: str = "make the file again") -> list[tuple[int, dict[str, str]]]:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from helixbench.devices import TEAM as MARK
 from helixbench.devices import lease
 from helixbench.errors import UserError
 
@@ -39,7 +40,7 @@ class Team:
     @classmethod
     def current(cls) -> Team:
         """The team that `launch` started this process for; a team of one otherwise."""
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if not launched():
             return cls()
         from accelerate import PartialState
 
@@ -103,7 +104,7 @@ def _chunks(tensors: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
 
 def launched() -> bool:
     """Whether this process is one of a team already."""
-    return "WORLD_SIZE" in os.environ
+    return MARK in os.environ
 
 
 def launch(size: int, arguments: Sequence[str]) -> int:
@@ -112,7 +113,13 @@ def launch(size: int, arguments: Sequence[str]) -> int:
     Leases as many GPUs. Without a GPU the processes share the CPU. What process 0 says is heard, of the others only why
     they failed. None outlives this process.
     """
-    environment = os.environ | {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _port()}
+    environment = os.environ | {
+        MARK: "1",
+        "WORLD_SIZE": str(size),
+        "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": _port(),
+    }
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         if count < size:

@@ -47,7 +47,7 @@ rule base:
 
 rule models:
     input:
-        [path for path in wanted(rules.train.output.manifest) if any(f"/train/{name}/" in path for name in LEARNING)],
+        wanted(rules.train.output.manifest, methods=LEARNERS),
     message:
         "All models are trained"
 

@@ -78,6 +78,7 @@ SEEDS = CONFIG.detect.localization.seeds
 PLOTS = ["overview", "training", "cost", *(f"{kind}_{name}" for name in CONFIG.prepare.datasets for kind in ("detector", "masks"))]
 GRIDS = {"MPDD": 6, "VisA": 7, "MVTec-LOCO": 8}  # figures of the paper; every other data set is drawn as MVTec AD in figure 5
 LEARNING = [name for name, method in EVERYTHING.items() if hasattr(method, "optim")]
+LEARNERS = [name for name in METHODS if name in LEARNING]  # without the arms
 
 
 def one_of(names) -> str:
@@ -96,10 +97,11 @@ def each(pattern: str, methods=(), seeds=(), datasets=None) -> list[str]:
     ]
 
 
-def wanted(pattern: str, seeds=()) -> list[str]:
-    """The pattern filled for every method and category, and for the arms of the wanted tables where these show them."""
+def wanted(pattern: str, seeds=(), methods=None) -> list[str]:
+    """The pattern filled for every method (or these) and category, and for the arms of the wanted tables where these show them."""
+    methods = METHODS if methods is None else methods
     arms = [each(pattern, ARMS[number], seeds, SHOWN[number]) for number in (8, 9) if number in CONFIG.report.tables and ARMS[number]]
-    return list(dict.fromkeys([*each(pattern, METHODS, seeds), *(path for paths in arms for path in paths)]))
+    return list(dict.fromkeys([*(each(pattern, methods, seeds) if methods else []), *(path for paths in arms for path in paths)]))
 
 
 def config_slice(*keys: str) -> str:
@@ -207,10 +209,9 @@ def all_scores() -> list[str]:
 
 def all_manifests() -> list[str]:
     """Last files of all jobs of these methods, without the arms of the ablations."""
-    learning = [name for name in METHODS if name in LEARNING]
     return [
         *each(rules.prepare.output.manifest),
-        *(each(rules.train.output.manifest, learning) if learning else []),
+        *(each(rules.train.output.manifest, LEARNERS) if LEARNERS else []),
         *each(rules.generate.output.manifest, METHODS),
         *each(rules.detect.output.manifest, METHODS, SEEDS),
     ]

@@ -6,9 +6,7 @@ LOCO AD with several mask files a picture, the magnetic tiles in grey with antia
 
 from __future__ import annotations
 
-import csv
 import fcntl
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 from helixbench.datasets import btad, folder, magnetic_tile, visa
 from helixbench.datasets.folders import whole_folder
 from helixbench.provenance import write_json, write_text
-from helixbench.records import GOOD, read_rows
+from helixbench.records import GOOD, csv_text, read_rows
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,6 @@ def _save(path: Path, array: np.ndarray, **options) -> None:
 
 
 BEST = {"quality": 100, "subsampling": 0}
-
-
-def _csv(rows: Iterable[Iterable[str]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
 
 
 def _mvtec_ad(out: Path, drawings: Iterable[Drawing]) -> None:
@@ -122,7 +114,7 @@ def _enter_split(root: Path, category: str, rows: Iterable[tuple[str, ...]]) -> 
         others = read_rows(path, visa.COLUMNS) if path.exists() else []
         kept = [tuple(row[name] for name in visa.COLUMNS) for _, row in others if row["object"] != category]
         own = [(category, subset, label, *(name and f"{category}/{name}" for name in files)) for subset, label, *files in rows]
-        write_text(path, _csv([visa.COLUMNS, *sorted([*kept, *own])]))
+        write_text(path, csv_text([visa.COLUMNS, *sorted([*kept, *own])]))
 
 
 def _folder(out: Path, drawings: Iterable[Drawing]) -> None:
@@ -135,7 +127,7 @@ def _folder(out: Path, drawings: Iterable[Drawing]) -> None:
         if d.mask is not None:
             _save(out / mask, d.mask)
         rows.append((f"{d.defect}/{name}", mask, d.defect, d.subset))
-    write_text(out / folder.MANIFEST, _csv([folder.COLUMNS, *rows]))
+    write_text(out / folder.MANIFEST, csv_text([folder.COLUMNS, *rows]))
 
 
 WRITERS: dict[str, Callable[[Path, Iterable[Drawing]], list[tuple[str, ...]] | None]] = {

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
-
 import numpy as np
 
 from helixbench.detect.metrics import Ranking, region_weights
+from helixbench.records import csv_text
 
 POINTS = 200
 """Points kept of a curve, evenly spread along x; its ends are always kept."""
@@ -46,9 +44,5 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
 
 def as_csv(found: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """One row a point."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for name, (x, y) in found.items():
-        writer.writerows((name, f"{a:.5f}", f"{b:.5f}") for a, b in zip(x, y, strict=True))
-    return text.getvalue()
+    points = [(name, f"{a:.5f}", f"{b:.5f}") for name, (x, y) in found.items() for a, b in zip(x, y, strict=True)]
+    return csv_text([COLUMNS, *points])

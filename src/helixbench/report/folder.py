@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
-from helixbench.records import Pair, Sample, read_csv
+from helixbench.records import Pair, Sample, read_csv, read_rows
 
 STAGES = ("prepare", "train", "generate", "detect")
 """Stages whose jobs leave a manifest.json."""
@@ -79,12 +78,11 @@ class Folder:
         """Curve name -> points, as `detect` left them."""
         file = self.detection(key, dataset, category, seed) / "curves.csv"
         found: dict[str, list[tuple[float, float]]] = {}
-        try:
-            with open(file, newline="", encoding="utf-8") as handle:
-                for row in csv.DictReader(handle):
-                    found.setdefault(row["curve"], []).append((float(row["x"]), float(row["y"])))
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"{file}: no curves of a detector ({error}); run `detect` again") from None
+        for line, row in read_rows(file, ("curve", "x", "y"), "run `detect` again"):
+            try:
+                found.setdefault(row["curve"], []).append((float(row["x"]), float(row["y"])))
+            except ValueError:
+                raise UserError(f"{file}: row {line}: no point of a curve; run `detect` again") from None
         return found
 
     def prepared(self, dataset: str, category: str) -> tuple[Path, list[Sample]]:

@@ -2,14 +2,13 @@ r"""Numbers for other programs: `numbers.tex`, so that a paper never retypes one
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable
 from pathlib import Path
 
 from helixbench.config import Slice
-from helixbench.errors import UserError
 from helixbench.provenance import write_json, write_text
+from helixbench.records import read_rows
 from helixbench.report.measured import collect
 from helixbench.report.published import AVERAGE
 from helixbench.report.render import escape
@@ -27,15 +26,8 @@ def macros(tables: Iterable[Path], out: Path) -> None:
     r"""Write \hbnum and one definition a number of the tables' CSV files. UserError for a file that is no table."""
     lines = []
     for file in tables:
-        try:
-            with open(file, newline="", encoding="utf-8") as handle:
-                rows = list(csv.DictReader(handle))
-            if rows and tuple(rows[0]) != COLUMNS:
-                raise ValueError(f"columns must be {','.join(COLUMNS)}")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{file}: not a table of this report ({error}); render it again") from None
         found: dict[str, list[str]] = {}
-        for row in rows:
+        for _, row in read_rows(file, COLUMNS, "render the table again"):
             name = "/".join(row[key] for key in ("table", "dataset", "category", "method", "metric"))
             for kind in ("published", "recomputed", "measured"):
                 if row[kind] and (kind == "measured" or f"{name}/{kind}" not in found):

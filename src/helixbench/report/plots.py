@@ -6,8 +6,6 @@ column or two of a two-column paper.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +18,7 @@ from PIL import Image
 from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.provenance import write_atomic, write_text
-from helixbench.records import inside
+from helixbench.records import csv_text, inside
 from helixbench.report.folder import STAGES, Folder, Job
 from helixbench.report.measured import Measured, collect
 from helixbench.report.published import AVERAGE, WHOLE, read
@@ -220,14 +218,12 @@ def _sum(jobs: list[Job], stage: str, of: Callable[[Job], str], label: str) -> f
 
 def cost_csv(jobs: list[Job]) -> str:
     """One row a job: stage, method, data set, category, seed, seconds, peak memory [MiB], bytes, device."""
-    rows = ["stage,method,dataset,category,seed,wall_s,peak_rss_mib,bytes,device"]
+    rows = [("stage", "method", "dataset", "category", "seed", "wall_s", "peak_rss_mib", "bytes", "device")]
     for job in jobs:
-        spent = job.facts["cost"]
-        seed = "" if job.seed is None else job.seed
-        device = f'"{job.facts.get("device", "")}"'
-        facts = (job.stage, f'"{job.method}"', job.dataset, job.category, seed, spent["wall_s"], spent["peak_rss_mib"], job.bytes, device)
-        rows.append(",".join(map(str, facts)))
-    return "\n".join(rows) + "\n"
+        spent, seed = job.facts["cost"], "" if job.seed is None else job.seed
+        what = (job.stage, job.method, job.dataset, job.category, seed)
+        rows.append((*what, spent["wall_s"], spent["peak_rss_mib"], job.bytes, job.facts.get("device", "")))
+    return csv_text(rows)
 
 
 # ------------------------------------------------------------------------------------------------------- detectors
@@ -254,11 +250,8 @@ def mean_curves(folder: Folder, dataset: str, kind: str) -> tuple[np.ndarray, di
 def curves_csv(folder: Folder, dataset: str, kind: str) -> str:
     """mean_curves with a column a method, as `dvc plots` takes them."""
     along, means = mean_curves(folder, dataset, kind)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([KINDS[kind][2], *means])
-    writer.writerows([f"{value:.4f}" for value in row] for row in zip(along, *means.values(), strict=True))
-    return text.getvalue()
+    points = ([f"{value:.4f}" for value in row] for row in zip(along, *means.values(), strict=True))
+    return csv_text([[KINDS[kind][2], *means], *points])
 
 
 def detectors(folder: Folder, dataset: str) -> Figure:
