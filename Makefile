@@ -12,6 +12,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python; do \
 BIN := .venv/bin
 INSTALLED := .venv/installed
 EXTRAS := .venv/extras/bitsandbytes
+SLURM := $(if $(CI),.venv/slurm)
 
 .PHONY: demo test faults bottle restore lock clean
 
@@ -22,7 +23,7 @@ demo: $(INSTALLED)
 	@echo "Tables:   results/mini/report/table_<n>.md (also .csv, .tex, .html)"
 	@echo "Pictures: results/mini/report/figure_5_Procedural.png, results/layouts/prepare/*/*/sheet.png"
 
-test: $(INSTALLED) $(EXTRAS)
+test: $(INSTALLED) $(EXTRAS) $(SLURM)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/snakefmt --check Snakefile workflow > .venv/lint.log 2>&1 || { cat .venv/lint.log; exit 1; }
@@ -53,10 +54,17 @@ $(EXTRAS): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --no-deps --target .venv/extras --upgrade bitsandbytes==0.50.2
 	@touch $@
 
-# Packages that exist only for Linux get a marker, so that the same file installs elsewhere.
+# A test starts a Slurm of its own from Debian's packages. CI installs them where it may; elsewhere the test says that they are missing.
+$(SLURM): $(INSTALLED)
+	-@PATH="$$PATH:/usr/sbin"; command -v slurmctld > /dev/null || { export DEBIAN_FRONTEND=noninteractive; test "$$(id -u)" = 0 \
+		&& timeout -k 5 60 apt-get update && timeout -k 5 120 apt-get install -y --no-install-recommends slurm-wlm munge; } \
+		< /dev/null > .venv/slurm.log 2>&1
+	@touch $@
+
 faults: $(INSTALLED)
 	HELIXBENCH_KILLS=50 $(BIN)/python -m pytest tests/robustness/test_faults.py tests/workflow/test_disorder.py
 
+# Packages that exist only for Linux get a marker, so that the same file installs elsewhere.
 lock:
 	$(BIN)/pip freeze --exclude helixbench --exclude pip --exclude setuptools --exclude wheel \
 	| sed -E '/^(cuda-|nvidia-|triton==)/s/$$/ ; sys_platform == "linux"/' > requirements.lock

@@ -58,7 +58,7 @@ def check_gpus(expected: int) -> list[str]:
     """A line on each visible GPU, after a matrix product on it; UserError unless there are as many as expected."""
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found != expected:
-        given = {name: os.environ.get(name, "not set") for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS")}
+        given = {name: os.environ.get(name, "not set") for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")}
         told = ", ".join(f"{name} {value}" for name, value in given.items())
         raise UserError(
             f"GPUs: {expected} asked for, {found} seen by torch {torch.__version__} on {platform.node()} ({told}); "

@@ -42,6 +42,16 @@ def slurm():
         yield environment
 
 
+def test_the_gpu_check_is_a_job_that_holds_a_gpu_and_tells_what_it_sees(tmp_path, slurm):
+    project = Project(tmp_path / "project")
+    told = project.run("snakemake", "gpu_check", *FAST, "--retries", "0", "--configfile", "config/smoke.yaml", **slurm)
+    assert told.returncode == 1, told.stdout[-3000:]
+    (job,) = jobs_of("gpu_check", slurm, "all")
+    assert told_about(job, {**os.environ, **slurm})["TresPerJob"] == "gres:gpu:1"
+    log = (project.root / "logs/smoke/gpu_check.log").read_text()
+    assert re.fullmatch(r"helixbench: GPUs: 1 asked for, 0 seen by torch \S+ on \S+ \(.*SLURM_GPUS_ON_NODE 1\); .*\n", log)
+
+
 def test_a_job_cancelled_in_mid_training_resumes_and_the_result_is_that_of_one_machine(tmp_path, slurm):
     cluster, one = Project(tmp_path / "cluster"), Project(tmp_path / "one")
     for project in (cluster, one):

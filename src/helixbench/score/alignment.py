@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
+
+from helixbench.detect.metrics import auroc
 
 NOTHING = 0.5
 """Agreement of a mask that is empty or full: it says nothing about where the difference is."""
@@ -81,4 +82,4 @@ class MaskAgreement:
 
 
 def _auroc(values: np.ndarray, mask: np.ndarray) -> float:
-    return NOTHING if not mask.any() or mask.all() else float(roc_auc_score(mask.ravel(), values.ravel()))
+    return NOTHING if not mask.any() or mask.all() else auroc(values, mask)
