@@ -5,7 +5,7 @@ help_s: `helixbench --help`, beside `python -c pass`. overhead_per_job_s: wall t
 one process that has all packages loaded; by rule: the job's wall time as Snakemake measured it less its own work.
 noop_s: `snakemake` on the paper's configuration with every output there (empty files, pretended raw pictures).
 
-    python benchmarks/overhead.py [--repeats 3] [--only help job noop]
+    python benchmarks/overhead.py [--repeats 3] [--only help job noop] [--note "..."] [--out FILE.csv]
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import defaultdict
 from contextlib import chdir
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -48,6 +49,14 @@ def run(*command: str, cwd: Path, **environment: str) -> tuple[float, str]:
     if done.returncode:
         sys.exit(f"{shlex.join(command)}: {done.stdout}{done.stderr}")
     return seconds, done.stdout + done.stderr
+
+
+def stamp(note: str) -> dict[str, str]:
+    """What a committed number is to say about its making."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    words = [argument for argument in sys.argv[1:] if argument != note]
+    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]).replace(" --note", "")
+    return {"note": note, "command": command, "commit": commit, "date": date.today().isoformat()}
 
 
 def project(folder: Path) -> Path:
@@ -159,6 +168,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=("help", "job", "noop"), default=("help", "job", "noop"))
+    parser.add_argument("--note", default="", help="what else the machine did meanwhile")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     result: dict[str, object] = {"name": "overhead", "device": describe(torch.device("cpu"))}
     for part in options.only:
@@ -171,6 +182,12 @@ def main() -> None:
             else:
                 result |= noop(place, options.repeats)
     print(json.dumps(result))
+    if options.out:
+        with options.out.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            shared = {"device": result["device"], **stamp(options.note)}
+            writer.writerow(["measure", "value", *shared])
+            writer.writerows([name, value, *shared.values()] for name, value in result.items() if isinstance(value, int | float))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 `touch`: so many jobs that only touch a file, all ready at once, one target, no rule of ours: `dry_run_s` is the wall time of
 `snakemake --dry-run`, `run_s` that of the whole real run, start included, and jobs_per_s what follows from both: jobs over
-run_s - dry_run_s, that is without building the graph. A cell stays empty where the run took longer than --limit.
+run_s - dry_run_s, that is without building the graph. A run that takes longer than --limit is stopped: run_s stays empty, and
+jobs_per_s is that of the `done` jobs in the time that there was.
 `paper`: dry run of our own Snakefile on params.yaml with pretended data, 0 jobs done; `jobs` as Snakemake counts them.
 
     python benchmarks/scheduling.py [--jobs 100 1000 10000] [--cores 2] [--limit 360] [--note "..."] [--out FILE.csv]
@@ -20,10 +21,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 
-from overhead import BIN, ROOT, pretend, project
+from overhead import BIN, pretend, project, stamp
 
 TOUCH = """\
 rule all:
@@ -40,7 +40,7 @@ rule make:
 
 
 def timed(limit: float, cwd: Path, *arguments: str, **environment: str) -> tuple[float | None, str]:
-    """Wall time [s] of snakemake, None where the limit was reached, and its output; stops where it fails."""
+    """Wall time [s] of snakemake, None where the limit was reached, and its output so far; stops where it fails."""
     command = [str(BIN / "snakemake"), *arguments]
     with (cwd / "output.txt").open("w+", encoding="utf-8") as output:
         start = time.perf_counter()
@@ -52,7 +52,7 @@ def timed(limit: float, cwd: Path, *arguments: str, **environment: str) -> tuple
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-            return None, ""
+            return None, (cwd / "output.txt").read_text(encoding="utf-8")
         seconds = time.perf_counter() - start
         output.seek(0)
         text = output.read()
@@ -69,11 +69,11 @@ def touch(jobs: int, cores: int, limit: float) -> dict[str, object]:
         common = ("--cores", str(cores), "--quiet", "all")
         dry, _ = timed(limit, place, *common, "--dry-run")
         full, _ = timed(limit, place, *common)
-        made = len(list((place / "made").glob("*"))) if full else None
-    if made not in (None, jobs):
+        made = len(list((place / "made").glob("*")))
+    if full and made != jobs:
         sys.exit(f"{made} of {jobs} jobs were run")
-    rate = round(jobs / (full - dry), 1) if dry and full else None
-    return {"workflow": "touch", "jobs": jobs, "cores": cores, "dry_run_s": dry, "run_s": full, "jobs_per_s": rate}
+    rate = round(made / ((full or limit) - dry), 1) if dry else None
+    return {"workflow": "touch", "jobs": jobs, "cores": cores, "dry_run_s": dry, "run_s": full, "done": made, "jobs_per_s": rate}
 
 
 def paper(cores: int, limit: float) -> dict[str, object]:
@@ -96,17 +96,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     version = subprocess.run([str(BIN / "snakemake"), "--version"], capture_output=True, text=True, check=True).stdout.strip()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     shared = {
         "limit_s": options.limit,
         "snakemake": version,
         "machine": f"{os.cpu_count()} CPU cores",
-        "note": options.note,
-        "command": f"python benchmarks/{Path(__file__).name} --jobs {' '.join(map(str, options.jobs))} --limit {options.limit:g}",
-        "commit": commit,
-        "date": date.today().isoformat(),
+        **stamp(options.note),
     }
-    columns = ["workflow", "jobs", "cores", "dry_run_s", "run_s", "jobs_per_s", *shared]
+    columns = ["workflow", "jobs", "cores", "dry_run_s", "run_s", "done", "jobs_per_s", *shared]
     rows = [lambda: paper(options.cores, options.limit), *(lambda n=n: touch(n, options.cores, options.limit) for n in options.jobs)]
     with options.out.open("w", encoding="utf-8", newline="") if options.out else sys.stdout as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
