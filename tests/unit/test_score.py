@@ -103,6 +103,19 @@ def test_too_few_images_for_the_splits_is_said(folders, tmp_path):
     assert "6 splits (10 asked, too few images)" in rows["crack", "inception_score"].protocol
 
 
+def test_pairs_without_a_defect_change_no_protocol(folders, tmp_path):
+    """A method that draws nothing somewhere stays in one column with the others: its crops are fewer, or none, which scores 0."""
+    rows = read_csv(folders[1] / "manifest.csv", Pair)
+    for i, row in enumerate(rows):
+        if row.defect == "hole" or row.index == 0:
+            rows[i] = dataclasses.replace(row, mask_sha256=save(folders[1] / row.mask, np.zeros((SIZE, SIZE), np.uint8)))
+    write_csv(folders[1] / "manifest.csv", rows, Pair)
+    rows = run(folders, tmp_path / "scores.csv")
+    crack, hole, both = (rows[defect, "ic_lpips_defect"] for defect in ("crack", "hole", "all"))
+    assert (crack.n, hole.n, both.n) == (5, 0, 5) and hole.value == 0 and both.value == pytest.approx(crack.value / 2)
+    assert crack.protocol == hole.protocol == both.protocol and "6 images a defect type" in crack.protocol
+
+
 def test_altered_missing_and_stray_pictures_are_noticed(folders, tmp_path):
     picture = folders[1] / "disc/test/hole/002.png"
     save(picture, np.zeros((SIZE, SIZE, 3), np.uint8))

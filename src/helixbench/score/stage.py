@@ -79,7 +79,8 @@ class _Scorer:
             numbers += self.ic_lpips(f"ic_lpips_{preset}", pairs, used, network=network, cap=cap, anchors_are=which)[:1]
         if self.config.ic_lpips.defect and anchors.masks.any((1, 2)).any():
             crops, real_crops = (_Stack(defect_crops(x.images, x.masks), x.masks) for x in (pairs, anchors))
-            numbers += self.ic_lpips("ic_lpips_defect", crops, real_crops, note=", cropped around the masks")[:1]
+            found = self.ic_lpips("ic_lpips_defect", crops, real_crops, of=len(pairs.images), note=", cropped around the masks")
+            numbers += found[:1]
         return numbers + self.mask_agreement(pairs, anchors)
 
     def distribution(self, images: np.ndarray, real: np.ndarray) -> list[_Number]:
@@ -109,16 +110,17 @@ class _Scorer:
         network: str | None = None,
         cap: int | None = None,
         anchors_are: str = "generator",
+        of: int | None = None,
         note: str = "",
     ) -> list[_Number]:
-        """The score, then its counts of clusters."""
+        """The score, then its counts of clusters; of: pictures that were asked for, where some of them show nothing to score."""
         config, images = self.config.ic_lpips, pairs.images
         network, cap = network or self.network, cap or config.cap
         found = ic_lpips(images, anchors.images, self.pairwise(network), cap=cap, shuffles=config.shuffles, seed=self.seed)
         which = f"generator part of split {self.split}" if anchors_are == "generator" else "all real pictures"
         protocol = (
             f"IC-LPIPS lpips {self.versions['lpips']}, {networks.describe(network)}, anchors: {which}, "
-            f"cap {cap}, {config.shuffles} shuffles, {images.shape[1]} px, {len(images)} images a defect type{note}"
+            f"cap {cap}, {config.shuffles} shuffles, {images.shape[1]} px, {of or len(images)} images a defect type{note}"
         )
         mean, std = float(np.mean(found.scores)), float(np.std(found.scores))
         return [
