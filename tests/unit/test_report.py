@@ -377,6 +377,20 @@ def test_latex(tmp_path, number):
         assert done.returncode == 0, done.stdout[-2000:]
 
 
+def test_wide_tables_are_cut_into_panels_that_can_be_read(tmp_path):
+    """Eleven methods and the paper's ten: no panel is wider than the paper's table, each number stands in one of them."""
+    many = {f"m{i}": {"kind": "crop_paste", "label": f"Method {i}"} for i in range(11)}
+    rows = [score(metric, 10 * i + k + 0.4, method=f"m{i}") for i in range(11) for k, metric in enumerate(("pixel_auroc", "pixel_ap"))]
+    _, _, tex = render_table(tmp_path, 4, rows, methods=many)
+    bodies = re.findall(r"\\begin\{tabular\}\{l(c+)\}\n(.*?)\\end\{tabular\}", tex, re.DOTALL)
+    assert [len(shape) for shape, _ in bodies] == [20, 12, 10] and tex.count(r"\begin{table*}") == 1
+    published, *measured = (body for _, body in bodies)
+    assert "zipper" in published and "cable" not in "".join(measured) and "published" not in "".join(measured)
+    for i in range(11):
+        (panel,) = (body for body in measured if rf"Method {i}}}" in body)
+        assert f" {10 * i + 0.4} " in panel or f"{{{10 * i + 0.4}}}" in panel
+
+
 def test_rendering_is_deterministic(tmp_path):
     first = render_table(tmp_path / "a", 4, detection())
     second = render_table(tmp_path / "b", 4, detection())

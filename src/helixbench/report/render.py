@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html as _html
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -136,6 +137,9 @@ def html(title: str, blocks: list[Block], names: dict[str, str], restored: tuple
 
 # ----------------------------------------------------------------------------------------------------------- LaTeX
 
+WIDE = 20
+"""Columns of numbers that a page can show side by side: as many as the paper's widest table has."""
+
 _TEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -187,22 +191,48 @@ def _spans(columns: list[Column], key: Callable) -> tuple[str, str]:
     return " & ".join(["", *cells]).strip() + r" \\", "".join(rules)
 
 
-def _tex_table(label: str, caption: str, block: Block, names: dict[str, str]) -> list[str]:
-    columns = block.columns
+def _panels(columns: list[Column]) -> list[list[int]]:
+    """Indices of the columns of each panel: all in one up to WIDE, else each kind apart, cut between methods into like parts."""
+    if len(columns) <= WIDE:
+        return [list(range(len(columns)))]
+    panels = []
+    for _, kind in itertools.groupby(range(len(columns)), lambda i: columns[i].kind):
+        methods = [list(group) for _, group in itertools.groupby(kind, lambda i: _tex_method(columns[i]))]
+        parts = math.ceil(sum(map(len, methods)) / WIDE)
+        each = math.ceil(len(methods) / parts)
+        panels += [list(itertools.chain(*methods[i : i + each])) for i in range(0, len(methods), each)]
+    return panels
+
+
+def _tex_method(column: Column) -> tuple[str, str]:
+    return column.kind, column.label + (f" ({column.substitute})" if column.substitute else "")
+
+
+def _tex_panel(block: Block, indices: list[int], names: dict[str, str]) -> list[str]:
+    """One tabular, made smaller where it is wider than the page; rows without a number in it are left out."""
+    columns = [block.columns[i] for i in indices]
     kinds, kinds_rule = _spans(columns, lambda c: (c.kind,))
-    methods, methods_rule = _spans(columns, lambda c: (c.kind, c.label + (f" ({c.substitute})" if c.substitute else "")))
+    methods, methods_rule = _spans(columns, _tex_method)
     metrics = " & ".join([block.head, *(escape(names.get(c.metric, c.metric)) + _tex_sup([c.mark]) for c in columns)]) + r" \\"
     published = sum(column.kind == "published" for column in columns)
-    shape = "l" + "c" * published + ("@{\\qquad}" if published else "") + "c" * (len(columns) - published)
-    lines = [r"\begin{table*}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}", r"\resizebox{\linewidth}{!}{%"]
-    lines += [rf"\begin{{tabular}}{{{shape}}}", r"\toprule", kinds, kinds_rule, methods, methods_rule, metrics]
-    for row in block.rows:
-        if row.cells is None:
-            lines += [r"\midrule", rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escape(row.name)}}}}} \\"]
-        else:
+    between = "@{\\qquad}" if 0 < published < len(columns) else ""
+    shape = "l" + "c" * published + between + "c" * (len(columns) - published)
+    lines = [r"\sbox0{%", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", kinds, kinds_rule, methods, methods_rule, metrics]
+    rows = [row for row in block.rows if row.cells is None or any(row.cells[i] for i in indices)]
+    for row, after in itertools.zip_longest(rows, rows[1:]):
+        if row.cells is not None:
             rule = [r"\cmidrule(lr){1-" + f"{len(columns) + 1}}}"] if row.average else []
-            lines += [*rule, " & ".join([escape(row.name), *map(_tex_cell, row.cells)]) + r" \\"]
-    lines += [r"\bottomrule", r"\end{tabular}}"]
+            lines += [*rule, " & ".join([escape(row.name), *(_tex_cell(row.cells[i]) for i in indices)]) + r" \\"]
+        elif after is not None and after.cells is not None:
+            lines += [r"\midrule", rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escape(row.name)}}}}} \\"]
+    lines += [r"\bottomrule", r"\end{tabular}}%"]
+    return [*lines, r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
+
+
+def _tex_table(label: str, caption: str, block: Block, names: dict[str, str]) -> list[str]:
+    lines = [r"\begin{table*}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}"]
+    for number, indices in enumerate(_panels(block.columns)):
+        lines += [*([r"\par\medskip"] if number else []), *_tex_panel(block, indices, names)]
     if block.notes:
         notes = [rf"\textsuperscript{{{mark}}}\,{escape(text)}" for mark, text in block.notes.items()]
         lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", "\\quad\n".join(notes), r"\end{minipage}"]
@@ -210,7 +240,7 @@ def _tex_table(label: str, caption: str, block: Block, names: dict[str, str]) ->
 
 
 def latex(label: str, title: str, blocks: list[Block], names: dict[str, str], restored: tuple[str, ...] = ()) -> str:
-    r"""A fragment for \input: one booktabs table a block, in a two-column-wide float."""
+    r"""A fragment for \input: one booktabs table a block, in a two-column-wide float, in panels where it has more than WIDE columns."""
     lines = [r"% needs \usepackage{booktabs,graphicx}"]
     for number, block in enumerate(blocks):
         caption = re.sub(r"^Table [IVX]+: ", "", title) + (", also measured" if number else "") + ". "
