@@ -5,7 +5,7 @@ packages. anomalib's area under the precision-recall curve is a trapezoid's and 
 the only one: `pro_s`, `pro_anomalib_s`, and `pro_abs_diff` (its sums are float32). `peak_mib`: most that our metrics held
 beyond the inputs.
 
-    python benchmarks/detection_metrics.py [--pictures 100] [--size 256] [--repeats 3]
+    python benchmarks/detection_metrics.py [--pictures 100] [--size 256] [--repeats 3] [--note "..."] [--out FILE.csv]
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import argparse
 import json
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
+import record
 import torch
 from anomalib.metrics.aupr import _AUPR
 from anomalib.metrics.aupro import _AUPRO
@@ -87,6 +89,8 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--note", default="", help="what else the machine did meanwhile")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     maps, masks = pictures(options.pictures, options.size)
     mine_s, mine = best(ours, maps, masks, repeats=options.repeats)
@@ -117,6 +121,8 @@ def main() -> None:
         "input_mib": round((maps.nbytes + masks.nbytes) / 2**20),
     }
     print(json.dumps(result))
+    if options.out:
+        record.write(options.out, result, options.note)
 
 
 if __name__ == "__main__":

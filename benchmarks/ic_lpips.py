@@ -5,6 +5,7 @@ shuffle, cap 50). There are too many to wait for, so `--sample` random calls are
 give the largest difference. Ours: the whole score, embeddings and matrix products. Smooth random pictures do for both.
 
     python benchmarks/ic_lpips.py [--images 500] [--anchors 10] [--size 256] [--sample 100] [--network auto | --network vgg --untrained]
+        [--memory-gib 4] [--note "..."] [--out FILE.csv]
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import argparse
 import json
 import resource
 import time
+from pathlib import Path
 
 import lpips
 import numpy as np
+import record
 import torch
 
 from helixbench.devices import describe, pick_device
@@ -41,6 +44,8 @@ def main() -> None:
     parser.add_argument("--network", default="auto")
     parser.add_argument("--untrained", action="store_true", help="time a network whose weights are not here")
     parser.add_argument("--memory-gib", type=float, default=MEMORY_GIB)
+    parser.add_argument("--note", default="", help="what else the machine did meanwhile")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = pick_device()
     if options.untrained:  # as fast as the trained one; the weights of LPIPS itself are the published ones all the same
@@ -94,6 +99,8 @@ def main() -> None:
         "max_abs_diff": float(np.abs(np.array(mine) - np.array(theirs)).max()),
     }
     print(json.dumps(result))
+    if options.out:
+        record.write(options.out, result, options.note)
 
 
 if __name__ == "__main__":

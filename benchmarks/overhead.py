@@ -23,9 +23,9 @@ import tempfile
 import time
 from collections import defaultdict
 from contextlib import chdir
-from datetime import date
 from pathlib import Path
 
+import record
 import torch
 import yaml
 from PIL import Image
@@ -49,14 +49,6 @@ def run(*command: str, cwd: Path, **environment: str) -> tuple[float, str]:
     if done.returncode:
         sys.exit(f"{shlex.join(command)}: {done.stdout}{done.stderr}")
     return seconds, done.stdout + done.stderr
-
-
-def stamp(note: str) -> dict[str, str]:
-    """What a committed number is to say about its making."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    words = [argument for argument in sys.argv[1:] if argument != note]
-    command = shlex.join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *words]).replace(" --note", "")
-    return {"note": note, "command": command, "commit": commit, "date": date.today().isoformat()}
 
 
 def project(folder: Path) -> Path:
@@ -183,11 +175,7 @@ def main() -> None:
                 result |= noop(place, options.repeats)
     print(json.dumps(result))
     if options.out:
-        with options.out.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            shared = {"device": result["device"], **stamp(options.note)}
-            writer.writerow(["measure", "value", *shared])
-            writer.writerows([name, value, *shared.values()] for name, value in result.items() if isinstance(value, int | float))
+        record.write(options.out, result, options.note)
 
 
 if __name__ == "__main__":

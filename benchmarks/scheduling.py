@@ -23,7 +23,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from overhead import BIN, pretend, project, stamp
+from overhead import BIN, pretend, project
+from record import stamp
 
 TOUCH = """\
 rule all:
