@@ -6,7 +6,7 @@ run_s - dry_run_s, that is without building the graph. A run that takes longer t
 jobs_per_s is that of the `done` jobs in the time that there was.
 `paper`: dry run of our own Snakefile on params.yaml with pretended data, 0 jobs done; `jobs` as Snakemake counts them.
 
-    python benchmarks/scheduling.py [--jobs 100 1000 10000] [--cores 2] [--limit 360] [--note "..."] [--out FILE.csv]
+    python benchmarks/scheduling.py [--jobs 100 1000 10000] [--cores 2] [--scheduler ilp] [--limit 360] [--note "..."] [--out FILE.csv]
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ def timed(limit: float, cwd: Path, *arguments: str, **environment: str) -> tuple
     return seconds, text
 
 
-def touch(jobs: int, cores: int, limit: float) -> dict[str, object]:
+def touch(jobs: int, cores: int, limit: float, scheduler: str) -> dict[str, object]:
     """Dry run and run of so many trivial jobs."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         (place / "Snakefile").write_text(TOUCH.format(jobs=jobs), encoding="utf-8")
-        common = ("--cores", str(cores), "--quiet", "all")
+        common = ("--cores", str(cores), "--quiet", "all", "--scheduler", scheduler)
         dry, _ = timed(limit, place, *common, "--dry-run")
         full, _ = timed(limit, place, *common)
         made = len(list((place / "made").glob("*")))
@@ -92,19 +92,24 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, nargs="*", default=[100, 1000, 10000])
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--scheduler", choices=("ilp", "greedy"), default="ilp", help="Snakemake's own choice is ilp")
     parser.add_argument("--limit", type=float, default=360, help="seconds a call of Snakemake may take")
     parser.add_argument("--note", default="", help="what else the machine did meanwhile")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     version = subprocess.run([str(BIN / "snakemake"), "--version"], capture_output=True, text=True, check=True).stdout.strip()
     shared = {
+        "scheduler": options.scheduler,
         "limit_s": options.limit,
         "snakemake": version,
         "machine": f"{os.cpu_count()} CPU cores",
         **stamp(options.note),
     }
     columns = ["workflow", "jobs", "cores", "dry_run_s", "run_s", "done", "jobs_per_s", *shared]
-    rows = [lambda: paper(options.cores, options.limit), *(lambda n=n: touch(n, options.cores, options.limit) for n in options.jobs)]
+    rows = [
+        lambda: paper(options.cores, options.limit),
+        *(lambda n=n: touch(n, options.cores, options.limit, options.scheduler) for n in options.jobs),
+    ]
     with options.out.open("w", encoding="utf-8", newline="") if options.out else sys.stdout as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
