@@ -27,8 +27,8 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_precision_recall_curve
 
-from helixbench.detect.metrics import Ranking
 from helixbench.devices import describe
+from helixbench.metrics import Ranking
 
 
 def pictures(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:

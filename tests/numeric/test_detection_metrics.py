@@ -13,7 +13,7 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_precision_recall_curve
 
-from helixbench.detect import metrics
+from helixbench import metrics
 
 
 def brute_force_pro(scores, masks, limit):

@@ -13,8 +13,8 @@ from torchmetrics.functional.classification import binary_jaccard_index, multicl
 from helixbench import weights
 from helixbench.config import Slice
 from helixbench.detect import classification, segmentation
-from helixbench.detect.metrics import confusion_metrics
 from helixbench.errors import UserError
+from helixbench.metrics import confusion_metrics
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
 from helixbench.schema import Classification, Segmentation
 

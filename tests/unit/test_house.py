@@ -19,6 +19,7 @@ CORE = [
     "fetch",
     "records",
     "pictures",
+    "metrics",
     "checkpoint",
     "lease",
     "devices",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from helixbench.detect.metrics import Ranking, region_weights
+from helixbench.metrics import Ranking, region_weights
 from helixbench.records import csv_text
 
 POINTS = 200

@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helixbench.detect import trial
-from helixbench.detect.metrics import Ranking, pro
+from helixbench.metrics import Ranking, pro
 from helixbench.records import derive_seed
 from helixbench.schema import Localization
 

@@ -17,9 +17,9 @@ from torch import nn
 from helixbench import pictures
 from helixbench.config import Slice
 from helixbench.detect import data, localization, trial
-from helixbench.detect.metrics import confusion_metrics
 from helixbench.devices import pick_device
 from helixbench.errors import UserError
+from helixbench.metrics import confusion_metrics
 from helixbench.records import ALL, GOOD, Sample, derive_seed, read_csv
 from helixbench.schema import Segmentation
 

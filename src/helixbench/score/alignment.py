@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from helixbench.detect.metrics import auroc
+from helixbench.metrics import auroc
 
 NOTHING = 0.5
 """Agreement of a mask that is empty or full: it says nothing about where the difference is."""
