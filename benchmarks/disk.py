@@ -3,22 +3,21 @@
 Pairs and prepared pictures: a real run of prepare and generate at the paper's 256 pixel, MVTec AD bottle with Crop&Paste, whose
 pixels are real pictures'. Models at the size of Stable Diffusion 1.5: weights counted without data, 4 bytes each.
 
-    python benchmarks/disk.py FOLDER_OF_MVTEC_AD [--pairs 30] [--out FILE.csv]
+    python benchmarks/disk.py FOLDER_OF_MVTEC_AD [--pairs 30] [--note "..."] [--out FILE.csv]
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 
 import torch
 import yaml
-from overhead import ROOT, project, run
+from overhead import project, run
+from record import stamp
 from train_memory import stable_diffusion
 
 from helixbench.config import load
@@ -96,14 +95,10 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("raw", type=Path)
     parser.add_argument("--pairs", type=int, default=30)
+    parser.add_argument("--note", default="", help="what a reader of the numbers should know")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
-    shared = {
-        "command": f"python benchmarks/disk.py {options.raw} --pairs {options.pairs}",
-        "commit": commit,
-        "date": date.today().isoformat(),
-    }
+    shared = stamp(options.note)
     rows = [*pictures(options.raw, options.pairs), *weights()]
     with options.out.open("w", encoding="utf-8", newline="") if options.out else sys.stdout as file:
         writer = csv.DictWriter(file, ["what", "n", "files", "bytes", *shared], lineterminator="\n")

@@ -25,16 +25,15 @@ from collections import defaultdict
 from contextlib import chdir
 from pathlib import Path
 
-import record
 import torch
 import yaml
 from PIL import Image
+from record import ROOT, write
 
 from helixbench.config import digest, load, slice_config
 from helixbench.devices import describe
 from helixbench.weights import FILES
 
-ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 COPIED = ("Snakefile", "params.yaml", "environment.yml", "config", "profiles", "workflow", "resources")
 
@@ -175,7 +174,7 @@ def main() -> None:
             result |= start(place, options.repeats + 2) if part == "help" else noop(place, options.repeats)
     print(json.dumps(result))
     if options.out:
-        record.write(options.out, result, options.note)
+        write(options.out, result, options.note)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ run_s - dry_run_s, that is without building the graph. A run that takes longer t
 jobs_per_s is that of the `done` jobs in the time that there was.
 `paper`: dry run of our own Snakefile on params.yaml with pretended data, 0 jobs done; `jobs` as Snakemake counts them.
 
-    python benchmarks/scheduling.py [--jobs 100 1000 10000] [--cores 2] [--scheduler ilp] [--limit 360] [--note "..."] [--out FILE.csv]
+    python benchmarks/scheduling.py [--jobs 100 1000 10000] [--cores 2] [--scheduler ilp greedy]
+        [--limit 360] [--note "..."] [--out FILE.csv]
 """
 
 from __future__ import annotations
@@ -74,7 +75,16 @@ def touch(jobs: int, cores: int, limit: float, scheduler: str) -> dict[str, obje
     if full and made != jobs:
         sys.exit(f"{made} of {jobs} jobs were run")
     rate = round(made / ((full or limit) - dry), 1) if dry else None
-    return {"workflow": "touch", "jobs": jobs, "cores": cores, "dry_run_s": dry, "run_s": full, "done": made, "jobs_per_s": rate}
+    return {
+        "workflow": "touch",
+        "jobs": jobs,
+        "scheduler": scheduler,
+        "cores": cores,
+        "dry_run_s": dry,
+        "run_s": full,
+        "done": made,
+        "jobs_per_s": rate,
+    }
 
 
 def paper(cores: int, limit: float) -> dict[str, object]:
@@ -92,23 +102,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, nargs="*", default=[100, 1000, 10000])
     parser.add_argument("--cores", type=int, default=2)
-    parser.add_argument("--scheduler", choices=("ilp", "greedy"), default="ilp", help="Snakemake's own choice is ilp")
+    parser.add_argument("--scheduler", nargs="+", choices=("ilp", "greedy"), default=["ilp", "greedy"], help="ilp is Snakemake's default")
     parser.add_argument("--limit", type=float, default=360, help="seconds a call of Snakemake may take")
     parser.add_argument("--note", default="", help="what else the machine did meanwhile")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     version = subprocess.run([str(BIN / "snakemake"), "--version"], capture_output=True, text=True, check=True).stdout.strip()
     shared = {
-        "scheduler": options.scheduler,
         "limit_s": options.limit,
         "snakemake": version,
         "machine": f"{os.cpu_count()} CPU cores",
         **stamp(options.note),
     }
-    columns = ["workflow", "jobs", "cores", "dry_run_s", "run_s", "done", "jobs_per_s", *shared]
+    columns = ["workflow", "jobs", "scheduler", "cores", "dry_run_s", "run_s", "done", "jobs_per_s", *shared]
     rows = [
         lambda: paper(options.cores, options.limit),
-        *(lambda n=n: touch(n, options.cores, options.limit, options.scheduler) for n in options.jobs),
+        *(lambda n=n, s=s: touch(n, options.cores, options.limit, s) for s in options.scheduler for n in options.jobs),
     ]
     with options.out.open("w", encoding="utf-8", newline="") if options.out else sys.stdout as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")

@@ -43,12 +43,18 @@ Threads = Annotated[int | None, typer.Option(help="CPU threads")]
 _COLLECT = gc.get_threshold()
 
 
+def _collect_as_usual() -> None:
+    """Undo what `main` set for the time of imports. What packages are made of stays: it is never looked at again."""
+    if gc.get_threshold() != _COLLECT:
+        gc.freeze()
+        gc.set_threshold(*_COLLECT)
+
+
 def _slice(file: Path) -> Slice:
-    """The values that a stage reads. Its packages are there by now: what they are made of stays, and is no garbage."""
+    """The values that a stage reads, asked for when its packages are imported."""
     from helixbench.config import Slice
 
-    gc.freeze()
-    gc.set_threshold(*_COLLECT)
+    _collect_as_usual()
     return Slice.load(file)
 
 
@@ -139,15 +145,14 @@ def train(
         if not team.launched():
             raise typer.Exit(team.launch(processes, sys.argv[1:]))
     _threads(threads and max(1, threads // processes))
-    values = _slice(config)
     if method == "base":
         from helixbench.diffusion import base as stage
 
-        stage.run(dataset, category, values, prepared=prepared, state=state, out=out)
+        stage.run(dataset, category, _slice(config), prepared=prepared, state=state, out=out)
     else:
         from helixbench.methods import training
 
-        training.run(method, dataset, category, values, prepared=prepared, base=base, state=state, out=out)
+        training.run(method, dataset, category, _slice(config), prepared=prepared, base=base, state=state, out=out)
 
 
 WORKFLOW, BY_HAND = "In the workflow", "By hand"
@@ -200,6 +205,7 @@ def generate(
         _all_given({"--model": model})
         from helixbench.generate import by_hand
 
+        _collect_as_usual()
         by_hand.run(
             model=model,
             out=out,
@@ -256,6 +262,7 @@ def _settings(key: str, defaults: dict, file: Path | None, seed: int) -> Slice:
 
     from helixbench.config import Slice, overlay
 
+    _collect_as_usual()
     try:
         given = yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file else {}
     except (OSError, yaml.YAMLError) as error:

@@ -34,6 +34,13 @@ def _marks_used(columns: Iterable[tuple[int, Column]], rows: Iterable[Row]) -> s
     return used
 
 
+def _shown(rows: list[Row], columns: Iterable[int]) -> list[Row]:
+    """Rows with a number in one of these columns, and the headings that such a row follows."""
+    columns = list(columns)
+    rows = [row for row in rows if row.cells is None or any(row.cells[i] for i in columns)]
+    return [row for row, after in itertools.zip_longest(rows, rows[1:]) if row.cells or (after and after.cells)]
+
+
 # -------------------------------------------------------------------------------------------------------- Markdown
 
 
@@ -68,14 +75,13 @@ def markdown(title: str, blocks: list[Block], names: dict[str, str], restored: t
             lines += ["## Also measured", "", "The paper prints none of these.", ""]
         for metric in block.metrics:
             columns = [(i, column) for i, column in enumerate(block.columns) if column.metric == metric]
-            rows = [row for row in block.rows if row.cells is None or any(row.cells[i] for i, _ in columns)]
+            rows = _shown(block.rows, (i for i, _ in columns))
             lines += [f"##{'#' * bool(number)} {_md(names.get(metric, metric))}", ""]
             lines.append(f"| {block.head} | " + " | ".join(_md_header(column) for _, column in columns) + " |")
             lines.append("|---|" + "---:|" * len(columns))
-            for row, after in itertools.zip_longest(rows, rows[1:]):
+            for row in rows:
                 if row.cells is None:
-                    if after is not None and after.cells is not None:  # a data set without numbers here has no heading
-                        lines.append(f"| **{_md(row.name)}** |" + " |" * len(columns))
+                    lines.append(f"| **{_md(row.name)}** |" + " |" * len(columns))
                     continue
                 name = f"*{_md(row.name)}*" if row.average else _md(row.name)
                 lines.append(f"| {name} | " + " | ".join(_md_cell(row.cells[i]) for i, _ in columns) + " |")
@@ -108,7 +114,7 @@ def html(title: str, blocks: list[Block], names: dict[str, str], restored: tuple
     for number, block in enumerate(blocks):
         for metric in block.metrics:
             columns = [(i, column) for i, column in enumerate(block.columns) if column.metric == metric]
-            rows = [row for row in block.rows if row.cells is None or any(row.cells[i] for i, _ in columns)]
+            rows = _shown(block.rows, (i for i, _ in columns))
             also = " <small>(not in the paper)</small>" if number else ""
             lines += [f"<h4>{_html.escape(names.get(metric, metric))}{also}</h4>", '<div class="wide"><table>']
             heads = []
@@ -118,12 +124,12 @@ def html(title: str, blocks: list[Block], names: dict[str, str], restored: tuple
             kinds = [(kind, len(list(group))) for kind, group in itertools.groupby(column.kind for _, column in columns)]
             spans = "".join(f'<th class="{kind}" colspan="{n}">{kind}</th>' for kind, n in kinds)
             lines += [f"<thead><tr><th></th>{spans}</tr>", f"<tr><th>{block.head}</th>{''.join(heads)}</tr></thead><tbody>"]
-            for row, after in itertools.zip_longest(rows, rows[1:]):
+            for row in rows:
                 name = _html.escape(row.name)
                 if row.cells is not None:
                     kind = ' class="average"' if row.average else ""
                     lines.append(f"<tr{kind}><th>{name}</th>{''.join(_html_cell(row.cells[i]) for i, _ in columns)}</tr>")
-                elif after is not None and after.cells is not None:
+                else:
                     lines.append(f'<tr class="heading"><th colspan="{len(columns) + 1}">{name}</th></tr>')
             lines.append("</tbody></table></div>")
             used = _marks_used(columns, rows)
@@ -218,12 +224,11 @@ def _tex_panel(block: Block, indices: list[int], names: dict[str, str]) -> list[
     between = "@{\\qquad}" if 0 < published < len(columns) else ""
     shape = "l" + "c" * published + between + "c" * (len(columns) - published)
     lines = [r"\sbox0{%", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", kinds, kinds_rule, methods, methods_rule, metrics]
-    rows = [row for row in block.rows if row.cells is None or any(row.cells[i] for i in indices)]
-    for row, after in itertools.zip_longest(rows, rows[1:]):
+    for row in _shown(block.rows, indices):
         if row.cells is not None:
             rule = [r"\cmidrule(lr){1-" + f"{len(columns) + 1}}}"] if row.average else []
             lines += [*rule, " & ".join([escape(row.name), *(_tex_cell(row.cells[i]) for i in indices)]) + r" \\"]
-        elif after is not None and after.cells is not None:
+        else:
             lines += [r"\midrule", rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escape(row.name)}}}}} \\"]
     lines += [r"\bottomrule", r"\end{tabular}}%"]
     return [*lines, r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
