@@ -595,6 +595,8 @@ def main() -> None:
         for line in [disk] if disk else getattr(error, "lines", [error]):
             print(f"helixbench: {' '.join(str(line).splitlines())}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        gc.set_threshold(*_COLLECT)  # whoever called `main` from Python gets back the process as it was
 
 
 if __name__ == "__main__":

@@ -324,3 +324,6 @@ def test_garbage_is_looked_for_seldom_while_packages_load_and_as_usual_from_then
     cli.main()
     gc.unfreeze()
     assert seen[0][0] > 100 * usual[0] and seen[1] == gc.get_threshold() == usual
+    monkeypatch.setattr(cli, "app", lambda: None)  # a command that reads no values, `--help` for one
+    cli.main()
+    assert gc.get_threshold() == usual
