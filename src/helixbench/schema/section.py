@@ -1,0 +1,77 @@
+"""What every section of `params.yaml` has in common."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class Section(BaseModel):
+    """A group of values: not to be changed, and no key that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def rising(**limits: tuple[float, float]):
+    """Check of a model: each named pair (low, high) rises within its limits, the lower of which is no value itself."""
+
+    def check(model):
+        for name, (low, high) in limits.items():
+            pair = getattr(model, name)
+            if not low < pair[0] <= pair[1] <= high:
+                raise ValueError(f"{name} {list(pair)} must be two numbers above {low} and up to {high}, the smaller first")
+        return model
+
+    return check
+
+
+class Optim(Section):
+    """What the shared trainer needs to know."""
+
+    steps: int = Field(ge=1, description="optimiser steps")
+    batch: int = Field(ge=1, description="samples a step (paper IV-B: 32)")
+    accumulate: int = Field(1, ge=1, description="passes a step, each with batch / accumulate samples, to save memory")
+    lr: float = Field(gt=0, le=1, description="learning rate (paper IV-B: 1e-4)")
+    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
+    decay: Literal["constant", "cosine", "multistep"] = Field(
+        "constant", description="after warm-up; multistep: x0.2 at 80 % and at 90 % of the steps"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; 0 makes AdamW the paper's Adam")
+    adam: Literal["fp32", "8bit"] = Field("fp32", description="moments of Adam; 8bit: blockwise quantised, a quarter of the memory")
+    grad_clip: float = Field(1.0, gt=0, description="gradient-norm clip")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="autocast type; auto: bf16 where the device computes it natively, else fp32"
+    )
+    save_every_s: float = Field(300, gt=0, description="seconds between resume checkpoints [s]")
+    log_every_s: float = Field(15, gt=0, description="seconds between status lines [s]")
+    validate_every: int = Field(0, ge=0, description="steps between validation losses, on fixed samples and noise; 0: never")
+
+    @property
+    def per_pass(self) -> int:
+        """Samples of one pass."""
+        return self.batch // self.accumulate
+
+    @model_validator(mode="after")
+    def _whole_passes(self):
+        if self.batch % self.accumulate:
+            raise ValueError(f"accumulate {self.accumulate} must divide batch {self.batch}")
+        return self
+
+
+class AdversarialOptim(Optim):
+    """What the shared trainer needs to know of a GAN."""
+
+    betas: tuple[float, float] = Field((0.0, 0.99), description="decays of Adam's two moments")
+
+    @model_validator(mode="after")
+    def _decays(self):
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {list(self.betas)} must be two numbers from 0 to below 1")
+        if self.per_pass % 2:
+            raise ValueError(f"batch {self.batch} in {self.accumulate} passes: halves of a pass are compared, so that it must be even")
+        return self
