@@ -72,7 +72,7 @@ def realnet(**changes) -> RealNet:
 
 def dfmgan(**changes) -> DFMGAN:
     sizes = {"z": 16, "w": 16, "channel_base": 256, "channel_max": 16, "match_base": 128, "match_max": 8, "defect_side": 16}
-    steps = AdversarialOptim(**{**optim().model_dump(), "lr": 2.5e-3, "grad_clip": 1e9})
+    steps = AdversarialOptim(**{**optim().model_dump(), "lr": 2.5e-3, "grad_clip": None})
     return DFMGAN(**{"kind": "dfmgan", "backbone_steps": 2, **sizes, "optim": steps, **changes})
 
 

@@ -185,7 +185,7 @@ def fit(
         team.average_buffers(module)
         for key, value in team.add(own).items():
             sums[key] = sums.get(key, 0.0) + value
-        norm = nn.utils.clip_grad_norm_(state.parameters, optim.grad_clip)
+        norm = nn.utils.clip_grad_norm_(state.parameters, math.inf if optim.grad_clip is None else optim.grad_clip)
         if not torch.isfinite(norm):
             raise UserError(f"{name}: the gradient is {norm.item()} at step {step}; last good checkpoint: {file}")
         state.optimizer.step()

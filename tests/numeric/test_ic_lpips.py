@@ -55,6 +55,20 @@ def test_distances_equal_pairwise_calls(module):
     np.testing.assert_allclose(small.distances(anchors, images), pairwise_calls(module, anchors, images), atol=1e-4)
 
 
+def test_half_precision_only_where_it_is_precise(module):
+    images = pictures(8)
+    single, half = (room.PairwiseLpips(module, CPU, half=half) for half in (False, True))
+    expected, found = single.distances(images), half.distances(images)
+    assert half.embedding.half and not single.embedding.half
+    assert 0 < np.abs(found - expected).max() < room.HALF_WITHIN
+    first = next(layer for layer in module.net.modules() if isinstance(layer, torch.nn.Conv2d))
+    with torch.no_grad():
+        first.weight.mul_(1e6)  # beyond half precision, while LPIPS normalises its features
+    single, half = (room.PairwiseLpips(module, CPU, half=half) for half in (False, True))
+    np.testing.assert_array_equal(half.distances(images), single.distances(images))
+    assert not half.embedding.half
+
+
 def test_score_follows_the_protocol(module):
     """The public scripts' loop, written out: nearest anchor, cap, mean over pairs, mean over clusters."""
     anchors, images = pictures(3, seed=5), pictures(14, seed=6)

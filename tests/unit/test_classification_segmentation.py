@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from PIL import Image
 from test_detect import SIZE, folders  # noqa: F401
 from torchmetrics.functional.classification import binary_jaccard_index, multiclass_accuracy
 
 from helixbench import weights
 from helixbench.config import Slice
-from helixbench.detect import classification, segmentation
+from helixbench.detect import classification, localization, segmentation
 from helixbench.errors import UserError
 from helixbench.metrics import confusion_metrics
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
@@ -43,10 +44,11 @@ def test_a_classifier_learns_the_types(folders, tmp_path):  # noqa: F811
     assert set(rows) == {"bright", "dark", "all"}
     assert {row.metric for row in rows.values()} == {"accuracy"}
     assert rows["all"].value == 100 and rows["all"].n == 6 and rows["bright"].n == 3, "bright and dark squares are easily told apart"
-    protocol = "resnet18 (untrained start) 2 defect types, half split, last checkpoint, 40 steps x 4, 32 px"
-    assert rows["all"].protocol == protocol
+    protocol = "resnet18 (untrained start) half split, pairs past the gate, last checkpoint, 40 steps x 4 a defect type, 32 px"
+    assert rows["all"].protocol == f"{protocol}, lr 0.001, precision fp32"
     record = json.loads((tmp_path / "out/manifest.json").read_text())
     assert record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1} and record["detector"] == "classification"
+    assert record["training"]["steps"] == 2 * OPTIM["steps"], "so many for each type"
     assert not (tmp_path / "state").exists()
     again = classify(folders, tmp_path / "again")
     assert {k: r.value for k, r in again.items()} == {k: r.value for k, r in rows.items()}
@@ -82,9 +84,23 @@ def test_published_weights_are_the_start_where_they_are(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     torch.save(published, file)
     model = classification.build_network(config, 3, 0)
+    assert not isinstance(model[0], torchvision.transforms.Normalize)
     assert torch.equal(model[1].layer2[0].conv1.weight, published["layer2.0.conv1.weight"])
     assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
-    assert "ImageNet start" in classification.describe(config, 3, "half", 32, "last")
+    assert "ImageNet start" in classification.describe(config, "half", 32, "last")
+
+
+def test_degenerate_masks_and_outputs_are_one_line(folders, tmp_path, monkeypatch):  # noqa: F811
+    maps = localization.anomaly_maps
+    with monkeypatch.context() as patch:
+        patch.setattr(localization, "anomaly_maps", lambda *a: maps(*a) * np.nan)
+        with pytest.raises(UserError, match="outputs are not finite"):
+            segment(folders, tmp_path / "nan")
+    for sample in read_csv(folders[0] / "samples.csv", Sample):
+        if sample.mask:
+            Image.fromarray(np.full((32, 32), 255, np.uint8)).save(folders[0] / sample.mask)
+    with pytest.raises(UserError, match="of bright: the metrics are not defined, nothing is labelled normal"):
+        segment(folders, tmp_path / "full")
 
 
 @pytest.mark.parametrize("architecture", ["unet", "segformer", "deeplabv3plus"])

@@ -1,8 +1,10 @@
 """The localization U-Net and the stage `detect` on tiny folders."""
 
+import csv
 import dataclasses
 import hashlib
 import json
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
@@ -11,15 +13,17 @@ import torch
 from PIL import Image, ImageFilter
 
 from helixbench import trainer
-from helixbench.config import Slice
-from helixbench.detect import localization, sheet, stage, trial
+from helixbench.config import Slice, load
+from helixbench.detect import classification, localization, segmentation, sheet, stage, trial
 from helixbench.detect.held_out import HeldOut
 from helixbench.errors import UserError
 from helixbench.pictures import bilinear_file
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
 from helixbench.schema import Localization
 
+ROOT = Path(__file__).parents[2]
 SIZE = 32
+SETTINGS = ", decoder_channels 16-8-8, score_window 5, lr 0.003, precision fp32"
 METRICS = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "f1_max"}
 
 
@@ -88,7 +92,7 @@ def test_rows_and_files(folders, tmp_path):
     assert all(0 <= row.value <= 100 for row in rows.values())
     assert rows["all", "pro"].n == 10 and rows["dark", "pro"].n == 7
     assert {(row.split, row.split_sha256) for row in rows.values()} == {("half", "f" * 64)}
-    assert rows["all", "pro"].protocol == "unet(resnet18) half split, last checkpoint, 6 steps x 4, 32 px"
+    assert rows["all", "pro"].protocol == f"unet(resnet18) half split, pairs past the gate, last checkpoint, 6 steps x 4, 32 px{SETTINGS}"
     out = tmp_path / "run/out"
     record = json.loads((out / "manifest.json").read_text())
     assert record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1}
@@ -288,7 +292,7 @@ def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
         save(folders[0] / bilinear_file(sample.mask), mask)
     same = run(folders, tmp_path, values, "same")
     assert {key: row.value for key, row in same.items()} == {key: row.value for key, row in exact.items()}
-    assert same["all", "pro"].protocol.endswith("32 px, ground truth resized bilinearly, full-value pixels")
+    assert same["all", "pro"].protocol.endswith(f"32 px, ground truth resized bilinearly, full-value pixels{SETTINGS}")
     for sample in tests:
         grey = np.asarray(Image.open(folders[0] / sample.mask).filter(ImageFilter.BoxBlur(2)))
         save(folders[0] / bilinear_file(sample.mask), grey)
@@ -296,6 +300,11 @@ def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
     whole = HeldOut.read(folders[0], read_csv(folders[0] / "samples.csv", Sample), "exact")
     assert read.masks.sum() < whole.masks.sum() < read.regions.sum()
     other = run(folders, tmp_path, values, "other")
+    with open(tmp_path / "other/out/curves.csv", encoding="utf-8") as file:
+        points = [(float(row["x"]), float(row["y"])) for row in csv.DictReader(file) if row["curve"] == "pro"]
+    x, y = np.array(points).T
+    grid = np.linspace(0, 0.3, 3001)
+    assert 100 * np.trapezoid(np.interp(grid, x, y), grid) / 0.3 == pytest.approx(other["all", "pro"].value, abs=0.5)
     assert all(other["all", name].value != same["all", name].value for name in ("pixel_ap", "pro", "f1_max"))
     assert other["all", "image_auroc"].value == same["all", "image_auroc"].value
     for sample in tests:
@@ -310,6 +319,44 @@ def test_maps_that_are_no_numbers_are_an_error_not_a_row(folders, tmp_path, monk
     with pytest.raises(UserError, match="the metrics are not defined, scores are not finite"):
         run(folders, tmp_path)
     assert not (tmp_path / "run/out/scores.csv").exists()
+
+
+UNSEEN = {"checkpoints", "seeds", "optim", "networks", "weights"}
+"""Settings that are a row's other columns, or told in words that the tests of each detector read."""
+SPEED = {"save_every_s", "log_every_s"}
+
+
+def changed(section):
+    """Copies with one value changed each; what a protocol never shows is left out."""
+    for name in set(type(section).model_fields) - UNSEEN - SPEED:
+        yield name, section.model_copy(update={name: "other"})
+    for name in set(type(section.optim).model_fields) - SPEED - {"validate_every"}:
+        yield f"optim.{name}", section.model_copy(update={"optim": section.optim.model_copy(update={name: 7})})
+
+
+def test_whatever_changes_a_number_changes_the_protocol():
+    detect = load(ROOT / "params.yaml").detect
+    texts = [
+        (detect.localization, lambda section: localization.describe(section, "half", (256, 256))),
+        (detect.segmentation, lambda section: segmentation.describe(section, "unet", "half", 256, "last")),
+        (detect.classification, lambda section: classification.describe(section, "half", 256, "last")),
+    ]
+    for section, text in texts:
+        for name, other in changed(section):
+            assert text(other) != text(section), f"{type(section).__name__}.{name}"
+
+
+def test_the_unet_joins_features_of_the_full_size_as_draem_does():
+    config = load(ROOT / "params.yaml").detect.localization
+    model = localization.build_unet(config, 0).eval()
+    blocks = [(block.conv1[0].in_channels, block.conv1[0].out_channels) for block in model.decoder.blocks]
+    assert blocks == [(1024, 512), (1024, 256), (512, 128), (256, 64), (128, 64)]
+    features = model.encoder(torch.rand(1, 3, 64, 64))
+    assert features[0].shape == (1, 64, 64, 64)
+    with torch.no_grad():
+        whole = model.decoder(features)
+        without = model.decoder([torch.zeros_like(features[0]), *features[1:]])
+    assert whole.shape == (1, 64, 64, 64) and not torch.equal(whole, without)
 
 
 def test_a_leaking_split_is_named_in_the_protocol():

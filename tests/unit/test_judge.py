@@ -89,7 +89,19 @@ def no(path):
     return lambda: shutil.rmtree(path)
 
 
+def two_categories():
+    shutil.copytree("pairs", "both/one")
+    shutil.copytree("pairs", "both/two")
+
+
+def another_type():
+    for folder in ("test", "ground_truth"):
+        next(path for path in Path("pairs", folder).iterdir() if path.name != "good").rename(Path("pairs", folder, "rust"))
+
+
 BAD = {
+    "two categories": (["score", "--pairs", "both", "--real", "real"], r"both: several categories in it \(one, two\)", two_categories),
+    "another type": (["score", "--pairs", "pairs", "--real", "real"], r"pairs: no picture of rust in real \(.+\); name", another_type),
     "no such pairs": (["score", "--pairs", "nowhere", "--real", "real"], "nowhere: no folder test/ in it", None),
     "no real": (["score", "--pairs", "pairs"], "score: --real not given", None),
     "no test": (["detect", "--pairs", "pairs", "--normals", "real"], "detect: --test not given", None),

@@ -92,10 +92,21 @@ def test_rows(folders, tmp_path):
     assert rows["all", "ic_lpips_defect"].value not in (0, rows["all", "ic_lpips"].value)
     assert "cropped around the masks" in rows["all", "ic_lpips_defect"].protocol
     protocol = rows["crack", "kid"].protocol
-    assert "KID torch-fidelity" in protocol and "to all 3 real pictures, 100 subsets of 3 (1000 asked, too few images)" in protocol
-    assert rows["hole", "mask_agreement_real"].n == 2 and "nearest 4 of 4 normals" in rows["hole", "mask_agreement"].protocol
+    assert "KID torch-fidelity" in protocol and "to all real pictures of the type, 100 subsets of at most 1000" in protocol
+    assert rows["hole", "mask_agreement_real"].n == 2 and "nearest 8 normals" in rows["hole", "mask_agreement"].protocol
     assert {(row.split, row.split_sha256, row.seed, row.config_digest) for row in rows.values()} == {("half", "f" * 64, 4, config().digest)}
     assert run(folders, tmp_path / "again.csv") == rows
+
+
+def test_what_differs_from_category_to_category_is_no_part_of_a_protocol(folders, tmp_path):
+    """Otherwise the categories of a data set would have no average and stand in columns of their own."""
+    before = run(folders, tmp_path / "scores.csv")
+    rows = read_csv(folders[0] / "samples.csv", Sample)
+    fewer = [next(s for s in rows if s.role == "normal"), next(s for s in rows if s.defect == "crack" and s.role == "test")]
+    write_csv(folders[0] / "samples.csv", [s for s in rows if s not in fewer], Sample)
+    after = run(folders, tmp_path / "fewer.csv")
+    assert after["crack", "kid"].value != before["crack", "kid"].value
+    assert {key: row.protocol for key, row in after.items()} == {key: row.protocol for key, row in before.items()}
 
 
 def test_too_few_images_for_the_splits_is_said(folders, tmp_path):
@@ -240,11 +251,15 @@ def test_what_one_type_has_too_few_pictures_for_is_no_number_of_the_category(fol
 
 
 def test_variants_are_rows_of_their_own(folders, tmp_path):
-    section = {"network": "random", "cap": 3, "shuffles": 2, "variants": ["seas", "dfmgan"]}
+    section = {"network": "random", "cap": 3, "shuffles": 2, "variants": ["seas", "dfmgan", "dfmgan_zero"]}
     rows = run(folders, tmp_path / "scores.csv", config(ic_lpips=section))
     assert "cap 140," in rows["all", "ic_lpips_seas"].protocol and "anchors: generator part" in rows["all", "ic_lpips_seas"].protocol
     assert "cap 200," in rows["all", "ic_lpips_dfmgan"].protocol and "anchors: all real pictures" in rows["all", "ic_lpips_dfmgan"].protocol
     assert "cap 3," in rows["all", "ic_lpips"].protocol
+    skipped, zero = rows["crack", "ic_lpips_dfmgan"], rows["crack", "ic_lpips_dfmgan_zero"]
+    assert zero.protocol == f"{skipped.protocol}, clusters without a pair count 0"
+    share = skipped.value and zero.value / skipped.value
+    assert any(share == pytest.approx(used / 3) for used in range(4)), "three real pictures are the anchors"
 
 
 def test_crops_hold_the_defect_and_fill_the_picture():

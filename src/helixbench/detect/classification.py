@@ -1,7 +1,7 @@
 """Which defect type is it: a ResNet trained on generated pairs of one category, tested on held-out real defects.
 
-The protocol of AnomalyDiffusion: cross-entropy over the defect types, pictures at the working size, no augmentation.
-Channels are normalised as ImageNet's, as the published weights expect.
+The protocol of AnomalyDiffusion: cross-entropy over the defect types, RGB in [0, 1] at the working size without
+normalisation or augmentation, steps in proportion to the defect types, as its epochs are.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def build_network(config: Classification, classes: int, seed: int) -> nn.Module:
         if weights.start(config.network, config.weights) == "imagenet":
             model.load_state_dict(checkpoint.load_published(config.network))
         model.fc = nn.Linear(model.fc.in_features, classes)
-    normalise = torchvision.transforms.Normalize(_MEAN, _STD)
+    normalise = torchvision.transforms.Normalize(_MEAN, _STD) if config.normalise else nn.Identity()
     return nn.Sequential(normalise, model).to(memory_format=torch.channels_last)
 
 
@@ -82,10 +82,11 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray, defects: Sequence[str]) 
     return {**found, ALL: (len(labels), {"accuracy": 100 * float((predicted == labels).mean())})}
 
 
-def describe(config: Classification, classes: int, split: str, size: int, kept: str) -> str:
-    """Protocol text, e.g. `resnet34 (untrained start) 3 defect types, half split, last checkpoint, 100 steps x 8, 256 px`."""
+def describe(config: Classification, split: str, size: int, kept: str) -> str:
+    """Protocol text, e.g. `resnet34 (untrained start) half split, pairs past the gate, last checkpoint, 9 steps x 8 a defect type`."""
     start = "ImageNet start" if weights.start(config.network, config.weights) == "imagenet" else "untrained start"
-    return f"{config.network} ({start}) {classes} defect types, {trial.split_text(split)}, {trial.kept_text(kept, config.optim)}, {size} px"
+    text = f"{config.network} ({start}) {trial.trained_text(split, kept, config.optim)} a defect type, {size} px"
+    return text + trial.settings_text(config, {"network", "weights"})
 
 
 def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, prepared: Path, pairs: Path, state: Path, out: Path) -> None:
@@ -114,11 +115,12 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
     device = pick_device()
     own_seed = derive_seed(config["run.seed"], "classification", dataset, category, seed)
     model = build_network(section, len(defects), own_seed).to(device).train()
+    optim = section.optim.model_copy(update={"steps": section.optim.steps * len(arrays)})
     trial.run(
         "classification",
         trial.Job(method, dataset, category, seed, prepared, pairs, state, out),
         config,
-        section,
+        section.model_copy(update={"optim": optim}),
         model=model,
         loss=ClassificationLoss(model, images, labels, section, device),
         seed=own_seed,
@@ -129,6 +131,6 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
         predict=lambda: classify(model, test_images, device, section.optim.batch),
         measure=lambda predicted: accuracy(predicted, truth, defects),
         chosen_by=CHOSEN_BY,
-        protocol=lambda kept: describe(section, len(defects), rule, images.shape[1], kept),
+        protocol=lambda kept: describe(section, rule, images.shape[1], kept),
         facts={"pairs": data.counts(used, left_out), "pictures": {"test": len(tests)}},
     )

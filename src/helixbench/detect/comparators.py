@@ -305,7 +305,7 @@ def predict(
     return np.concatenate(maps), np.concatenate(scores)
 
 
-def describe(config: schema.Comparator, split: str, size: int) -> str:
+def describe(config: schema.Comparator, split: str, size: int, ground_truth: str = "exact", pro_limit: float = 0.3) -> str:
     """Protocol text, e.g. `PatchCore of anomalib 2.7.0 on squeezenet1_1 (ImageNet weights b8a52dc0), half split, 256 px`."""
     text = f"{config.label} of anomalib {version('anomalib')}"
     if hasattr(config, "backbone"):
@@ -317,7 +317,9 @@ def describe(config: schema.Comparator, split: str, size: int) -> str:
     if hasattr(config, "textures"):
         text += f" with textures of {Path(config.textures).name if config.textures else 'other normals'}"
     length = next((f", {getattr(config, unit)} {unit} x {config.batch}" for unit in ("epochs", "steps") if hasattr(config, unit)), "")
-    return f"{text}{length}, {trial.split_text(split)}, {size} px"
+    said = {"batch", "backbone", "weights", "teacher", "imagenet", "textures", "epochs", "steps"}
+    text += f"{length}, {trial.split_text(split)}, {size} px"
+    return text + trial.truth_text(ground_truth, pro_limit) + trial.settings_text(config, said)
 
 
 def run(key: str, dataset: str, category: str, config: Slice, *, seed: int, prepared: Path, state: Path, out: Path) -> None:
@@ -343,7 +345,8 @@ def run(key: str, dataset: str, category: str, config: Slice, *, seed: int, prep
         record["training"] = {"steps": int(module.trainer.global_step), "seconds": round(time.monotonic() - begun, 1)}
         maps, scores = predict(module, normals, tests.images, device)
         found = tests.measure(maps, scores, config["detect.localization.pro_limit"])
-        protocol = describe(section, rule, images.shape[1])
+        reading = {key: config[f"detect.localization.{key}"] for key in ("ground_truth", "pro_limit")}
+        protocol = describe(section, rule, images.shape[1], **reading)
         facts = {**who, "split": rule, "split_sha256": split_sha256, "protocol": protocol, "config_digest": config.digest}
         write_csv(out / "scores.csv", trial.score_rows(found, **facts), Score)
         tests.write(out, maps, scores, display=(float(maps.min()), float(maps.max())))

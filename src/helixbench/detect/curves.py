@@ -13,22 +13,25 @@ POINTS = 200
 COLUMNS = ("curve", "x", "y")
 
 
-def curves(maps: np.ndarray, masks: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def curves(
+    maps: np.ndarray, masks: np.ndarray, regions: np.ndarray, scores: np.ndarray, labels: np.ndarray
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Name -> (x, y), both in [0, 1]; x: false-positive rate or recall, y: true-positive rate, precision or mean region overlap.
 
-    maps, masks: (n, H, W) anomaly maps and ground truth; scores, labels: (n,) of the pictures. Both classes must be there.
+    maps, masks: (n, H, W) anomaly maps and ground truth; regions: the masks that PRO takes, usually `masks` itself; scores,
+    labels: (n,) of the pictures. Both classes must be there.
     """
     found = {}
-    for name, ranking in (("image", Ranking(scores, labels)), ("pixel", Ranking(maps, masks))):
+    pixel = Ranking(maps, masks)
+    for name, ranking in (("image", Ranking(scores, labels)), ("pixel", pixel)):
         recall = ranking.true_positives / ranking.positives
         rate = ranking.false_positives / ranking.negatives
         precision = ranking.true_positives / (ranking.true_positives + ranking.false_positives)
         found[f"{name}_roc"] = thin(np.append(0, rate), np.append(0, recall))
         found[f"{name}_pr"] = thin(np.append(0, recall), np.append(precision[0], precision))
-        if name == "pixel":
-            weights = region_weights(masks).ravel()[ranking.order]
-            overlap = np.cumsum(weights)[ranking.ends]
-            found["pro"] = thin(np.append(0, rate), np.append(0, overlap))
+    ranking = pixel if regions is masks else Ranking(maps, regions)
+    overlap = np.cumsum(region_weights(regions).ravel()[ranking.order])[ranking.ends]
+    found["pro"] = thin(np.append(0, ranking.false_positives / ranking.negatives), np.append(0, overlap))
     return found
 
 

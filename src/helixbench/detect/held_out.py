@@ -69,4 +69,4 @@ class HeldOut:
         heat = ((maps[shown] - low) / max(high - low, 1e-12)).clip(0, 1)
         write_sheet(out / "predictions.png", self.images[shown], self.masks[shown], heat, titles)
         defective = np.array([sample.defect != GOOD for sample in self.samples])
-        write_text(out / "curves.csv", curves.as_csv(curves.curves(maps, self.masks, scores, defective)))
+        write_text(out / "curves.csv", curves.as_csv(curves.curves(maps, self.masks, self.regions, scores, defective)))

@@ -22,11 +22,22 @@ from helixbench.records import derive_seed
 from helixbench.schema import Localization
 
 
+class _FullSizeSkip(smp.decoders.unet.decoder.UnetDecoder):
+    """Decoder that also joins the encoder's features of the full size, as DRAEM's does; the package's leaves them out."""
+
+    def __init__(self, encoder_channels: Sequence[int], decoder_channels: Sequence[int]):
+        # the package drops what comes first
+        super().__init__((0, *encoder_channels), decoder_channels, n_blocks=len(decoder_channels), interpolation_mode="bilinear")
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Features from the full size down -> (B, C, H, W)."""
+        return super().forward([features[0], *features])
+
+
 def build_unet(config: Localization, seed: int) -> nn.Module:
     """U-Net (B, 3, H, W) -> logits (B, 2, H, W) without pretrained weights, seeded; one encoder level a decoder width.
 
-    The package's own initialisation, not DRAEM's N(0, 0.02): that learns later (bottle, ResNet-18, 96 px, 100 steps of 8
-    on the real training half: 54 against 74 pixel AP).
+    With a VGG it is the segmentation network of DRAEM as far as the package has its parts (docs/detectors.md).
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -39,6 +50,9 @@ def build_unet(config: Localization, seed: int) -> nn.Module:
             in_channels=3,
             classes=2,
         )
+        if model.encoder.out_channels[0] != 3:  # otherwise the picture itself comes first
+            model.decoder = _FullSizeSkip(model.encoder.out_channels, config.decoder_channels)
+            model.initialize()
     return model.to(memory_format=torch.channels_last)
 
 
@@ -168,6 +182,6 @@ CHOSEN_BY = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
 
 
 def describe(config: Localization, split: str, size: Sequence[int], checkpoint: str = "last") -> str:
-    """Protocol text, e.g. `unet(vgg13_bn) half split, last checkpoint, 1000 steps x 8, 256 px`."""
-    truth = ", ground truth resized bilinearly, full-value pixels" if config.ground_truth == "full_value" else ""
-    return f"unet({config.encoder}) {trial.split_text(split)}, {trial.kept_text(checkpoint, config.optim)}, {size[0]} px{truth}"
+    """Protocol text, e.g. `unet(vgg13_bn) half split, pairs past the gate, last checkpoint, 1000 steps x 8, 256 px, lr 0.0001`."""
+    text = f"unet({config.encoder}) {trial.trained_text(split, checkpoint, config.optim)}, {size[0]} px"
+    return text + trial.truth_text(config.ground_truth, config.pro_limit) + trial.settings_text(config, {"encoder"})

@@ -35,21 +35,33 @@ def build_network(architecture: str, encoder: str, seed: int) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
+def segment(model: nn.Module, images: np.ndarray, device: torch.device, batch: int) -> np.ndarray:
+    """Pictures (n, H, W, 3) uint8 -> masks (n, H, W) uint8 in {0, 1}. Raises UserError for outputs that are not finite."""
+    maps = localization.anomaly_maps(model, images, device, batch)
+    if not np.isfinite(maps).all():
+        raise UserError("segmentation: the trained network's outputs are not finite; lower optim.lr")
+    return (maps > 0.5).astype(np.uint8)
+
+
 def measure(predicted: np.ndarray, masks: np.ndarray, defects: Sequence[str]) -> dict[str, tuple[int, dict[str, float]]]:
     """Predicted and true masks (n, H, W) bool of pictures of `defects` -> metrics in percent, by defect type and of all."""
     kinds = np.array(defects)
     found = {}
     for defect in (*sorted(set(defects)), ALL):
         chosen = np.ones(len(kinds), bool) if defect == ALL else kinds == defect
-        metrics = confusion_metrics(predicted[chosen], masks[chosen])
+        try:
+            metrics = confusion_metrics(predicted[chosen], masks[chosen])
+        except ValueError as error:
+            raise UserError(f"test pictures of {defect}: the metrics are not defined, {error}") from None
         found[defect] = (int(chosen.sum()), {name: 100 * value for name, value in metrics.items()})
     return found
 
 
 def describe(config: Segmentation, architecture: str, split: str, size: int, kept: str) -> str:
-    """Protocol text, e.g. `segformer(mit_b2) half split, last checkpoint, 1000 steps x 8, 256 px, defective pictures`."""
-    network = f"{architecture}({config.networks[architecture]})"
-    return f"{network} {trial.split_text(split)}, {trial.kept_text(kept, config.optim)}, {size} px, defective pictures"
+    """Protocol text, e.g. `segformer(mit_b2, untrained start) half split, pairs past the gate, last checkpoint, ...`."""
+    network = f"{architecture}({config.networks[architecture]}, untrained start)"
+    text = f"{network} {trial.trained_text(split, kept, config.optim)}, {size} px, defective pictures"
+    return text + trial.settings_text(config, {"networks"})
 
 
 def run(
@@ -94,7 +106,7 @@ def run(
         seed=own_seed,
         pictures_digest=training.digest(),
         device=device,
-        predict=lambda: (localization.anomaly_maps(model, images, device, section.optim.batch) > 0.5).astype(np.uint8),
+        predict=lambda: segment(model, images, device, section.optim.batch),
         measure=lambda predicted: measure(predicted.astype(bool), masks, defects),
         chosen_by=CHOSEN_BY,
         protocol=lambda kept: describe(section, architecture, rule, normals.shape[1], kept),

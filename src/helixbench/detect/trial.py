@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,6 +133,39 @@ def score_rows(found: Found, **facts: object) -> list[Score]:
     ]
 
 
+_SAID_ELSEWHERE = {"kind", "label", "seeds", "checkpoints", "optim", "ground_truth", "pro_limit"}
+_SAID_OF_OPTIM = {"steps", "batch", "ema", "validate_every", "save_every_s", "log_every_s"}
+
+
+def settings_text(section, said: Collection[str] = ()) -> str:
+    """Protocol text of every value that changes a number and stands nowhere else in it, e.g. `, lr 0.0001, max_pairs 100`.
+
+    Those without a default always, the others where they differ from it. said: fields that the caller's text names.
+    """
+    optim = getattr(section, "optim", None)
+    values = [*_departures(section, {*_SAID_ELSEWHERE, *said}), *(_departures(optim, _SAID_OF_OPTIM) if optim else ())]
+    return "".join(f", {name} {_plain(value)}" for name, value in values)
+
+
+def _departures(section, said: Collection[str]) -> Iterator[tuple[str, object]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if name not in said and (field.is_required() or value != field.default):
+            yield name, value
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return "-".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+
+
+def truth_text(ground_truth: str, pro_limit: float) -> str:
+    """Protocol text of how pictures with known defects are read, nothing where it is as usual."""
+    text = ", ground truth resized bilinearly, full-value pixels" if ground_truth == "full_value" else ""
+    return text + (f", PRO to {pro_limit:g}" if pro_limit != 0.3 else "")
+
+
 def kept_text(checkpoint_name: str, optim) -> str:
     """Protocol text of a checkpoint and of its training, e.g. `last checkpoint, 1000 steps x 8`."""
     kept = "last checkpoint"
@@ -140,6 +173,11 @@ def kept_text(checkpoint_name: str, optim) -> str:
         kept = f"best_on_test checkpoint (chosen by the test pictures, every {optim.validate_every} steps)"
     ema = f", EMA {optim.ema:g}" if optim.ema and checkpoint_name == "last" else ""
     return f"{kept}, {optim.steps} steps x {optim.batch}{ema}"
+
+
+def trained_text(split: str, checkpoint_name: str, optim) -> str:
+    """Protocol text of a detector that learns from pairs: its split, which pairs, which weights."""
+    return f"{split_text(split)}, pairs past the gate, {kept_text(checkpoint_name, optim)}"
 
 
 def split_text(split: str) -> str:

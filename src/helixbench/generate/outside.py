@@ -29,7 +29,10 @@ def _folder(path: Path) -> Path:
     if (path / "test").is_dir():
         return path
     inner = [folder for folder in path.glob("*/test") if folder.is_dir()] if path.is_dir() else []
-    if len(inner) != 1:
+    if len(inner) > 1:
+        names = ", ".join(sorted(folder.parent.name for folder in inner))
+        raise UserError(f"{path}: several categories in it ({names}); give the folder of one")
+    if not inner:
         raise UserError(f"{path}: no folder test/ in it; give a folder in the layout of MVTec AD (test/<defect>, ground_truth/<defect>)")
     return inner[0].parent
 
@@ -57,6 +60,8 @@ class Outside:
         self.prepared, self.pairs, self.size, self.category = root / "prepared", root / "pairs", size, category
         self.samples: list[Sample] = []
         self.contents: list[tuple[str, str, str]] = []
+        self.defects: tuple[str, ...] = ()
+        """Defect types of the pairs."""
         for name in ("images", "masks", "references"):
             (self.prepared / name).mkdir(parents=True)
 
@@ -104,6 +109,7 @@ class Outside:
                 )
             )
         write_csv(self.pairs / "manifest.csv", rows, Pair)
+        self.defects = tuple(counts)
 
     def close(self) -> None:
         """Check for pictures on both sides; write samples.csv and split.json."""
@@ -121,6 +127,12 @@ def to_score(pairs: Path, real: Path, *, name: str, size: int) -> Iterator[Outsi
         outside.add(defective(_folder(real), DATASET, outside.category), "generator")
         outside.add(_normals(_folder(real), outside.category, required=False), "normal")
         outside.add_pairs(pairs, name)
+        known = {sample.defect for sample in outside.samples} - {GOOD}
+        for defect in outside.defects:
+            if defect not in known:
+                raise UserError(
+                    f"{pairs}: no picture of {defect} in {real} ({', '.join(sorted(known))}); name defect types as there, or leave it out"
+                )
         outside.close()
         yield outside
 

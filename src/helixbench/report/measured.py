@@ -16,7 +16,7 @@ from helixbench.records import ALL, Score, read_csv
 from helixbench.report.published import AVERAGE
 
 _PAPER_NAMES = {"inception_score": "IS", "ic_lpips": "IC-LPIPS"}
-_BY_NETWORK = ("IS", "kid", "IC-LPIPS", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan")
+_BY_NETWORK = ("IS", "kid", "IC-LPIPS", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan", "ic_lpips_dfmgan_zero")
 _COMPARATOR = " of anomalib "
 """In the protocol of every detector that learns from normals alone."""
 _SUBSTITUTE = re.compile(r"\b(random|squeezenet1_1|squeezenet|squeeze)\b")

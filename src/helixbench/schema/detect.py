@@ -49,10 +49,11 @@ class Localization(Section):
 
 
 class Classification(Section):
-    """A network that names the defect type: trained on pairs, tested on held-out real defects."""
+    """A network that names the defect type: trained on pairs, `optim.steps` for each type, tested on held-out real defects."""
 
     network: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet34", description="torchvision network")
     weights: Literal["auto", "imagenet", "none"] = Field("auto", description="start; auto: imagenet where its file is on this machine")
+    normalise: bool = Field(False, description="channels normalised as ImageNet's, which the published weights were trained with")
     max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
     checkpoints: Checkpoints = ("last",)

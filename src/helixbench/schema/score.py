@@ -25,8 +25,10 @@ class IcLpips(Section):
     cap: int = Field(50, ge=2, description="images kept per cluster")
     shuffles: int = Field(5, ge=1, description="seeded shuffles; mean and std are reported")
     defect: bool = Field(True, description="also on the defects alone: pictures cropped around their masks")
-    variants: tuple[Literal["seas", "dfmgan"], ...] = Field(
-        (), description="also as others compute it; seas: cap 140; dfmgan: AlexNet, cap 200, all real pictures of the type as anchors"
+    variants: tuple[Literal["seas", "dfmgan", "dfmgan_zero"], ...] = Field(
+        (),
+        description="also as others compute it; seas: cap 140; dfmgan: AlexNet, cap 200, all real pictures of the type as anchors; "
+        "dfmgan_zero: and clusters without a pair count 0",
     )
 
 

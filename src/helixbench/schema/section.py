@@ -42,7 +42,7 @@ class Optim(Section):
     )
     weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; 0 makes AdamW the paper's Adam")
     adam: Literal["fp32", "8bit"] = Field("fp32", description="moments of Adam; 8bit: blockwise quantised, a quarter of the memory")
-    grad_clip: float = Field(1.0, gt=0, description="gradient-norm clip")
+    grad_clip: float | None = Field(1.0, gt=0, description="gradient-norm clip; null: none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="autocast type; auto: bf16 where the device computes it natively, else fp32"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import warnings
 from collections.abc import Callable
 from copy import deepcopy
@@ -26,6 +27,8 @@ from torch import nn
 
 from helixbench.records import derive_seed
 from helixbench.score import networks
+
+log = logging.getLogger(__name__)
 
 MEMORY_GIB = 4.0
 """GiB that embeddings may take at one time."""
@@ -41,6 +44,9 @@ ROWS = 64
 
 SCALE = 1024.0
 """Embeddings are kept times this in half precision, far from its smallest numbers: half the memory, 1e-6 of a distance."""
+
+HALF_WITHIN = 1e-3
+"""Largest change of a distance for which a GPU's network runs in half precision."""
 
 CPU_BATCH = 2
 """Pictures that go through the network together on a CPU: more of them fall out of its cache (44 against 19 ms a picture)."""
@@ -77,16 +83,19 @@ class Embedding(nn.Module):
         if any((w < 0).any() for w in weights):
             raise ValueError("LPIPS weights are negative: the distance is not Euclidean")
         self.roots = nn.ParameterList([nn.Parameter(w.sqrt(), requires_grad=False) for w in weights])
+        self.half = False
+        """Whether the network runs in half precision; norms and weights never do."""
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Embed a batch."""
         x = images.permute(0, 3, 1, 2).float() / 127.5 - 1
-        layers = self.module.net(self.module.scaling_layer(x))
+        with torch.autocast(x.device.type, torch.float16, enabled=self.half):
+            layers = self.module.net(self.module.scaling_layer(x))
         out = torch.empty(len(x), sum(layer[0].numel() for layer in layers), dtype=torch.float16, device=x.device)
         start = 0
         for features, root in zip(layers, self.roots, strict=True):
-            features = features.permute(0, 2, 3, 1)  # channels last: pictures come so, and a CPU keeps it
+            features = features.float().permute(0, 2, 3, 1)  # channels last: pictures come so, and a CPU keeps it
             norm = torch.linalg.vector_norm(features, dim=3, keepdim=True) + 1e-10  # as lpips.normalize_tensor
             positions = features.shape[1] * features.shape[2]
             features.mul_(root).mul_(SCALE / positions**0.5 / norm)
@@ -122,16 +131,34 @@ class PairwiseLpips:
     """LPIPS distances between pictures by matrix products, within a memory limit.
 
     While all embeddings of a question fit into `memory_gib`, each picture is embedded once; beyond that a block of
-    rows is held and the columns stream past it.
+    rows is held and the columns stream past it. half: whether the network may run in half precision, if that is precise
+    enough; by default on a GPU.
     """
 
-    def __init__(self, module: lpips.LPIPS, device: torch.device, batch: int = 32, memory_gib: float = MEMORY_GIB):
+    def __init__(
+        self, module: lpips.LPIPS, device: torch.device, batch: int = 32, memory_gib: float = MEMORY_GIB, half: bool | None = None
+    ):
         self.embedding = Embedding(module).to(device)
         self.device, self.batch, self.memory_gib = device, batch, memory_gib
         self._sizes: dict[tuple[int, ...], int] = {}
+        self._may_be_half = device.type == "cuda" if half is None else half
+
+    def _settle(self, images: np.ndarray) -> None:
+        """Half precision from now on, if it changes no distance among some of these pictures and their mirror images too much."""
+        self._may_be_half = False
+        sample = images[:8]
+        sample = torch.from_numpy(np.concatenate([sample, sample[:, :, ::-1]])).to(self.device)
+        single = squared_distances(self.embedding(sample))
+        self.embedding.half = True
+        change = np.abs(squared_distances(self.embedding(sample)) - single).max()
+        self.embedding.half = bool(change <= HALF_WITHIN)  # False for one that is no number
+        if not self.embedding.half:
+            log.info("LPIPS stays in single precision: half changes a distance by %.2g", change)
 
     def embed(self, images: np.ndarray) -> torch.Tensor:
         """(n, H, W, 3) uint8 -> (n, D) float16 on the device."""
+        if self._may_be_half and len(images):
+            self._settle(images)
         out = None
         step = self.batch if self.device.type == "cuda" else min(self.batch, CPU_BATCH)
         for i in range(0, len(images), step):
@@ -144,6 +171,8 @@ class PairwiseLpips:
     def capacity(self, images: np.ndarray) -> int:
         """Pictures of this size whose embeddings the memory limit holds beside one batch, at least one."""
         shape = images.shape[1:]
+        if self._may_be_half:
+            self._settle(images)
         if shape not in self._sizes:
             self._sizes[shape] = self.embed(images[:1]).shape[1] * 2
         return max(1, int(self.memory_gib * 2**30) // self._sizes[shape] - self.batch)
@@ -176,6 +205,12 @@ class IcLpipsResult:
     empty_clusters: int
     single_clusters: int
     clusters: int
+
+    @property
+    def with_zeros(self) -> tuple[float, ...]:
+        """The scores, had clusters without a pair counted 0, as in DFMGAN's script."""
+        share = 1 - (self.empty_clusters + self.single_clusters) / max(self.clusters, 1)
+        return tuple(score * share for score in self.scores)
 
 
 def cluster_means(assigned: np.ndarray, within: Callable[[np.ndarray], np.ndarray], cap: int, shuffles: int, seed: int) -> np.ndarray:

@@ -38,8 +38,12 @@ class _Number:
     scores: tuple[float, ...] = ()
 
 
-PRESETS = {"seas": ("vgg", 140, "generator"), "dfmgan": ("alex", 200, "all")}
-"""Network (where its weights are here, otherwise the configured one), cap, anchors of the others' IC-LPIPS."""
+PRESETS = {
+    "seas": ("vgg", 140, "generator", False),
+    "dfmgan": ("alex", 200, "all", False),
+    "dfmgan_zero": ("alex", 200, "all", True),
+}
+"""IC-LPIPS of others: network (the configured one where its weights are not here), cap, anchors, 0 for clusters without a pair."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +77,10 @@ class _Scorer:
         anchors = real[trains]
         numbers = [*self.distribution(pairs.images, real.images), *self.ic_lpips("ic_lpips", pairs, anchors)]
         for preset in self.config.ic_lpips.variants:
-            network, cap, which = PRESETS[preset]
+            network, cap, which, zero = PRESETS[preset]
             network = network if choose("auto", (network,)) == network else self.network
             used = real if which == "all" else anchors
-            numbers += self.ic_lpips(f"ic_lpips_{preset}", pairs, used, network=network, cap=cap, anchors_are=which)[:1]
+            numbers += self.ic_lpips(f"ic_lpips_{preset}", pairs, used, network=network, cap=cap, anchors_are=which, zero=zero)[:1]
         if self.config.ic_lpips.defect and anchors.masks.any((1, 2)).any():
             crops, real_crops = (_Stack(defect_crops(x.images, x.masks), x.masks) for x in (pairs, anchors))
             found = self.ic_lpips("ic_lpips_defect", crops, real_crops, of=len(pairs.images), note=", cropped around the masks")
@@ -96,9 +100,9 @@ class _Scorer:
             log.warning("KID is left out: it needs two pictures on either side")
             return numbers
         kid = settings.kid
-        value, std, used = self.inception.kid(features, self.inception.features(real), kid.subsets, kid.subset_size)
-        short = "" if used == kid.subset_size else f" ({kid.subset_size} asked, too few images)"
-        protocol = f"KID {library}, to all {len(real)} real pictures, {kid.subsets} subsets of {used}{short}, {size}"
+        value, std, _ = self.inception.kid(features, self.inception.features(real), kid.subsets, kid.subset_size)
+        # the number of real pictures and so the size of the subsets differ from type to type: they are no part of the protocol
+        protocol = f"KID {library}, to all real pictures of the type, {kid.subsets} subsets of at most {kid.subset_size}, {size}"
         return [*numbers, _Number("kid", value, std, len(images), protocol)]
 
     def ic_lpips(
@@ -110,21 +114,27 @@ class _Scorer:
         network: str | None = None,
         cap: int | None = None,
         anchors_are: str = "generator",
+        zero: bool = False,
         of: int | None = None,
         note: str = "",
     ) -> list[_Number]:
-        """The score, then its counts of clusters; of: pictures that were asked for, where some of them show nothing to score."""
+        """The score, then its counts of clusters.
+
+        zero: whether clusters without a pair count 0; of: pictures that were asked for, where some show nothing to score.
+        """
         config, images = self.config.ic_lpips, pairs.images
         network, cap = network or self.network, cap or config.cap
         found = ic_lpips(images, anchors.images, self.pairwise(network), cap=cap, shuffles=config.shuffles, seed=self.seed)
         which = f"generator part of split {self.split}" if anchors_are == "generator" else "all real pictures"
         protocol = (
             f"IC-LPIPS lpips {self.versions['lpips']}, {networks.describe(network)}, anchors: {which}, "
-            f"cap {cap}, {config.shuffles} shuffles, {images.shape[1]} px, {of or len(images)} images a defect type{note}"
+            f"cap {cap}, {config.shuffles} shuffles, {images.shape[1]} px, {of or len(images)} images a defect type"
+            f"{', clusters without a pair count 0' if zero else ''}{note}"
         )
-        mean, std = float(np.mean(found.scores)), float(np.std(found.scores))
+        scores = found.with_zeros if zero else found.scores
+        mean, std = float(np.mean(scores)), float(np.std(scores))
         return [
-            _Number(metric, mean, std, len(images), protocol, found.scores),
+            _Number(metric, mean, std, len(images), protocol, scores),
             _Number("ic_lpips_empty_clusters", found.empty_clusters, None, len(images), f"clusters without an image; {protocol}"),
             _Number("ic_lpips_single_clusters", found.single_clusters, None, len(images), f"clusters of one image; {protocol}"),
         ]
@@ -135,8 +145,8 @@ class _Scorer:
             return []
         own, config = self.agreement(pairs.images, pairs.masks), self.config.mask_agreement
         protocol = (
-            f"AUROC in a picture of the difference to the nearest {self.agreement.neighbours} of {len(self.agreement.normals)} "
-            f"normals against the mask, {min(config.size, pairs.images.shape[1])} px, shift {config.shift}"
+            f"AUROC in a picture of the difference to the nearest {config.neighbours} normals against the mask, "
+            f"{min(config.size, pairs.images.shape[1])} px, shift {config.shift}"
         )
         values = {"mask_agreement": own.own, "mask_agreement_shuffled": own.shuffled}
         notes = {"mask_agreement_shuffled": "masks of the next pair; ", "mask_agreement_real": "real pictures of the generator part; "}
