@@ -20,7 +20,7 @@ demo: $(INSTALLED)
 	$(BIN)/snakemake --cores all prepared --configfile config/mini.yaml config/layouts.yaml
 	$(BIN)/snakemake --cores all --configfile config/mini.yaml
 	@echo "Page:     results/mini/report/index.html"
-	@echo "Tables:   results/mini/report/table_<n>.md (also .csv, .tex, .html)"
+	@echo "Tables:   results/mini/tables/table_<n>.md (also .csv, .tex, .html)"
 	@echo "Pictures: results/mini/report/figure_5_Procedural.png, results/layouts/prepare/*/*/sheet.png"
 
 test: $(INSTALLED) $(EXTRAS) $(SLURM)

@@ -53,4 +53,4 @@ rule all:
         rules.figures.input,
         rules.report.input,
     message:
-        "All tables and figures are in {REPORT}; the page is {REPORT}/index.html"
+        "Tables are in {TABLES}, figures in {REPORT}; the page is {REPORT}/index.html"

@@ -83,7 +83,7 @@ def main() -> None:
     matrix = pairwise.distances(images[chosen])
     mine = [matrix[np.searchsorted(chosen, i), np.searchsorted(chosen, j)] for i, j in pairs]
     result = {
-        "name": "ic_lpips",
+        "name": f"ic_lpips, {options.network}{' untrained' * options.untrained}, {options.memory_gib:g} GiB",
         "device": describe(device),
         "network": network,
         "images": options.images,

@@ -52,7 +52,7 @@ def count(config, methods: list[str]) -> dict[str, object]:
     networks = len(detect.segmentation.networks)
     detector_steps = {
         "detect": located * detect.localization.optim.steps,
-        "classify": by_table_2 * detect.classification.optim.steps,
+        "classify": sum(types(*place) for place in mvtec) * len(methods) * detect.classification.optim.steps,  # for each type
         "segment": by_table_2 * networks * detect.segmentation.optim.steps,
     }
     jobs = {
@@ -73,7 +73,11 @@ def count(config, methods: list[str]) -> dict[str, object]:
         "detector_steps": detector_steps,
         "most_types": max(types(*place) for place in everywhere),
         "most_steps": max(section[name].optim.steps for name in steps),
-        "most_detector_steps": max(part.optim.steps for part in (detect.localization, detect.classification, detect.segmentation)),
+        "most_detector_steps": max(
+            detect.localization.optim.steps,
+            detect.segmentation.optim.steps,
+            max(types(*place) for place in mvtec) * detect.classification.optim.steps,
+        ),
         "dhdiff_models": sum(len(places[name]) for name in steps if isinstance(section[name], DHDiff)),
         "sd_models": sum(len(places[name]) for name in steps if not isinstance(section[name], DHDiff) and name != "dfmgan"),
         "dfmgan_models": sum(len(places[name]) for name in steps if name == "dfmgan"),

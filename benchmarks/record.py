@@ -21,10 +21,15 @@ def stamp(note: str = "") -> dict[str, str]:
 
 
 def write(path: Path, result: dict[str, object], note: str = "") -> None:
-    """The numbers of a result that has a `name` and a `device`."""
+    """The numbers of a result that has a `name` and a `device`; what the file holds under other names stays."""
+    shared = {"device": result["device"], **stamp(note)}
+    header = ["benchmark", "measure", "value", *shared]
+    kept = []
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            kept = [[row[name] for name in header] for row in csv.DictReader(file) if row["benchmark"] != result["name"]]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        shared = {"device": result["device"], **stamp(note)}
-        writer.writerow(["benchmark", "measure", "value", *shared])
+        writer.writerows([header, *kept])
         numbers = ((key, value) for key, value in result.items() if isinstance(value, int | float))
         writer.writerows([result["name"], key, value, *shared.values()] for key, value in numbers)

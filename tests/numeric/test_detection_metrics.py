@@ -1,5 +1,7 @@
 """Detection metrics against scikit-learn and against definitions written out threshold by threshold."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -106,6 +108,29 @@ def test_one_score_for_all_is_what_the_references_say():
     share = masks.mean()
     for value in (average_precision_score(masks.ravel(), scores.ravel()), float(binary_average_precision(x, y))):
         assert metrics.average_precision(scores, masks) == pytest.approx(value, abs=1e-6) == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize("scored", ["one score", "many scores"])
+@pytest.mark.parametrize("masked", [slice(0), slice(1, 3)], ids=["all masks", "some empty"])
+def test_agrees_with_anomalib_on_degenerate_maps(scored, masked):
+    scores, masks = example(0)
+    masks[masked] = False
+    scores = np.full_like(scores, 0.5) if scored == "one score" else (scores - scores.min()) / np.ptp(scores)
+    for ours, theirs in ((metrics.pro(scores, masks, 0.3), _AUPRO(fpr_limit=0.3)), (metrics.auroc(scores, masks), _AUROC())):
+        theirs.update(torch.from_numpy(scores), torch.from_numpy(masks).long())
+        assert ours == pytest.approx(float(theirs.compute()), abs=1e-6)
+
+
+def test_memory_is_80_bytes_a_pixel_at_most():
+    scores, masks = example(0, shape=(8, 128, 128))
+    tracemalloc.start()
+    try:
+        ranking = metrics.Ranking(scores, masks)
+        ranking.auroc(), ranking.average_precision(), ranking.f1_max(), ranking.pro(masks, 0.3)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak <= 80 * scores.size
 
 
 @settings(max_examples=60, deadline=None)

@@ -321,7 +321,7 @@ def test_maps_that_are_no_numbers_are_an_error_not_a_row(folders, tmp_path, monk
     assert not (tmp_path / "run/out/scores.csv").exists()
 
 
-UNSEEN = {"checkpoints", "seeds", "optim", "networks", "weights"}
+UNSEEN = {"checkpoints", "seeds", "optim", "network", "networks", "weights"}
 """Settings that are a row's other columns, or told in words that the tests of each detector read."""
 SPEED = {"save_every_s", "log_every_s"}
 
@@ -329,7 +329,7 @@ SPEED = {"save_every_s", "log_every_s"}
 def changed(section):
     """Copies with one value changed each; what a protocol never shows is left out."""
     for name in set(type(section).model_fields) - UNSEEN - SPEED:
-        yield name, section.model_copy(update={name: "other"})
+        yield name, section.model_copy(update={name: "full_value" if name == "ground_truth" else "other"})
     for name in set(type(section.optim).model_fields) - SPEED - {"validate_every"}:
         yield f"optim.{name}", section.model_copy(update={"optim": section.optim.model_copy(update={name: 7})})
 

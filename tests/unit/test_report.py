@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helixbench.config import Slice
+from helixbench.config import Slice, load
+from helixbench.detect import localization
 from helixbench.errors import UserError
 from helixbench.records import Pair, Sample, Score, write_csv
 from helixbench.report import figures, measured, published, render, tables
 
-PUBLISHED = Path(__file__).parents[2] / "resources" / "published"
+ROOT = Path(__file__).parents[2]
+PUBLISHED = ROOT / "resources" / "published"
 OPTIM = {"steps": 1, "batch": 1, "lr": 1e-4}
 METHODS = {"dhdiff": {"kind": "dhdiff", "optim": OPTIM}, "crop": {"kind": "crop_paste"}}
 DATASETS = {
@@ -329,7 +331,20 @@ def test_what_the_paper_does_not_print_stands_in_a_block_of_its_own(tmp_path):
     assert "KID (low is good)" in md and "**0.0400**" in md and "0.0512" in md
     seeds = [score("accuracy", value, seed=i, protocol="resnet34 3 defect types") for i, value in enumerate((60.0, 70.0))]
     _, md, _ = render_table(tmp_path, 2, seeds)
-    assert "classification accuracy" in md and "65.0 ± 7.1" in md
+    assert "classification accuracy" in md and "65.0 ± 7.1" in md and "untrained" not in md
+    untrained = [score("accuracy", 50.0, protocol="resnet34 (untrained start) half split")]
+    assert "(untrained network)" in render_table(tmp_path, 2, untrained)[1]
+
+
+def test_the_checkpoint_chosen_by_the_test_pictures_has_a_column_of_its_own(tmp_path):
+    section = load(ROOT / "params.yaml", ROOT / "config/rival_protocol.yaml").detect.localization
+    rows = [
+        score("pixel_ap", value, protocol=localization.describe(section, "half", (256, 256), kept))
+        for kept, value in zip(section.checkpoints, (61.5, 70.25), strict=True)
+    ]
+    _, md, _ = render_table(tmp_path, 4, rows)
+    row = next(line for line in md.splitlines() if "bottle" in line and "61.5" in line)
+    assert "70.2" in row and "last checkpoint" in md and "best_on_test checkpoint (chosen by the test pictures, every 63 steps)" in md
 
 
 def test_how_pairs_were_made_does_not_keep_methods_from_being_compared():

@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT
 
 from helixbench.config import load
+from helixbench.report.published import datasets_shown
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 RUNS = DVC["vars"][0]["runs"]
@@ -19,6 +20,18 @@ STAGES = {name: stage["do"] for name, stage in DVC["stages"].items()}
 ROOMS = ["prepare", "train", "generate", "score", "detect", "report"]
 OVERLAY = "${item.overlay}"
 QUIET = {"DVC_NO_ANALYTICS": "1"}
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
+EVERYTHING = {
+    "prepare": {
+        "use": ["Procedural", "MVTec-AD"],
+        "datasets": {"MVTec-AD": {"layout": "procedural", "categories": ["disc"], "procedural": {}}},
+    },
+    "report": PARAMS["report"],
+    "detect": {
+        "classification": {**PARAMS["detect"]["classification"], "weights": "none"},
+        "segmentation": PARAMS["detect"]["segmentation"],
+    },
+}
 CHOOSE_JOBS = {"run.name", "prepare.use", "report.tables", "train.ablations", "train.methods"}
 """Keys that decide which jobs there are, not what one job does: in no slice of their own."""
 
@@ -58,21 +71,7 @@ def slices(tmp_path_factory) -> dict[str, set[str]]:
     from conftest import Project
 
     project = Project(tmp_path_factory.mktemp("slices") / "project")
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
-    everything = project.write(
-        "everything.yaml",
-        {
-            "prepare": {
-                "use": ["Procedural", "MVTec-AD"],
-                "datasets": {"MVTec-AD": {"layout": "procedural", "categories": ["disc"], "procedural": {}}},
-            },
-            "report": params["report"],
-            "detect": {
-                "classification": {**params["detect"]["classification"], "weights": "none"},
-                "segmentation": params["detect"]["segmentation"],
-            },
-        },
-    )
+    everything = project.write("everything.yaml", EVERYTHING)
     graph = project.snakemake("--filegraph", overlays=("config/smoke.yaml", everything))
     assert graph.returncode == 0, graph.stdout[-3000:]
     found, rules = defaultdict(set), set()
@@ -81,7 +80,7 @@ def slices(tmp_path_factory) -> dict[str, set[str]]:
         keys = {key for names in re.findall(r"results/smoke/config/(?!data/)([^<]+)\.json", node) for key in names.split("+")}
         outputs = re.findall(r">results/smoke/([\w.]+)", node.split("output &rarr;")[-1]) if "output &rarr;" in node else []
         for room in outputs:
-            found["report" if room == "summary.json" else room] |= keys
+            found["report" if room in ("summary.json", "tables") else room] |= keys
     assert set(found) == set(ROOMS) and all(found.values())
     written = {
         rule
@@ -91,6 +90,14 @@ def slices(tmp_path_factory) -> dict[str, set[str]]:
     }
     assert written and written <= rules, f"no job of {written - rules}"
     return found
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory) -> dict:
+    """All values of that run."""
+    file = tmp_path_factory.mktemp("everything") / "everything.yaml"
+    file.write_text(yaml.safe_dump(EVERYTHING))
+    return load(ROOT / "params.yaml", ROOT / "config/smoke.yaml", file).model_dump()
 
 
 def test_dvc_reads_six_stages_a_run(dvc):
@@ -141,18 +148,38 @@ def test_params_are_read_by_the_stage(slices, room):
         assert param in CHOOSE_JOBS or any(touches(param, key) for key in slices[room]), f"{room} does not read {param}"
 
 
+def leaves(node, name=""):
+    """Dotted keys of all values."""
+    if isinstance(node, dict) and node:
+        for key, value in node.items():
+            yield from leaves(value, f"{name}.{key}" if name else key)
+    else:
+        yield name
+
+
+FOLLOWED_BY_CONTENT = re.compile(r"prepare\.datasets\.[^.]+\.root|train\.pretrained\.path")
+"""Folders: a fingerprint of what is in them is the input of the jobs instead of their name."""
+CHOOSES = re.compile(
+    r"prepare\.use|prepare\.datasets\.[^.]+\.categories|train\.ablations\..*|report\.tables|.*\.seeds|detect\.(localization|classification|segmentation)\.seeds"
+)
+"""Which jobs there are, not what one does."""
+
+
+@pytest.mark.parametrize("room", ["prepare", "train", "generate", "score", "detect"])
+def test_each_watched_value_is_one_that_a_job_reads(slices, everything, room):
+    """Snakemake must see each change that DVC sees: what it left as it was would be locked under the new value."""
+    named = [re.sub(r"\{\w+\}", "[^.]+", re.escape(key).replace(r"\{", "{").replace(r"\}", "}")) for key in slices[room]]
+    for leaf in leaves(everything):
+        if any(covers(param, leaf) for param in watched(room)[0]):
+            read = any(re.match(rf"{key}(\.|$)", leaf) for key in named)
+            assert read or FOLLOWED_BY_CONTENT.fullmatch(leaf) or CHOOSES.fullmatch(leaf), f"{room}: no job reads {leaf}"
+
+
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("room", ROOMS)
 def test_what_an_overlay_changes_is_watched_there(slices, room, run):
     overlay = yaml.safe_load((ROOT / RUNS[run]["overlay"]).read_text())
     of_params, of_overlay = watched(room)
-
-    def leaves(node, name=""):
-        if isinstance(node, dict) and node:
-            for key, value in node.items():
-                yield from leaves(value, f"{name}.{key}" if name else key)
-        else:
-            yield name
 
     changed = set(leaves(overlay))
     assert overlay["run"]["name"] == run
@@ -189,12 +216,14 @@ def test_metrics_and_plots_are_what_dvc_shows(dvc):
 
 
 def test_every_model_has_a_name():
-    """DH-Diff's one a category, the other learners' as the folder of all categories."""
+    """Of the methods one a category; of the ablations' arms one for each category of the data set that Tables VIII and IX show."""
     expected = set()
     for run in RUNS:
         config = load(ROOT / "params.yaml", ROOT / RUNS[run]["overlay"])
-        learners = [name for name, method in config.train.methods.items() if hasattr(method, "optim")]
-        expected |= {f"results/{run}/train/{name}" for name in learners if name != "dhdiff"}
-        expected |= {f"results/{run}/train/dhdiff/{d}/{c}" for d, dataset in config.prepare.datasets.items() for c in dataset.categories}
+        for name, method in config.train.everything.items():
+            shown = datasets_shown(ROOT / "resources/published", 8, config.prepare.datasets) if name in config.train.arms else None
+            places = [(d, c) for d, dataset in config.prepare.datasets.items() for c in dataset.categories if shown is None or d in shown]
+            if hasattr(method, "optim") and (name in config.train.methods or {8, 9} & set(config.report.tables)):
+                expected |= {f"results/{run}/train/{name}/{dataset}/{category}" for dataset, category in places}
     assert {artifact["path"] for artifact in DVC["artifacts"].values()} == expected
     assert all(artifact["type"] == "model" for artifact in DVC["artifacts"].values())

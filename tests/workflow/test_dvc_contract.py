@@ -1,6 +1,6 @@
 """What is made here, pushed, and pulled elsewhere is up to date there, for DVC and for Snakemake; and never stale.
 
-A run of one's own, added to dvc.yaml by its one line, with raw pictures that `dvc add` versions, a base model and DH-Diff
+A run of one's own, added to dvc.yaml by its one line, with raw pictures and a base model that `dvc add` versions, DH-Diff
 trained for a few steps, and all six stages; a folder and a real S3 server (moto) as remotes.
 """
 
@@ -12,15 +12,28 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import BIN, Project
+from conftest import BIN, ROOT, Project
 
+from helixbench.config import load
+
+REVISION = load(ROOT / "params.yaml").train.pretrained.revision
 REPORT, OVERLAY = "report@tiny", "config/tiny.yaml"
-RUN = "tiny: {overlay: config/tiny.yaml, data: data, base: workflow/rules/train.smk}"
+RUN = "tiny: {overlay: config/tiny.yaml, data: data, base: models/tiny}"
 MODEL = "  tiny-disc: {type: model, path: results/tiny/train/dhdiff/MVTec-AD/disc}\n"
+BASE = """
+from pathlib import Path
+from helixbench.config import load
+from helixbench.diffusion.base import build
+
+folder = Path("models/tiny")
+build(load("params.yaml", "config/tiny.yaml").train.scratch, 32, ["disc", "weave"], 0).save(folder)
+(folder / "model_index.json").write_text("{}")
+"""
 SIZES = {"size": 40, "train_good": 4, "test_good": 2, "per_defect": 2}
 IDENTITY = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 ENVIRONMENT = {
@@ -119,11 +132,13 @@ def made(tmp_path_factory, s3) -> Project:
     smoke = yaml.safe_load((project.root / "config/smoke.yaml").read_text())
     smoke["run"]["name"] = "tiny"
     smoke["prepare"] |= {"use": ["MVTec-AD"], "datasets": {"MVTec-AD": {"categories": ["disc"]}}}
+    smoke["train"] |= {"base": "stable-diffusion-v1-5", "pretrained": {"path": "models/tiny"}}
     smoke["train"]["methods"]["crop_paste"] = None
     smoke["generate"] |= {"pairs": 2, "gate": {"redraws": 0}}
     smoke["detect"]["comparators"] = None
     smoke["report"]["tables"] = [4]
     (project.root / OVERLAY).write_text(yaml.safe_dump(smoke))
+    run(project, sys.executable, "-c", BASE)
     with open(project.root / "profiles/default/profile.yaml", "a", encoding="utf-8") as handle:
         handle.write("set-threads: {train_base: 1, train: 1, generate: 1, score: 1, detect: 1}\n")
     stages = project.root / "dvc.yaml"
@@ -133,13 +148,13 @@ def made(tmp_path_factory, s3) -> Project:
     run(project, "dvc", "remote", "add", "--default", "folder", str(folder / "remote"))
     run(project, "dvc", "remote", "add", "s3", "s3://bench/results")
     run(project, "dvc", "remote", "modify", "s3", "endpointurl", s3)
-    run(project, "dvc", "add", "--quiet", "data/mvtec_ad")
+    run(project, "dvc", "add", "--quiet", "data/mvtec_ad", "models/tiny")
     assert stages_run(run(project, "dvc", "repro", REPORT)) == {"prepare", "train", "generate", "score", "detect", "report"}
     git(project, "add", ".")
     git(project, "commit", "--quiet", "--message", "made")
     git(project, "tag", "--annotate", "tiny-disc@v1.0.0", "--message", "registered")
-    tracked = git(project, "ls-files", "results", "data").split()
-    assert tracked == ["data/mvtec_ad.dvc", "results/tiny/score/dhdiff/MVTec-AD/disc.csv", "results/tiny/summary.json"]
+    tracked = git(project, "ls-files", "results", "data", "models").split()
+    assert tracked == ["data/mvtec_ad.dvc", "models/tiny.dvc", "results/tiny/score/dhdiff/MVTec-AD/disc.csv", "results/tiny/summary.json"]
     for remote in ("folder", "s3"):
         run(project, "dvc", "push", "--with-deps", "--remote", remote, REPORT)
     return project
@@ -197,7 +212,7 @@ def test_a_failed_category_loses_no_finished_one(clone):
     trained = clone.root / "results/tiny/train"
     before, record = times(trained), locked(clone, "train")
     change(clone, "prepare.datasets.MVTec-AD.categories", ["disc", "weave"])
-    obstacle = trained / "base/MVTec-AD/weave"
+    obstacle = trained / "dhdiff/MVTec-AD/weave"
     obstacle.write_text("in the way of the second category")
     failed = run(clone, "dvc", "repro", "train@tiny", fails=True)
     assert stages_run(failed) == {"prepare", "train"}
@@ -215,8 +230,8 @@ def test_a_stale_checkpoint_is_never_locked_under_new_parameters(clone):
     """Snakemake goes by modification times, and those are in order here: as after a pull, with none of its own records."""
     shutil.rmtree(clone.root / ".snakemake")
     results = clone.root / "results/tiny"
-    manifest, base = results / "train/dhdiff/MVTec-AD/disc/manifest.json", results / "train/base/MVTec-AD/disc/manifest.json"
-    before, record, trained_base = times(results / "train"), locked(clone, "train"), base.stat().st_mtime_ns
+    manifest = results / "train/dhdiff/MVTec-AD/disc/manifest.json"
+    before, record = times(results / "train"), locked(clone, "train")
     optim = yaml.safe_load((clone.root / OVERLAY).read_text())["train"]["methods"]["dhdiff"]["optim"]
     change(clone, "train.methods.dhdiff.optim", {**optim, "lr": 0.002})
 
@@ -239,4 +254,31 @@ def test_a_stale_checkpoint_is_never_locked_under_new_parameters(clone):
     now = locked(clone, "train")
     assert now["params"][OVERLAY]["train"]["methods"]["dhdiff"]["optim"]["lr"] == 0.002
     assert now["outs"] != record["outs"]
-    assert base.stat().st_mtime_ns == trained_base
+
+
+@pytest.mark.parametrize("change_base", ["revision", "content"])
+def test_another_base_model_trains_again(clone, change_base):
+    """The folder says nothing to Snakemake: neither its name nor, where a file is replaced, its time need change."""
+    shutil.rmtree(clone.root / ".snakemake")
+    record, prepared = locked(clone, "train"), times(clone.root / "results/tiny/prepare")
+    weights = clone.root / "models/tiny/vae/diffusion_pytorch_model.safetensors"
+    if change_base == "revision":
+        change(clone, "train.pretrained.revision", "0" * 40)
+        assert restore(clone, fails=True)
+    else:
+        stamp, content = weights.stat(), bytearray(weights.read_bytes())
+        content[-1] ^= 1
+        weights.unlink()  # a link into DVC's cache
+        weights.write_bytes(content)
+        os.utime(weights, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
+    assert stages_run(run(clone, "dvc", "repro", "train@tiny")) == {"train"}
+    assert locked(clone, "train") != record and times(clone.root / "results/tiny/prepare") == prepared
+    facts = json.loads((clone.root / "results/tiny/train/dhdiff/MVTec-AD/disc/manifest.json").read_text())
+    assert facts["config"]["train.pretrained.revision"] == ("0" * 40 if change_base == "revision" else REVISION)
+
+
+def test_another_layout_is_prepared_again(clone):
+    """Also where Snakemake's records, which alone know a rule's parameters, are lost."""
+    shutil.rmtree(clone.root / ".snakemake")
+    change(clone, "prepare.datasets.MVTec-AD.layout", "mpdd")
+    assert "Prepare MVTec-AD disc" in clone.plan(overlays=(OVERLAY,))

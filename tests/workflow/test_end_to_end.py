@@ -94,7 +94,7 @@ def test_every_score_row_says_which_split_it_is_from(finished):
 )
 def test_tables_hold_published_and_measured_numbers(finished, number, metrics):
     report = finished.root / "results/e2e/report"
-    with open(report / f"table_{number}.csv", newline="") as handle:
+    with open(report.parent / f"tables/table_{number}.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert list(rows[0]) == ["table", "dataset", "category", "method", "metric", "published", "recomputed", "measured", "protocol"]
     assert any(row["published"] and row["category"] == "bottle" for row in rows)
@@ -104,14 +104,14 @@ def test_tables_hold_published_and_measured_numbers(finished, number, metrics):
             assert (dataset, category, metric) in measured
     assert all(row["protocol"] for row in rows if row["measured"])
     for suffix in ("tex", "md"):
-        assert "DH-Diff" in (report / f"table_{number}.{suffix}").read_text()
+        assert "DH-Diff" in (report.parent / f"tables/table_{number}.{suffix}").read_text()
 
 
 def test_numbers_and_summary_are_those_of_the_tables(finished, tmp_path):
     report = finished.root / "results/e2e/report"
-    with open(report / "table_4.csv", newline="") as handle:
+    with open(report.parent / "tables/table_4.csv", newline="") as handle:
         rows = [row for row in csv.DictReader(handle) if row["measured"] and row["metric"] == "pixel_ap"]
-    text = (report / "numbers.tex").read_text()
+    text = (report.parent / "tables/numbers.tex").read_text()
     summary = json.loads((report.parent / "summary.json").read_text())
     for row in rows:
         name = "/".join(row[key] for key in ("table", "dataset", "category", "method", "metric")) + "/measured"
@@ -122,7 +122,7 @@ def test_numbers_and_summary_are_those_of_the_tables(finished, tmp_path):
     if shutil.which("pdflatex"):
         for body, fine in ((r"\hbnum{IV/MVTec-AD/average/DH-Diff/pixel_ap/published}", True), (r"\hbnum{IV/nothing}", False)):
             (tmp_path / "main.tex").write_text(
-                rf"\documentclass{{article}}\input{{{report}/numbers.tex}}\begin{{document}}{body}\end{{document}}"
+                rf"\documentclass{{article}}\input{{{report.parent}/tables/numbers.tex}}\begin{{document}}{body}\end{{document}}"
             )
             command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
             assert (subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0) == fine

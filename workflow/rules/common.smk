@@ -84,6 +84,7 @@ RUN = f"results/{CONFIG.run.name}"
 LOGS = f"logs/{CONFIG.run.name}"
 SCRATCH = f"scratch/{CONFIG.run.name}"  # resume state: not declared, survives a failed job
 REPORT = f"{RUN}/report"
+TABLES = f"{RUN}/tables"  # apart from the pictures: text that git keeps
 ONE = "{dataset}/{category}"
 ENVIRONMENT = "../../environment.yml"
 
@@ -308,14 +309,15 @@ def check_clock() -> None:
 
 
 def check_inputs() -> None:
-    """Raw pictures and all weights are there; fingerprints of the pictures become inputs of `prepare`."""
+    """Raw pictures and all weights are there; their fingerprints become inputs of `prepare` and `train`."""
     from helixbench.datasets import fingerprint, layouts
 
     read = {name: dataset for name, dataset in CONFIG.prepare.datasets.items() if dataset.layout != layouts.DRAWN}
     for name, dataset in read.items():
         layouts.check(dataset.layout, Path(dataset.root), dataset.categories, name)
     base = Path(CONFIG.train.pretrained.path)
-    if CONFIG.train.base != "scratch" and LEARNING and not (base / "model_index.json").is_file():
+    downloaded = CONFIG.train.base != "scratch" and LEARNING
+    if downloaded and not (base / "model_index.json").is_file():
         raise UserError(
             f"{base}: no model_index.json; run `snakemake --cores 1 fetch_base` (4 GB), put a diffusers-format Stable Diffusion "
             "v1.5 there (unet/ vae/ text_encoder/ tokenizer/ scheduler/), name its folder in train.pretrained.path, or set "
@@ -333,6 +335,10 @@ def check_inputs() -> None:
             shared = layouts.shared_files(dataset.layout, dataset.root, category)
             text = fingerprint.fingerprint(Path(dataset.root), category, cache, shared)
             write_input(f"{RUN}/config/data/{name}/{category}.json", text)
+    if downloaded:
+        files = [path for path in base.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(base).parts)]
+        text = fingerprint.fingerprint(base.parent, base.name, Path(SCRATCH, "fingerprints", "base.json"), files)
+        write_input(f"{RUN}/config/base.json", text)
 
 
 def last_files() -> list[str]:

@@ -31,7 +31,13 @@ rule draw:
 rule prepare:
     input:
         raw=raw_version,
-        config=config_slice("prepare.size", "prepare.split", "prepare.raw_mask_cells"),
+        config=config_slice(
+            "prepare.size",
+            "prepare.split",
+            "prepare.raw_mask_cells",
+            "prepare.datasets.{dataset}.layout",
+            "prepare.datasets.{dataset}.procedural",
+        ),
     output:
         samples=f"{RUN}/prepare/{ONE}/samples.csv",
         split=f"{RUN}/prepare/{ONE}/split.json",

@@ -7,10 +7,10 @@ rule report_table:
         published=lambda wildcards: f"{PUBLISHED}/table_{wildcards.number}.csv",
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"),
     output:
-        csv=report(f"{REPORT}/table_{{number}}.csv", caption="../report/table.rst", category="Tables"),
-        tex=f"{REPORT}/table_{{number}}.tex",
-        md=f"{REPORT}/table_{{number}}.md",
-        html=f"{REPORT}/table_{{number}}.html",
+        csv=report(f"{TABLES}/table_{{number}}.csv", caption="../report/table.rst", category="Tables"),
+        tex=f"{TABLES}/table_{{number}}.tex",
+        md=f"{TABLES}/table_{{number}}.md",
+        html=f"{TABLES}/table_{{number}}.html",
     log:
         f"{LOGS}/report_table/{{number}}.log",
     benchmark:
@@ -145,7 +145,7 @@ rule report_numbers:
     input:
         tables=expand(rules.report_table.output.csv, number=CONFIG.report.tables),
     output:
-        numbers=f"{REPORT}/numbers.tex",
+        numbers=f"{TABLES}/numbers.tex",
     log:
         f"{LOGS}/report_numbers.log",
     benchmark:

@@ -34,18 +34,26 @@ rule train_base:
         "2>&1 | tee {log:q}"
 
 
-# The folder that a method grows on: trained here, or downloaded before.
+# The folder that a method grows on, trained here or downloaded before, and the file that changes when it does.
 if CONFIG.train.base == "scratch":
-    BASE = rules.train_base.output.manifest
+    BASE = BASE_VERSION = rules.train_base.output.manifest
 else:
     BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")
+    BASE_VERSION = f"{RUN}/config/base.json"
 
 
 rule train:
     input:
         prepared=rules.prepare.output.manifest,
         base=BASE,
-        config=config_slice("run.seed", "train.methods.{method}"),
+        version=BASE_VERSION,
+        config=config_slice(
+            "run.seed",
+            "train.base",
+            "train.pretrained.repository",
+            "train.pretrained.revision",
+            "train.methods.{method}",
+        ),
     output:
         manifest=f"{RUN}/train/{{method}}/{ONE}/manifest.json",
     log:

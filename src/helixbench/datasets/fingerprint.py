@@ -66,7 +66,7 @@ def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] =
                 fresh[path] = row
             found[Path(os.path.relpath(path, folder)).as_posix()] = row[2]
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: {error.strerror}; give a readable raw folder") from None
+        raise UserError(f"{error.filename or folder}: {error.strerror}; give a readable folder") from None
     if fresh != known:
         write_text(cache, json.dumps(fresh, sort_keys=True))
     return json.dumps(found, indent=0, sort_keys=True) + "\n"

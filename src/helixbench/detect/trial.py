@@ -163,7 +163,7 @@ def _plain(value: object) -> str:
 def truth_text(ground_truth: str, pro_limit: float) -> str:
     """Protocol text of how pictures with known defects are read, nothing where it is as usual."""
     text = ", ground truth resized bilinearly, full-value pixels" if ground_truth == "full_value" else ""
-    return text + (f", PRO to {pro_limit:g}" if pro_limit != 0.3 else "")
+    return text + (f", PRO to {pro_limit}" if pro_limit != 0.3 else "")
 
 
 def kept_text(checkpoint_name: str, optim) -> str:

@@ -17,6 +17,8 @@ from helixbench.report.published import AVERAGE
 
 _PAPER_NAMES = {"inception_score": "IS", "ic_lpips": "IC-LPIPS"}
 _BY_NETWORK = ("IS", "kid", "IC-LPIPS", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan", "ic_lpips_dfmgan_zero")
+_STARTS_PRETRAINED = ("accuracy", "miou", "iou", "pixel_accuracy", "class_accuracy")
+"""Metrics of detectors whose published numbers start from ImageNet's weights."""
 _COMPARATOR = " of anomalib "
 """In the protocol of every detector that learns from normals alone."""
 _SUBSTITUTE = re.compile(r"\b(random|squeezenet1_1|squeezenet|squeeze)\b")
@@ -61,7 +63,9 @@ class Measured:
 
     @property
     def substitute(self) -> str:
-        """Name of the feature network when it is not the paper's, else empty."""
+        """What is not the paper's about a network, its name or that it started untrained; else empty."""
+        if self.metric in _STARTS_PRETRAINED:
+            return "untrained" if "untrained start" in self.protocol else ""
         found = _SUBSTITUTE.search(self.protocol) if self.metric in _BY_NETWORK or _COMPARATOR in self.protocol else None
         return found.group() if found else ""
 

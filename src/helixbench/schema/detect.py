@@ -40,7 +40,7 @@ class Localization(Section):
     pro_limit: float = Field(0.3, gt=0, le=1, description="false-positive rate up to which PRO is integrated")
     ground_truth: Literal["exact", "full_value"] = Field(
         "exact",
-        description="exact: a pixel at least half covered is anomalous; full_value: as the public scripts have it, masks resized "
+        description="exact: a pixel at least half covered is anomalous; full_value: masks as the public scripts have them, resized "
         "bilinearly, wholly covered pixels for AUROC, AP and F1, any covered ones for PRO",
     )
     checkpoints: Checkpoints = ("last",)

@@ -155,6 +155,8 @@ class DualAnoDiff(Section):
     mask_threshold: float = Field(0.1, gt=0, lt=0.5, description="distance from grey, in [0, 1], beyond which the part is mask")
     saliency: str = Field("", description="U2-Net as an ONNX file, which makes the masks; empty: the distance from grey")
     saliency_threshold: float = Field(0.5, gt=0, lt=1, description="its output, stretched to [0, 1], above which the part is mask")
+    sampling_steps: int | None = Field(100, ge=1, le=500, description="denoising steps of a pair; null: those of generate.sampling")
+    guidance: float | None = Field(2.5, ge=1, description="classifier-free guidance scale; null: that of generate.sampling")
     trainable: Literal["lora", "all"] = Field("lora", description="adapters and new modules, or also all of the U-Net")
     optim: Optim
 
@@ -172,7 +174,7 @@ class Stage(Section):
     mask_end: int = Field(200, ge=0, lt=1000, description="time step from which down M_t is the exact mask (alignment)")
     windows: tuple[tuple[int, int], ...] = Field(((700, 800), (300, 400)), description="time steps led by the anomaly-only branch")
     sampling_steps: int = Field(1000, ge=1, le=1000, description="DDPM steps of a pair; generate.sampling is not read")
-    augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(("hflip", "vflip"), description="random symmetries of a training pair")
+    augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field((), description="random symmetries of a training pair")
     trainable: Literal["adapters", "all"] = Field("adapters", description="words and adapters, or also the U-Net, for a scratch base")
     optim: Optim
 
@@ -256,4 +258,5 @@ class DFMGAN(Section):
     style_mixing: float = Field(0.9, ge=0, le=1, description="share of batches with two styles a picture")
     ada_target: float = Field(0.6, ge=0, lt=1, description="mean sign of the scores of real pictures that augmentation aims at; 0: none")
     ada_kimg: float = Field(500, gt=0, description="thousand pictures in which its probability can go from 0 to 1")
+    ada_kimg_defect: float = Field(100, gt=0, description="the same in the second stage, which goes on from a trained backbone")
     optim: AdversarialOptim

@@ -197,7 +197,8 @@ class DFMGANMethod(Learner):
             if due["r1"]:
                 terms["match_r1"] = LAZY["r1"] * self.r1_weight / 2 * gradient_penalty(matched, pairs)
         if training and config.ada_target:
-            adapt(nets.augmentation, scores, config.ada_target, n / (1000 * config.ada_kimg))
+            kimg = config.ada_kimg_defect if defective else config.ada_kimg
+            adapt(nets.augmentation, scores, config.ada_target, n / (1000 * kimg))
         return terms
 
     @property

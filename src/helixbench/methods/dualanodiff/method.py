@@ -34,7 +34,9 @@ class DualAnoDiffMethod(Learner):
     """Two branches over one U-Net: the mask is what stands out in the part's picture, by U2-Net or by its distance from grey."""
 
     def __init__(self, config: DualAnoDiff, base: BaseModel, sampling: Sampling | None = None):
-        self.config, self.base, self.sampling = config, base, sampling
+        own = {"steps": config.sampling_steps, "guidance": config.guidance}
+        self.config, self.base = config, base
+        self.sampling = sampling and sampling.model_copy(update={name: value for name, value in own.items() if value is not None})
         base.vae.requires_grad_(False).eval()
         base.text_encoder.requires_grad_(False).eval()
         if config.text_rank:
