@@ -113,8 +113,13 @@ def read(folder: Path, number: int) -> Published:
     return Published(number, cells, {key: fmean(rest[key]) for key in averaged if key in rest}, tuple(restored))
 
 
-def datasets_shown(folder: Path, number: int, configured: Iterable[str]) -> tuple[str, ...]:
-    """The configured data sets that belong into a table: the paper's own there, and those that it has in no table."""
+def all_datasets_shown(folder: Path, configured: Iterable[str]) -> dict[int, tuple[str, ...]]:
+    """The configured data sets that belong into each table: the paper's own there, and those that it has in no table."""
     printed = {n: set(read(folder, n).datasets) for n in ROMAN}
-    elsewhere = set().union(*printed.values()) - printed[number]
-    return tuple(name for name in configured if name not in elsewhere)
+    known, configured = set().union(*printed.values()), tuple(configured)
+    return {n: tuple(name for name in configured if name in own or name not in known) for n, own in printed.items()}
+
+
+def datasets_shown(folder: Path, number: int, configured: Iterable[str]) -> tuple[str, ...]:
+    """The configured data sets that belong into one table."""
+    return all_datasets_shown(folder, configured)[number]
