@@ -14,7 +14,7 @@ from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.methods.dfmgan import augment as ada
 from helixbench.methods.dfmgan.method import TERMS, DFMGANMethod, adapt, frozen, gradient_penalty, mode_seeking, path_lengths
-from helixbench.methods.dfmgan.networks import Mapping, ModulatedConvolution, down, sides, up, with_deviation
+from helixbench.methods.dfmgan.networks import Generator, Mapping, ModulatedConvolution, down, sides, up, with_deviation
 
 RNG = torch.Generator
 
@@ -155,6 +155,21 @@ def test_a_discriminator_that_does_not_know_costs_log_2_a_term(data):
     for name, times in {"generator": 1, "match": 1, "discriminator": 2, "match_discriminator": 2}.items():
         assert float(terms[name]) == pytest.approx(times * math.log(2), rel=1e-5)
     assert terms["r1"] == terms["path"] == 0, "without gradients there is nothing to regularise"
+
+
+@torch.no_grad()
+def test_the_matching_discriminator_sees_pictures_with_their_masks(data, monkeypatch):
+    """Reals with masks of -1 and 1, fakes with tanh(10 m)."""
+    learner, made, shown, forward = method(data, backbone_steps=0), [], [], Generator.forward
+    monkeypatch.setattr(Generator, "forward", lambda *given: made.append(forward(*given)) or made[-1])
+    learner.module["match"].register_forward_pre_hook(lambda _, given: shown.append(given[0]))
+    learner.loss(data, RNG().manual_seed(0))
+    reals, masks, _ = learner.draw(data, True, RNG().manual_seed(0))
+    assert set(masks.unique().tolist()) == {-1.0, 1.0}
+    fakes, logits = made[0]
+    drawn = torch.cat([fakes, torch.tanh(10 * logits)], dim=1)
+    for given, expected in zip(shown, (drawn, torch.cat([reals, masks], dim=1), drawn), strict=True):
+        torch.testing.assert_close(given, expected)
 
 
 def test_reals_are_of_their_label_and_stage(data):

@@ -12,11 +12,14 @@ import torch
 from torch import nn
 
 from helixbench.diffusion.base import build_unet
+from helixbench.diffusion.data import Pictures, to_tensor, transform
 from helixbench.errors import UserError
+from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.dualanodiff.method import DualAnoDiffMethod, part_mask, surroundings
 from helixbench.methods.dualanodiff.unet import BackgroundCompensation, DualAnoDiffUNet, SelfAttentionInteraction
-from helixbench.methods.latents import adapters
+from helixbench.methods.latents import adapters, transformer_blocks
 from helixbench.methods.saliency import Saliency
+from helixbench.schema import Generate
 
 B, C, S, L, D = 2, 4, 8, 6, 32
 
@@ -29,6 +32,32 @@ def model(**changes) -> DualAnoDiffUNet:
 def plain():
     torch.manual_seed(0)
     return build_unet(small.scratch().unet, C, S, D).eval()
+
+
+def merged(unet: DualAnoDiffUNet, branch: str):
+    """The plain U-Net with one branch's adapters added to its weights: W + B A."""
+    out = plain()
+    state, weights = dict(unet.unet.named_parameters()), out.state_dict()
+    for name in [name for name in state if f".lora_A.{branch}." in name]:
+        product = state[name.replace("lora_A", "lora_B")] @ state[name]
+        weights[name.replace(f".lora_A.{branch}", "")].add_(product)
+    return out
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Pictures:
+    return Pictures.load(small.prepared(tmp_path_factory.mktemp("data") / "disc"))
+
+
+def learner(**changes) -> DualAnoDiffMethod:
+    return DualAnoDiffMethod.create(small.dualanodiff(**changes), small.base(), 0)
+
+
+def watched(method: DualAnoDiffMethod) -> list[tuple]:
+    """The U-Net predicts zeros; returns the list that its arguments go to: noisy latents, t, text, background."""
+    seen = []
+    method.unet.forward = lambda *given: seen.append(given) or tuple(torch.zeros_like(z) for z in given[0])
+    return seen
 
 
 def inputs():
@@ -60,12 +89,7 @@ def test_each_branch_has_adapters_of_its_own():
     whole, part = unet(z, t, text)
     torch.testing.assert_close(whole, before[0], rtol=1e-4, atol=1e-5)
     assert (part - before[1]).abs().max() > 1e-2
-    merged = plain()
-    state, weights = dict(unet.unet.named_parameters()), merged.state_dict()
-    for name in [name for name in state if ".lora_A.part." in name]:
-        product = state[name.replace("lora_A", "lora_B")] @ state[name]
-        weights[name.replace(".lora_A.part", "")].add_(product)
-    torch.testing.assert_close(part, merged(z[1], t, text[1]).sample, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(part, merged(unet, "part")(z[1], t, text[1]).sample, rtol=1e-3, atol=1e-4)
 
 
 @torch.no_grad()
@@ -106,6 +130,36 @@ def test_the_interaction_ties_the_branches_of_the_whole_unet():
 
 
 @torch.no_grad()
+def test_every_attention_layer_has_an_interaction_that_matters():
+    z, t, text, _ = inputs()
+    unet = model()
+    assert list(unet.interaction) == [f"{name}_{layer}" for name, _ in transformer_blocks(unet.unet) for layer in ("attn1", "attn2")]
+    before = torch.cat(unet(z, t, text))
+    for key, layer in unet.interaction.items():
+        torch.nn.init.normal_(layer.leave.weight)
+        assert (torch.cat(unet(z, t, text)) - before).abs().max() > 1e-4, key
+        torch.nn.init.zeros_(layer.leave.weight)
+
+
+@torch.no_grad()
+def test_the_background_is_seen_with_the_adapters_of_the_whole_and_without_interaction():
+    """What it gives to each self-attention is what enters that layer of the plain U-Net with these adapters added."""
+    z, t, text, background = inputs()
+    unet, entering = model(background=True), {}
+    for seed, branch in enumerate(("whole", "part")):
+        small.randomise(low_rank(unet, branch), seed=seed)
+    small.randomise(unet.interaction, 0.05)
+    reference = merged(unet, "whole")
+    for name, block in transformer_blocks(reference):
+        block.attn1.register_forward_pre_hook(lambda _, given, key=f"{name}_attn1": entering.update({key: given[0]}))
+    reference(background, t, text[0])
+    unet(z, t, text, background)
+    assert unet.features.keys() == entering.keys()
+    for key, feature in unet.features.items():
+        torch.testing.assert_close(feature, entering[key], rtol=1e-3, atol=1e-4)
+
+
+@torch.no_grad()
 def test_a_background_scalar_of_zero_changes_nothing_and_another_one_does():
     z, t, text, background = inputs()
     unet = model(background=True)
@@ -141,6 +195,54 @@ def test_what_is_trained():
         assert len(names) == 2 * 2 * len(unet.interaction)
         gradients = [unet.get_parameter(name).grad for name in names]
         assert all(g is not None and g.abs().max() > 0 for g in gradients), "an adapter is not connected"
+
+
+def test_the_adapters_of_the_text_encoder_are_trained(data):
+    method = learner()
+    sum(method.loss(data, torch.Generator().manual_seed(0)).values()).backward()
+    gradients = {name: p.grad for name, p in method.base.text_encoder.named_parameters() if ".lora_B." in name}
+    assert len(gradients) == 4
+    assert all(g is not None and g.abs().max() > 0 for g in gradients.values())
+
+
+@torch.no_grad()
+def test_each_branch_learns_from_its_own_picture_noise_and_words(data):
+    """Whole picture, the same in grey outside the mask, and the background: one t, three noises, two prompts."""
+    method = learner(background=True, prompt="photo of a {category} with {defect}", prompt_part="a {defect}")
+    seen, asked, latents = watched(method), [], method._latents
+    method._latents = lambda rows, pictures: asked.append(rows) or latents(rows, pictures)
+    terms = method.loss(data, torch.Generator().manual_seed(0))
+    ((noisy, t, text, background),) = seen
+    chosen = [(i, symmetry) for i, symmetry, _ in asked[0]]
+    whole = to_tensor([transform(data.images[i], symmetry) for i, symmetry in chosen])
+    masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in chosen])
+    clean = [whole, torch.where(masks > 0, whole, torch.tensor(0.5)), surroundings(whole)]
+    abar = method.base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    noise = [
+        (z - abar.sqrt() * method.base.encode(picture)) / (1 - abar).sqrt() for z, picture in zip((*noisy, background), clean, strict=True)
+    ]
+    assert all(e.std() == pytest.approx(1, abs=0.1) for e in noise)
+    assert torch.corrcoef(torch.stack([e.flatten() for e in noise])).fill_diagonal_(0).abs().max() < 0.2, "noises of their own"
+    for name, e in zip(("image", "part"), noise, strict=False):
+        assert float(terms[name]) == pytest.approx(float(e.square().mean()), rel=1e-3)
+    defects = [data.samples[i].defect for i, _ in chosen]
+    for given, pattern in zip(text, ("photo of a disc with {}", "a {}"), strict=True):
+        torch.testing.assert_close(given, method.base.embed([pattern.format(defect) for defect in defects]))
+
+
+def test_each_branch_is_drawn_from_its_own_noise_and_words(data):
+    method = learner()
+    method.sampling = small.sampling(steps=2, guidance=2.0)
+    seen, plans = watched(method), make_plan(data, Generate(pairs=1), 0)
+    given = conditions(data, plans)
+    method.sample(given, [torch.Generator().manual_seed(plan.seed) for plan in plans])
+    assert len(seen) == 4, "two steps, each with words and without"
+    whole, part = seen[0][0]
+    assert torch.corrcoef(torch.stack([whole.flatten(), part.flatten()]))[0, 1].abs() < 0.2
+    for (_, _, text, _), worded in zip(seen, (True, False) * 2, strict=True):
+        for branch, pattern in zip(text, ("a disc with {}", "{}"), strict=True):
+            prompts = [pattern.format(defect) if worded else "" for defect in given.defects]
+            torch.testing.assert_close(branch, method.base.embed(prompts))
 
 
 def test_masks_are_what_is_not_grey():

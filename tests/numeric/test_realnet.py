@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from helixbench.diffusion.base import build_scheduler
 from helixbench.diffusion.data import Pictures
+from helixbench.methods import realnet
 from helixbench.methods.drawing import Draws
 from helixbench.methods.realnet import RealNetMethod, perturbed_step
 
@@ -66,6 +67,25 @@ def test_a_perfect_model_gives_its_normal_at_any_strength():
 
     learner.base.unet.forward, learner.base.decode = points, lambda latents: latents
     torch.testing.assert_close(learner.sources("disc", (32, 32), generators(2)), target.expand(2, -1, -1, -1), rtol=1e-3, atol=1e-3)
+
+
+def test_each_source_has_a_strength_of_its_own_in_all_steps(monkeypatch):
+    seen = []
+    monkeypatch.setattr(realnet, "perturbed_step", lambda *given: seen.append(given[-1]) or perturbed_step(*given))
+    method(strength=(0.1, 0.9)).sources("disc", (32, 32), generators(3))
+    assert len(seen) == 6 and all(torch.equal(strength, seen[0]) for strength in seen)
+    assert seen[0].shape == (3, 1, 1, 1) and len(seen[0].unique()) == 3
+    assert 0.1 <= seen[0].min() and seen[0].max() <= 0.9 and seen[0].max() > 0.3
+
+
+def test_a_source_depends_on_the_strength():
+    def sources(strength: float) -> torch.Tensor:
+        learner = method(strength=(strength, strength))
+        learner.base.decode = lambda latents: latents
+        return learner.sources("disc", (32, 32), generators(2))
+
+    assert torch.equal(sources(0.0), sources(0.0))
+    assert (sources(0.5) - sources(0.0)).abs().mean() > 0.1
 
 
 def test_the_loss_sees_normals_only(data):

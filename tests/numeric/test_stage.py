@@ -43,6 +43,30 @@ def state(learner: StageMethod, data: Pictures) -> dict:
     }
 
 
+class Shift(torch.nn.Module):
+    """An adapter that adds one number to the prediction, and remembers the masks that it was given."""
+
+    def __init__(self, value: float):
+        super().__init__()
+        self.value, self.masks = value, []
+
+    def forward(self, noise, mask):
+        self.masks.append(mask)
+        return noise + self.value
+
+
+def watched(learner: StageMethod) -> list[torch.Tensor]:
+    """The U-Net predicts zeros; returns the list that its inputs go to."""
+    seen = []
+
+    def forward(sample, t, text):
+        seen.append(sample)
+        return SimpleNamespace(sample=torch.zeros_like(sample))
+
+    learner.base.unet.forward = forward
+    return seen
+
+
 def test_alignment_is_all_ones_at_the_start_and_the_mask_from_200_down():
     m = (torch.rand(3, 1, 8, 8) > 0.7).float()
     assert torch.equal(aligned_mask(m, torch.tensor(1000), 200, 1000), torch.ones_like(m))
@@ -92,6 +116,59 @@ def test_the_loss_ignores_what_lies_outside_the_aligned_mask(data):
     assert abs(float(terms["part"]) - 1) < 0.2, "zero as the prediction costs the variance of the noise"
     assert float(terms["image"]) == pytest.approx(float(seen["image"].square().mean()), rel=0.25)
     assert set(seen["part"].unique().tolist()) == {0.0, 1.0} and (seen["image"] >= seen["part"]).all()
+
+
+def test_the_loss_is_that_of_the_paper(data):
+    """|A_image(eps(z_t)) M_t - eps M_t|^2 and |A_part(eps((z m)_t)) - eps'|^2, with noises of their own."""
+    learner = method(data)
+    learner._module["image"], learner._module["part"] = Shift(0.25), Shift(-0.5)
+    seen, rng = watched(learner), torch.Generator().manual_seed(0)
+    terms = learner.loss(data, torch.Generator().manual_seed(0))
+    batch = learner.draw(data, rng)
+    noise = torch.randn((3, *batch.z.shape), generator=rng)
+    t = torch.randint(1000, (len(batch.z),), generator=rng)
+    m = latent_mask(batch.masks, learner.base.latent_factor)
+    abar = learner.base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+    whole, part = seen[0].chunk(2)
+    torch.testing.assert_close(whole, abar.sqrt() * batch.z + (1 - abar).sqrt() * noise[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(part, abar.sqrt() * m * batch.z + (1 - abar).sqrt() * noise[1], rtol=1e-4, atol=1e-5)
+    outside = (m == 0).expand_as(part)
+    torch.testing.assert_close(part[outside], ((1 - abar).sqrt() * noise[1])[outside], rtol=1e-4, atol=1e-5)
+    aligned = aligned_mask(m, t, 200, 1000)
+    torch.testing.assert_close(terms["image"], ((0.25 - noise[0]) * aligned).square().mean())
+    torch.testing.assert_close(terms["part"], (-0.5 - noise[1]).square().mean())
+    assert torch.equal(learner._module["image"].masks[0], aligned) and torch.equal(learner._module["part"].masks[0], m)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("t", "leader"), [(599, "image"), (749, "part")])
+def test_a_step_in_closed_form(data, t, leader):
+    """From two different states: the leader's is denoised with its own adapter, M and background, and both go on from the result.
+
+    At t = 599 M lies halfway between m and 1; t = 749 is in a window, where a leads and M is m.
+    """
+    learner, adapters = method(data, sampling_steps=20), {"image": Shift(0.25), "part": Shift(-0.5)}
+    for name, adapter in adapters.items():
+        learner._module[name] = adapter
+    seen, scheduler, given = watched(learner), learner.scheduler(), state(learner, data)
+    z, m = given["z_clean"], given["mask"]
+    states = dict(zip(("image", "part"), torch.randn((2, *z.shape), generator=torch.Generator().manual_seed(7)), strict=True))
+    copies = [torch.Generator().set_state(g.get_state()) for g in given["generators"]]
+    new_x, new_a = learner.step(states["image"], states["part"], torch.tensor(t), scheduler, **given)
+    lead, kept, outside = (states["image"], m + 399 / 800 * (1 - m), z) if leader == "image" else (states["part"], m, torch.zeros_like(z))
+    assert len(seen) == 1 and torch.equal(seen[0], lead)
+    assert {name: len(adapter.masks) for name, adapter in adapters.items()} == {"image": 0, "part": 0, leader: 1}
+    torch.testing.assert_close(adapters[leader].masks[0], kept)
+    drawn = torch.stack([torch.randn(z.shape[1:], generator=g) for g in copies])
+    fresh = torch.stack([torch.randn((2, *z.shape[1:]), generator=g) for g in copies])
+    abar, before = scheduler.alphas_cumprod[[t, t - 50]]
+    beta = 1 - abar / before
+    x_0 = kept * (lead - (1 - abar).sqrt() * adapters[leader].value) / abar.sqrt() + (1 - kept) * outside
+    mean = before.sqrt() * beta / (1 - abar) * x_0 + (1 - beta).sqrt() * (1 - before) / (1 - abar) * lead
+    new = mean + ((1 - before) / (1 - abar) * beta).sqrt() * drawn
+    renoised, empty = before.sqrt() * z + (1 - before).sqrt() * fresh[:, 0], (1 - before).sqrt() * fresh[:, 1]
+    torch.testing.assert_close(new_x, kept * new + (1 - kept) * renoised, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(new_a, m * new + (1 - m) * empty, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from test_generate import generate
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.generate.plan import conditions, make_plan
+from helixbench.methods import nsa
 from helixbench.methods.draem import altered, perlin, perlin_mask
 from helixbench.methods.drawing import Draws
 from helixbench.methods.nsa import poisson_blend
@@ -135,9 +136,56 @@ def test_cutpaste_areas(objects, share):
     assert 0.7 * low < areas.min() and areas.max() < 1.5 * high
 
 
+def tilt(mask: torch.Tensor) -> float:
+    """Angle of a mask's long axis from the vertical [degree]."""
+    (yy, yx), (_, xx) = torch.cov(mask[0].nonzero().T.float())
+    return float(torch.rad2deg(torch.atan2(2 * yx, yy - xx) / 2))
+
+
+@pytest.mark.parametrize("rotation", [0.0, 45.0])
+def test_scars_are_rotated(objects, rotation):
+    plans = make_plan(objects, generate(pairs=10), 0)
+    shape = {"scar_share": 1.0, "scar_width": (8, 8), "scar_length": (60, 60)}
+    tilts = np.array([tilt(mask) for mask in sample("cutpaste", objects, plans, scar_rotation=rotation, **shape)[1]])
+    assert np.abs(tilts).max() < rotation + 5
+    assert tilts.min() < -rotation / 2 and tilts.max() > rotation / 2 if rotation else np.ptp(tilts) < 5
+
+
+@pytest.mark.parametrize("jitter", [0.0, 0.1])
+def test_what_cutpaste_pastes_is_recoloured(data, jitter):
+    """Two colours with one green: their mixtures have it too, what was recoloured does not."""
+    y, x = np.ogrid[:64, :64]
+    images = data.images.copy()
+    images[data.normal] = np.where((np.hypot(y - 32, x - 32) < 24)[..., None], (51, 51, 204), (204, 51, 51))
+    two = Pictures(data.samples, images, data.masks, data.cells)
+    pictures, masks = sample("cutpaste", two, make_plan(two, generate(pairs=8), 0), jitter=jitter)
+    change, inside = (pictures[:, 1] - 0.2).abs(), masks[:, 0] > 0
+    assert change[~inside].max() < 1e-5
+    each = torch.stack([green[mask].mean() for green, mask in zip(change, inside, strict=True)])
+    assert each.median() > 0.003 if jitter else each.max() < 1e-5
+
+
 def test_a_patch_of_the_picture_itself_blends_into_nothing():
     picture = np.random.default_rng(0).random((20, 24, 3)).astype(np.float32)
     np.testing.assert_allclose(poisson_blend(picture, picture[3:10, 5:17], 3, 5), picture, atol=1e-5)
+
+
+def test_nsa_resizes_its_patches(monkeypatch):
+    """Of a ramp of 1/64 a pixel, cut in squares of 14: a patch twice as large is half as steep."""
+    patches, everywhere = [], np.ones((64, 64), bool)
+    ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[:, None, None] / 64, (64, 64, 3))
+    monkeypatch.setattr(nsa, "poisson_blend", lambda image, patch, y, x: patches.append(patch) or image)
+
+    def cut(low: float, high: float, seed: int) -> np.ndarray:
+        method("nsa", half_side=(0.11, 0.11), resize=(low, high)).patch(ramp, ramp, everywhere, everywhere, draws(seed))
+        return patches[-1]
+
+    for scale in (0.5, 1.0, 2.0):
+        patch = cut(scale, scale, 0)
+        assert patch.shape == (14 * scale, 14 * scale, 3)
+        np.testing.assert_allclose(np.diff(patch[3:-3], axis=0), 1 / 64 / scale, atol=1e-5)
+    drawn = {cut(0.7, 1.3, seed).shape for seed in range(40)}
+    assert min(drawn) == (10, 10, 3) and max(drawn) == (18, 18, 3) and len(drawn) > 4, "N(1, 0.5), within its range"
 
 
 def test_blending_solves_the_poisson_equation():

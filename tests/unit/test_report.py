@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helixbench.config import Slice, load
+from helixbench.config import Slice, load, slice_config
 from helixbench.detect import localization
 from helixbench.errors import UserError
+from helixbench.methods.registry import _KINDS
 from helixbench.records import Pair, Sample, Score, write_csv
 from helixbench.report import figures, measured, published, render, tables
 
@@ -310,6 +311,39 @@ def test_markdown_separates_kinds_and_footnotes_the_average(tmp_path):
     widths = {line.count("|") for line in md.split("## pixel AP")[0].splitlines() if line.startswith("|")}
     assert len(widths) == 1
     assert "**Procedural**" in md and "*average*" in md
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_every_method_of_the_rivals_run_has_a_measured_column(tmp_path, number):
+    """config/mini_rivals.yaml over config/mini.yaml: every kind of method, one column a metric, each with its own numbers."""
+    run = load(ROOT / "params.yaml", ROOT / "config/mini.yaml", ROOT / "config/mini_rivals.yaml")
+    methods = run.train.methods
+    assert {method.kind for method in methods.values()} == set(_KINDS) and number in run.report.tables
+    values = {(key, place): 10 + 2 * i + j for i, key in enumerate(methods) for j, place in enumerate(("disc", "weave"))}
+    metrics = ("inception_score", "ic_lpips") if number == 1 else tables.METRICS[number]
+    rows = [
+        score(metric, value, "Procedural", place, key, protocol=f"{UNET}; pairs: as {key} makes them")
+        for metric in metrics
+        for (key, place), value in values.items()
+    ]
+    write_csv(tmp_path / "scores.csv", rows, Score)
+    keys = ("report", "prepare.datasets", "train.methods", "train.ablations", "detect.comparators")
+    tables.run(number, Slice(slice_config(run, keys)), published=PUBLISHED, scores=[tmp_path / "scores.csv"], out=tmp_path)
+    written = list(csv.DictReader((tmp_path / f"table_{number}.csv").read_text(encoding="utf-8").splitlines()))
+    lines = (tmp_path / f"table_{number}.md").read_text(encoding="utf-8").splitlines()
+    heads = [i for i, line in enumerate(lines) if line.startswith("| category")]
+    assert len(heads) == len(metrics)
+    for metric, head in zip(tables.METRICS[number], heads, strict=True):
+        names = [re.sub(r" <sup>.*", "", cell.strip()) for cell in lines[head].strip("|").split("|")]
+        assert len([name for name in names if name.startswith("measured: ")]) == len(methods)
+        for place in ("disc", "weave"):
+            row = next(line for line in lines[head:] if line.startswith(f"| {place} "))
+            shown = dict(zip(names, row.strip("|").split("|"), strict=True))
+            for key, method in methods.items():
+                (cell,) = pick(written, category=place, method=method.label, metric=metric)
+                assert float(cell["measured"]) == values[key, place] and f"as {key} makes" in cell["protocol"]
+                measured = shown[f"measured: {method.label.replace('&', '&amp;')}"]
+                assert float(re.search(r"[\d.]+", measured).group()) == values[key, place]
 
 
 def test_best_and_second_within_a_kind():
