@@ -85,9 +85,9 @@ def test_the_tables_have_a_column_of_the_new_method(mine, number, metric):
         (mine.root / file).parent.mkdir(parents=True, exist_ok=True)
         write_csv(mine.root / file, [row], Score)
     run(mine, *command)
-    text = (mine.root / f"results/mini/report/table_{number}.md").read_text(encoding="utf-8")
+    text = (mine.root / f"results/mini/tables/table_{number}.md").read_text(encoding="utf-8")
     assert "measured: Stain" in next(line for line in text.splitlines() if line.startswith("| category"))
-    with open(mine.root / f"results/mini/report/table_{number}.csv", newline="", encoding="utf-8") as handle:
+    with open(mine.root / f"results/mini/tables/table_{number}.csv", newline="", encoding="utf-8") as handle:
         ours = {row["category"]: row["measured"] for row in csv.DictReader(handle) if row["method"] == "Stain"}
     assert {place: ours[place] for place in PLACES} == {
         place: str(value) for value, file in enumerate(files) for place in PLACES if f"/stain/Procedural/{place}" in file
