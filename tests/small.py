@@ -54,7 +54,18 @@ def dhdiff(**changes) -> DHDiff:
 
 
 def dualanodiff(**changes) -> DualAnoDiff:
-    return DualAnoDiff(**{"kind": "dualanodiff", "rank": 2, "text_rank": 2, "background_width": 8, "optim": optim(), **changes})
+    return DualAnoDiff(
+        **{
+            "kind": "dualanodiff",
+            "sampling_steps": None,
+            "guidance": None,
+            "rank": 2,
+            "text_rank": 2,
+            "background_width": 8,
+            "optim": optim(),
+            **changes,
+        }
+    )
 
 
 def stage(**changes) -> Stage:

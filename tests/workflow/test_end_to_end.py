@@ -255,7 +255,7 @@ def test_a_changed_score_reruns_scores_and_what_shows_them_only(finished):
         "Write every number of the tables as a LaTeX macro",
         "Write the averages of all scores",
         "Write the HTML page",
-        "All tables and figures are in results/e2e/report; the page is results/e2e/report/index.html",
+        "Tables are in results/e2e/tables, figures in results/e2e/report; the page is results/e2e/report/index.html",
     }
     assert finished.plan(overlays=OVERLAYS) == set()
 
