@@ -62,7 +62,7 @@ $(SLURM): $(INSTALLED)
 	@touch $@
 
 faults: $(INSTALLED)
-	HELIXBENCH_KILLS=50 $(BIN)/python -m pytest tests/robustness/test_faults.py tests/workflow/test_disorder.py
+	$(BIN)/python benchmarks/faults.py
 
 # Packages that exist only for Linux get a marker, so that the same file installs elsewhere.
 lock:
