@@ -61,10 +61,11 @@ class Process:
         self.process.join(seconds)
         return self.process.exitcode
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        os.kill(self.process.pid, signal.SIGKILL)
+    def kill(self) -> bool:
+        """SIGKILL; whether it was that which ended it."""
+        self.process.kill()
         self.process.join()
+        return self.process.exitcode == -signal.SIGKILL
 
     @property
     def text(self) -> str:

@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import random
+import re
 import shutil
 import time
 from contextlib import contextmanager
@@ -14,15 +15,25 @@ from pathlib import Path
 import pytest
 from stages import STAGES, Run, contents, half_files
 
+from helixbench.checkpoint import load_tensors
+
 KILLS = int(os.environ.get("HELIXBENCH_KILLS", "8"))
 """Over all stages; `make faults` takes 50."""
 
+STEPS, PAIRS, BATCH = 15, 24, 3
 CHANGES = {
-    "train": {"methods": {"dhdiff": {"optim": {"steps": 15, "save_every_s": 1e-9, "log_every_s": 1e-9}}}},
-    "generate": {"pairs": 6, "batch": 3, "sampling": {"steps": 4}, "gate": {"min_area": 0.0, "max_area": 1.0, "max_border": 1.0}},
-    "detect": {"localization": {"optim": {"steps": 15, "save_every_s": 0.2, "log_every_s": 1e-9}}},
+    "train": {"methods": {"dhdiff": {"optim": {"steps": STEPS, "save_every_s": 1e-9, "log_every_s": 1e-9}}}},
+    "generate": {
+        "pairs": PAIRS // 4,
+        "batch": BATCH,
+        "sampling": {"steps": 4},
+        "gate": {"min_area": 0.0, "max_area": 1.0, "max_border": 1.0},
+    },
+    "detect": {"localization": {"optim": {"steps": STEPS, "save_every_s": 0.2, "log_every_s": 1e-9}}},
 }
-"""States are saved often enough to be gone on from; all pairs pass the gate, so that a detector reads them."""
+"""States are saved often enough to be gone on from; all pairs pass the gate, so that a detector reads them.
+
+PAIRS are those of the four defect types together."""
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +49,57 @@ def whole(tmp_path_factory) -> Run:
     return run
 
 
+def told_next(state: Path) -> str | None:
+    """What the next attempt has to say of the states that a killed one has left; None when it left none."""
+    blocks = len(list(state.glob("block*.json")))
+    if blocks:
+        return f"{PAIRS - BATCH * blocks} of {PAIRS} pairs to make"
+    left = [file for file in (state / "state.safetensors", state / "state.before.safetensors") if file.is_file()]
+    return f"resuming at step {load_tensors(left[0])[1]['step']} of {STEPS}" if left else None
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_at_random_moments_a_stage_ends_with_the_same_bytes(whole, stage, tmp_path, record_property):
+def test_killed_at_random_moments_a_stage_goes_on_and_ends_with_the_same_bytes(whole, stage, tmp_path, record_property):
     rng = random.Random(f"{stage} {KILLS}")
     expected, out, state = contents(whole.folder / stage), tmp_path / "out", tmp_path / "state"
     wanted = KILLS // len(STAGES) + (STAGES.index(stage) < KILLS % len(STAGES))
-    killed = 0
+    killed = resumed = 0
+
+    def check(process, ended: bool) -> int:
+        """1 when the attempt went on from what there was before it; one that was killed too early to tell says nothing."""
+        if not before or not (ended or re.search(rf" \d+/{STEPS} |pairs to make", process.text)):
+            return 0
+        assert before in process.text, process.text
+        return 1
+
     while killed < wanted:
+        before = told_next(state)
         process = whole.start(stage, out, state, " killed")
-        moment = rng.uniform(0, whole.seconds[stage])
-        if process.wait(moment) is None:
-            process.kill()
+        if stage != "score" and not killed:  # scoring alone keeps no state; of the others one kill leaves one for certain
+            while process.wait(0.001) is None and not any(state.glob("block*.json")) and not (state / "state.safetensors").is_file():
+                pass
+        else:
+            process.wait(rng.uniform(0, whole.seconds[stage]))
+        if process.kill():
             killed += 1
+            resumed += check(process, ended=False)
         else:  # it was faster this time: from the start again
             assert process.wait() == 0, process.text
+            resumed += check(process, ended=True)
             assert contents(out) == expected
             shutil.rmtree(out)
+    before = told_next(state)
     process = whole.start(stage, out, state, " last")
     assert process.wait(600) == 0, process.text
+    resumed += check(process, ended=True)
+    assert resumed or stage == "score"
     assert contents(out) == expected and not half_files(out)
     if stage in ("train", "detect"):
-        steps = [json.loads(line)["step"] for line in (out / "stats.jsonl").read_text().splitlines()]
-        assert steps == sorted(steps) and steps[-1] == 15  # none is told twice or out of order
+        rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+        steps = [row["step"] for row in rows if "lr" in row]
+        assert steps == sorted(set(steps)) and steps[-1] == STEPS  # none is told twice or out of order
     record_property("kills", killed)
+    record_property("resumed", resumed)
 
 
 def _mount(*arguments: object) -> None:
