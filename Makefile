@@ -56,13 +56,12 @@ $(EXTRAS): $(INSTALLED)
 
 # A test starts a Slurm of its own from Debian's packages. CI installs them where it may; elsewhere the test says that they are missing.
 $(SLURM): $(INSTALLED)
-	-@PATH="$$PATH:/usr/sbin"; command -v slurmctld > /dev/null || { export DEBIAN_FRONTEND=noninteractive; test "$$(id -u)" = 0 \
-		&& timeout -k 5 60 apt-get update && timeout -k 5 120 apt-get install -y --no-install-recommends slurm-wlm munge; } \
-		< /dev/null > .venv/slurm.log 2>&1
-	@touch $@
+	@PATH="$$PATH:/usr/sbin"; { command -v slurmctld || { export DEBIAN_FRONTEND=noninteractive; test "$$(id -u)" = 0 \
+		&& timeout -k 5 60 apt-get update && timeout -k 5 120 apt-get install -y --no-install-recommends slurm-wlm munge; }; } \
+		< /dev/null > .venv/slurm.log 2>&1 && touch $@ || true
 
 faults: $(INSTALLED)
-	HELIXBENCH_KILLS=50 $(BIN)/python -m pytest tests/robustness/test_faults.py tests/workflow/test_disorder.py
+	HELIXBENCH_KILLS=50 $(BIN)/python -m pytest tests/robustness/test_faults.py tests/workflow/test_disorder.py tests/workflow/test_killed_workflow.py
 
 # Packages that exist only for Linux get a marker, so that the same file installs elsewhere.
 lock:
