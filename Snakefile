@@ -35,11 +35,11 @@ include: "workflow/rules/check.smk"
 
 
 onsuccess:
-    CLOCK.touch()
+    end_of_work()
 
 
 onerror:
-    CLOCK.touch()
+    end_of_work()
 
 
 localrules:

@@ -21,7 +21,7 @@ from record import ROOT, write
 
 from helixbench.devices import describe
 
-TESTS = ("tests/robustness/test_faults.py", "tests/workflow/test_disorder.py")
+TESTS = ("tests/robustness/test_faults.py", "tests/workflow/test_disorder.py", "tests/workflow/test_killed_workflow.py")
 
 
 def main() -> None:

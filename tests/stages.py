@@ -31,6 +31,8 @@ _SERVER.set_forkserver_preload(
         "helixbench.generate.stage",
         "helixbench.score.stage",
         "helixbench.detect.stage",
+        "helixbench.detect.classification",
+        "helixbench.detect.segmentation",
         "helixbench.report.tables",
     ]
 )
@@ -61,10 +63,11 @@ class Process:
         self.process.join(seconds)
         return self.process.exitcode
 
-    def kill(self) -> None:
-        """SIGKILL."""
-        os.kill(self.process.pid, signal.SIGKILL)
+    def kill(self) -> bool:
+        """SIGKILL; whether it was that which ended it."""
+        self.process.kill()
         self.process.join()
+        return self.process.exitcode == -signal.SIGKILL
 
     @property
     def text(self) -> str:
@@ -86,8 +89,12 @@ class Run:
             "base": ("run.seed", "train.base", "train.scratch"),
             "train": ("run.seed", "train.methods.dhdiff"),
             "generate": ("run.seed", "generate", "train.methods.dhdiff"),
+            "part": ("run.seed", "generate", "train.methods.dhdiff"),
+            "gather": ("run.seed", "generate", "train.methods.dhdiff"),
             "score": ("run.seed", "score"),
             "detect": ("run.seed", "detect.localization"),
+            "classify": ("run.seed", "detect.classification"),
+            "segment": ("run.seed", "detect.segmentation"),
             "report": ("report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"),
         }
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,14 +108,20 @@ class Run:
         one = ["Procedural", "disc", "--config", self.folder / f"{stage}.json"]
         prepared, pairs = ["--prepared", self.folder / "prepare"], ["--pairs", self.folder / "generate"]
         kept, there = ["--state", state, "--threads", "1"], ["--out", out]
+        drawn = ["generate", "dhdiff", *one, *prepared, "--model", self.folder / "train", *kept, *there]
+        record = ["--record", self.folder / "record.jsonl"]
         arguments = {
             "draw": ["draw", *one, "--out", self.folder / "raw"],
             "prepare": ["prepare", *one, "--raw", self.folder / "raw", "--out", out],
             "base": ["train", "base", *one, *prepared, *kept, *there],
             "train": ["train", "dhdiff", *one, *prepared, "--base", self.folder / "base", *kept, *there],
-            "generate": ["generate", "dhdiff", *one, *prepared, "--model", self.folder / "train", *kept, *there],
+            "generate": drawn,
+            "part": [*drawn, "--part", "1/1", *record],
+            "gather": ["gather", "dhdiff", *one, *record, "--state", state, *there],
             "score": ["score", "dhdiff", *one, *prepared, *pairs, "--threads", "1", "--out", out / "scores.csv"],
             "detect": ["detect", "dhdiff", *one, *prepared, *pairs, *kept, *there],
+            "classify": ["classify", "dhdiff", *one, *prepared, *pairs, *kept, *there],
+            "segment": ["segment", "dhdiff", *one, *prepared, *pairs, *kept, *there, "--architecture", "unet"],
             "report": [
                 *("report", "table", "2", "--config", self.folder / "report.json", "--published", ROOT / "resources/published"),
                 *("--scores", self.folder / "detect/scores.csv", *there),

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import random
+import re
 import shutil
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from disks import disk, fill, mounts, read_only
 from stages import STAGES, Run, contents, half_files
+
+from helixbench.checkpoint import load_tensors
 
 KILLS = int(os.environ.get("HELIXBENCH_KILLS", "8"))
 """Over all stages; `make faults` takes 50."""
 
+STEPS, PAIRS, BATCH = 15, 24, 3
 CHANGES = {
-    "train": {"methods": {"dhdiff": {"optim": {"steps": 15, "save_every_s": 1e-9, "log_every_s": 1e-9}}}},
-    "generate": {"pairs": 6, "batch": 3, "sampling": {"steps": 4}, "gate": {"min_area": 0.0, "max_area": 1.0, "max_border": 1.0}},
-    "detect": {"localization": {"optim": {"steps": 15, "save_every_s": 0.2, "log_every_s": 1e-9}}},
+    "train": {"methods": {"dhdiff": {"optim": {"steps": STEPS, "save_every_s": 1e-9, "log_every_s": 1e-9}}}},
+    "generate": {
+        "pairs": PAIRS // 4,
+        "batch": BATCH,
+        "sampling": {"steps": 4},
+        "gate": {"min_area": 0.0, "max_area": 1.0, "max_border": 1.0},
+    },
+    "detect": {
+        "localization": {"optim": {"steps": STEPS, "save_every_s": 0.2, "log_every_s": 1e-9}},
+        "classification": {"network": "resnet18", "weights": "none", "optim": {"steps": 1, "batch": 4, "lr": 1e-3}},
+        "segmentation": {"networks": {"unet": "resnet18"}, "optim": {"steps": 2, "batch": 4, "lr": 1e-3}},
+    },
 }
-"""States are saved often enough to be gone on from; all pairs pass the gate, so that a detector reads them."""
+"""States are saved often enough to be gone on from; all pairs pass the gate, so that a detector reads them.
+
+PAIRS are those of the four defect types together."""
 
 
 @pytest.fixture(scope="module")
@@ -38,61 +52,61 @@ def whole(tmp_path_factory) -> Run:
     return run
 
 
+def told_next(state: Path) -> str | None:
+    """What the next attempt has to say of the states that a killed one has left; None when it left none."""
+    blocks = len(list(state.glob("block*.json")))
+    if blocks:
+        return f"{PAIRS - BATCH * blocks} of {PAIRS} pairs to make"
+    left = [file for file in (state / "state.safetensors", state / "state.before.safetensors") if file.is_file()]
+    return f"resuming at step {load_tensors(left[0])[1]['step']} of {STEPS}" if left else None
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_at_random_moments_a_stage_ends_with_the_same_bytes(whole, stage, tmp_path, record_property):
+def test_killed_at_random_moments_a_stage_goes_on_and_ends_with_the_same_bytes(whole, stage, tmp_path, record_property):
     rng = random.Random(f"{stage} {KILLS}")
     expected, out, state = contents(whole.folder / stage), tmp_path / "out", tmp_path / "state"
     wanted = KILLS // len(STAGES) + (STAGES.index(stage) < KILLS % len(STAGES))
-    killed = 0
+    killed = resumed = 0
+
+    def check(process, ended: bool) -> int:
+        """1 when the attempt went on from what there was before it; one that was killed too early to tell says nothing."""
+        if not before or not (ended or re.search(rf" \d+/{STEPS} |pairs to make", process.text)):
+            return 0
+        assert before in process.text, process.text
+        return 1
+
     while killed < wanted:
+        before = told_next(state)
         process = whole.start(stage, out, state, " killed")
-        moment = rng.uniform(0, whole.seconds[stage])
-        if process.wait(moment) is None:
-            process.kill()
+        if stage != "score" and not killed:  # scoring alone keeps no state; of the others one kill leaves one for certain
+            while process.wait(0.001) is None and not any(state.glob("block*.json")) and not (state / "state.safetensors").is_file():
+                pass
+        else:
+            process.wait(rng.uniform(0, whole.seconds[stage]))
+        if process.kill():
             killed += 1
+            resumed += check(process, ended=False)
         else:  # it was faster this time: from the start again
             assert process.wait() == 0, process.text
+            resumed += check(process, ended=True)
             assert contents(out) == expected
             shutil.rmtree(out)
+    before = told_next(state)
     process = whole.start(stage, out, state, " last")
     assert process.wait(600) == 0, process.text
+    resumed += check(process, ended=True)
+    assert resumed or stage == "score"
     assert contents(out) == expected and not half_files(out)
     if stage in ("train", "detect"):
-        steps = [json.loads(line)["step"] for line in (out / "stats.jsonl").read_text().splitlines()]
-        assert steps == sorted(steps) and steps[-1] == 15  # none is told twice or out of order
+        rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
+        steps = [row["step"] for row in rows if "lr" in row]
+        assert steps == sorted(set(steps)) and steps[-1] == STEPS  # none is told twice or out of order
     record_property("kills", killed)
+    record_property("resumed", resumed)
 
 
-def _mount(*arguments: object) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(*(a.encode() if isinstance(a, str) else a for a in arguments)):
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-@contextmanager
-def disk(folder: Path, megabytes: float = 600):
-    """A small disk of its own, mounted at `folder`."""
-    folder.mkdir()
-    try:
-        _mount("tmpfs", str(folder), "tmpfs", 0, f"size={int(megabytes * 2**20)}")
-    except OSError as error:
-        pytest.skip(f"no file system can be mounted here: {error}")
-    try:
-        yield folder
-    finally:
-        ctypes.CDLL(None).umount2(str(folder).encode(), 2)
-
-
-def fill(folder: Path, leave: int) -> Path:
-    """A file that takes all of the disk but `leave` bytes."""
-    ballast = folder / "ballast"
-    left = os.statvfs(folder)
-    with open(ballast, "wb") as handle:
-        os.posix_fallocate(handle.fileno(), 0, max(4096, left.f_bavail * left.f_frsize - leave))
-    return ballast
-
-
-ROOM = {"prepare": 40_000, "train": 300_000, "generate": 30_000, "score": 0, "detect": 200_000, "report": 8_192}
+ROOM = {"prepare": 40_000, "train": 300_000, "generate": 30_000, "gather": 0, "score": 0}
+ROOM |= {"detect": 200_000, "classify": 200_000, "segment": 200_000, "report": 8_192}
 """Bytes that are left to a stage: too few, in the middle of its work where it writes more than once."""
 
 
@@ -103,39 +117,47 @@ def our_line(process) -> str:
     return lines[0]
 
 
+@mounts
 @pytest.mark.parametrize("stage", ROOM)
 def test_a_full_disk_is_one_line_leaves_no_half_file_and_is_gone_on_from(whole, stage, tmp_path):
-    if stage == "report":
-        whole.do("report")
+    if stage in ("classify", "segment", "report"):
+        whole.do(stage)
     with disk(tmp_path / "disk") as small:
         out, state = small / "out", small / "state"
-        out.mkdir()
+        if stage == "gather":
+            whole.do("part")
+            shutil.copytree(whole.folder / "part", out)
+            shutil.copytree(whole.folder / "generate", whole.folder / "gather", dirs_exist_ok=True)
+        out.mkdir(exist_ok=True)
         ballast = fill(small, ROOM[stage])
         assert "no space left on the disk" in our_line(whole.start(stage, out, state, " full"))
-        assert not half_files(small) and not (out / "manifest.json").exists()
+        assert not half_files(small) and not (out / "manifest.json").exists() and not (out / "manifest.csv").exists()
         ballast.unlink()
         process = whole.start(stage, out, state, " room")
         assert process.wait(600) == 0, process.text
         assert contents(out) == contents(whole.folder / stage)
 
 
+@mounts
 def test_a_read_only_results_folder_is_one_line(whole, tmp_path):
     with disk(tmp_path / "disk") as place:
         (place / "out").mkdir()
-        _mount("tmpfs", str(place), "tmpfs", 32 | 1, "")  # MS_REMOUNT | MS_RDONLY
-        for stage in ("prepare", "train", "score", "report"):
-            assert "the file system is read-only" in our_line(whole.start(stage, place / "out", tmp_path / f"{stage}.state", " read-only"))
+        read_only(place)
+        for stage in ("prepare", "train", "generate", "score", "detect", "report"):
+            process = whole.start(stage, place / "out", tmp_path / f"{stage}.state", " read-only")
+            assert "the file system is read-only" in our_line(process)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "a bit flipped", "emptied"])
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_gone_on_from(whole, damage, tmp_path):
     out, state = tmp_path / "out", tmp_path / "state"
     process = whole.start("train", out, state, " killed")
-    stats, deadline = state / "stats.jsonl", time.monotonic() + 120
-    while (stats.read_text().count("\n") if stats.is_file() else 0) < 6 and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.kill()
-    file = next(path for path in (state / "state.safetensors", state / "state.before.safetensors") if path.is_file())
+    file, one_before = state / "state.safetensors", state / "state.before.safetensors"
+    while process.wait(0.001) is None and not (file.is_file() and one_before.is_file()):
+        pass
+    assert process.kill(), f"trained before it could be killed: {process.text}"
+    if not file.is_file():  # killed between the two renames of a save
+        shutil.copyfile(one_before, file)
     data = bytearray(file.read_bytes())
     if damage == "a bit flipped":
         data[-1000] ^= 4

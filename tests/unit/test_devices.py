@@ -17,11 +17,17 @@ from helixbench.errors import UserError
 from helixbench.trainer import fit
 
 
-def test_a_set_device_is_taken(monkeypatch):
+@pytest.fixture
+def nothing_picked():
+    """No device is picked yet, and what a test picks is forgotten, also when it fails."""
     devices.pick_device.cache_clear()
+    yield
+    devices.pick_device.cache_clear()
+
+
+def test_a_set_device_is_taken(monkeypatch, nothing_picked):
     monkeypatch.setenv("HELIXBENCH_DEVICE", "meta")
     assert devices.pick_device() == torch.device("meta")
-    devices.pick_device.cache_clear()
 
 
 @pytest.mark.parametrize(("precision", "expected"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])

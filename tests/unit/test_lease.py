@@ -8,18 +8,18 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from helixbench import lease
 
 JOB = """
-import pathlib, sys, time
+import sys, time
 from helixbench import lease
-lease.LEASES = pathlib.Path(sys.argv[1])
 gpu = lease.lease(4, 0.01)
 print(gpu, time.monotonic(), flush=True)
-time.sleep(float(sys.argv[2]))
+time.sleep(float(sys.argv[1]))
 print(time.monotonic(), flush=True)
 """
 
@@ -28,8 +28,9 @@ class Job:
     """A process that leases a GPU for a while; `gpu`, `start`, `end` on the node's monotonic clock [s]."""
 
     def __init__(self, folder, hold_s: float, **environment: str):
-        command = [sys.executable, "-c", JOB, str(folder), str(hold_s)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
+        command = [sys.executable, "-c", JOB, str(hold_s)]
+        environment = {**os.environ, "HELIXBENCH_LEASES": str(folder), **environment}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         self.gpu, self.start, self.end = None, None, None
         self.has_gpu = threading.Event()
         self.reader = threading.Thread(target=self._read, daemon=True)
@@ -100,6 +101,29 @@ def test_locks_go_by_the_names_of_the_visible_gpus(tmp_path, jobs):
     assert jobs[1].has_gpu.wait(60) and jobs[1].gpu == 1
 
 
+def test_jobs_with_temporary_folders_of_their_own_share_the_gpus(tmp_path, jobs):
+    """In the folder that is used when nothing is said, with GPUs that nobody else has."""
+    names = [f"{tmp_path.name}-{os.getpid()}-{number}" for number in range(2)]
+    try:
+        for number in range(2):
+            own = tmp_path / str(number)
+            own.mkdir()
+            jobs.append(Job("", 600, TMPDIR=str(own), CUDA_VISIBLE_DEVICES=",".join(names)))
+            assert jobs[number].has_gpu.wait(60) and jobs[number].gpu == number
+            assert not list(own.iterdir())
+        folder = Path("/tmp/helixbench-gpu")
+        assert all((folder / f"{name}.lock").is_file() for name in names) and folder.stat().st_mode & 0o7777 == 0o1777
+    finally:
+        for name in names:
+            Path(f"/tmp/helixbench-gpu/{name}.lock").unlink(missing_ok=True)
+
+
+def test_a_folder_that_many_make_at_once_is_one(tmp_path, jobs):
+    jobs += [Job(tmp_path / "a/leases", 5, CUDA_VISIBLE_DEVICES="0,1,2,3") for _ in range(4)]
+    assert all(job.has_gpu.wait(60) for job in jobs) and {job.gpu for job in jobs} == {0, 1, 2, 3}
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["leases"]
+
+
 def test_a_lock_file_of_another_user_is_usable(tmp_path, monkeypatch):
     """Read-only to us: a lock needs no more."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -107,8 +131,13 @@ def test_a_lock_file_of_another_user_is_usable(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "_HELD", [])
     opened, real = [], os.open
     monkeypatch.setattr(lease.os, "open", lambda path, flags, *mode: (opened.append(flags), real(path, flags, *mode))[1])
-    assert lease.lease(1) == 0
+    before = os.umask(0o077)
+    try:
+        assert lease.lease(1) == 0
+    finally:
+        os.umask(before)
     assert (tmp_path / "leases").stat().st_mode & 0o7777 == 0o1777
+    assert (tmp_path / "leases/0.lock").stat().st_mode & 0o777 == 0o644, "others may lock it, whatever our umask is"
     os.close(lease._HELD.pop())
     opened.clear()
     assert lease.lease(1) == 0 and opened == [os.O_RDONLY]

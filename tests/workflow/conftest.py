@@ -17,6 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 COPIED = ("Snakefile", "params.yaml", "environment.yml", "Makefile", "dvc.yaml", ".dvcignore", ".gitignore")
 COPIED += ("config", "profiles", "workflow", "resources")
+NO_SETTINGS = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
+NO_SETTINGS |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": os.devnull}
+"""For git: signed commits, hooks or ignored files of whoever runs the tests are not its."""
 
 
 def below(overlay: Path) -> list[Path]:

@@ -51,6 +51,7 @@ GresTypes=gpu
 ReturnToService=2
 KillWait=5
 MinJobAge=3600
+JobRequeue=0
 NodeName=localhost NodeAddr=127.0.0.1 CPUs=64 RealMemory=512000 Gres=gpu:4 State=UNKNOWN
 PartitionName=cpu Nodes=localhost Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=localhost MaxTime=INFINITE State=UP
@@ -75,15 +76,29 @@ def running():
     """Start a cluster, yield the environment variables of its clients, stop it."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: a socket's path has at most 108 letters
     folder.chmod(0o755)
-    daemons: list[subprocess.Popen] = []
+    daemons: dict[str, subprocess.Popen] = {}
     environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder}/bin:{os.environ['PATH']}"}
 
     def start(name: str, *arguments: str) -> None:
         command = [shutil.which(name, path=SEARCH), *arguments]
-        log = open(folder / f"{name}.out", "w")  # noqa: SIM115
-        daemons.append(
-            subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log, cwd=folder, start_new_session=True)
-        )
+        with open(folder / f"{name}.out", "w") as log:
+            daemons[name] = subprocess.Popen(
+                command, env={**os.environ, **environment}, stdout=log, stderr=log, cwd=folder, start_new_session=True
+            )
+
+    def stop(*names: str) -> None:
+        for name in names:
+            daemons[name].send_signal(signal.SIGTERM)
+        for name in names:
+            try:
+                daemons[name].wait(15)
+            except subprocess.TimeoutExpired:
+                daemons[name].kill()
+                daemons[name].wait()
+            del daemons[name]
+
+    def ended() -> list[str]:
+        return [name for name, daemon in daemons.items() if daemon.poll() is not None]
 
     try:
         for name in ("state", "spool", "bin"):
@@ -95,27 +110,30 @@ def running():
         (folder / "munge.key").write_bytes(os.urandom(1024))
         (folder / "munge.key").chmod(0o600)
         user = pwd.getpwuid(os.getuid()).pw_name
-        (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, ports=_free_ports(2), user=user))
         for number in range(4):
             (folder / f"gpu{number}").touch()  # Slurm believes in GPUs whose device files exist
         (folder / "gres.conf").write_text(f"NodeName=localhost Name=gpu File={folder}/gpu[0-3]\n")
         places = [f"--{name}-file={folder}/munge.{name}" for name in ("key", "pid", "seed", "log")]
         start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *places)
         _until(lambda: (folder / "munge.socket").exists(), folder, "munged")
-        start("slurmctld", "-D")
-        start("slurmd", "-D", "-N", "localhost")
-        _until(lambda: "idle" in _output(["sinfo", "-h", "-o", "%T"], environment), folder, "a node that is idle")
+        for attempt in range(5):
+            (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, ports=_free_ports(2), user=user))
+            start("slurmctld", "-D")
+            start("slurmd", "-D", "-N", "localhost")
+            _until(lambda: ended() or "idle" in _output(["sinfo", "-h", "-o", "%T"], environment), folder, "a node that is idle")
+            if not ended():
+                break
+            assert attempt < 4, _logs(folder)
+            stop("slurmd", "slurmctld")  # somebody else has taken a port in between: again with others
         yield environment
     finally:
-        for daemon in reversed(daemons):
-            daemon.send_signal(signal.SIGTERM)
-        for daemon in reversed(daemons):
-            try:
-                daemon.wait(15)
-            except subprocess.TimeoutExpired:
-                daemon.kill()
-                daemon.wait()
+        stop(*reversed(daemons))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _logs(folder: Path) -> str:
+    files = sorted(folder.glob("*.out")) + sorted(folder.glob("*.log"))
+    return "".join(f"\n{file.name}:\n{file.read_text()[-1500:]}" for file in files)
 
 
 def _output(command: list[str], environment: dict[str, str]) -> str:
@@ -126,8 +144,5 @@ def _until(there, folder: Path, what: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while not there():
         if time.monotonic() > deadline:
-            logs = "".join(
-                f"\n{file.name}:\n{file.read_text()[-1500:]}" for file in sorted(folder.glob("*.out")) + sorted(folder.glob("*.log"))
-            )
-            raise AssertionError(f"Slurm: no {what} after {seconds:.0f} s{logs}")
+            raise AssertionError(f"Slurm: no {what} after {seconds:.0f} s{_logs(folder)}")
         time.sleep(0.1)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from collections import defaultdict
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import NO_SETTINGS, ROOT
 
 from helixbench.config import load
 from helixbench.report.published import datasets_shown
@@ -19,7 +20,7 @@ RUNS = DVC["vars"][0]["runs"]
 STAGES = {name: stage["do"] for name, stage in DVC["stages"].items()}
 ROOMS = ["prepare", "train", "generate", "score", "detect", "report"]
 OVERLAY = "${item.overlay}"
-QUIET = {"DVC_NO_ANALYTICS": "1"}
+QUIET = {"DVC_NO_ANALYTICS": "1", **NO_SETTINGS}
 PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 EVERYTHING = {
     "prepare": {
@@ -55,7 +56,7 @@ def touches(param: str, key: str) -> bool:
 @pytest.fixture
 def dvc(project):
     """A copy of the project that DVC may work in."""
-    subprocess.run(["git", "init", "--quiet"], cwd=project.root, check=True)
+    subprocess.run(["git", "init", "--quiet"], cwd=project.root, check=True, env={**os.environ, **NO_SETTINGS})
     started = project.run("dvc", "init", "--quiet", **QUIET)
     assert started.returncode == 0, started.stdout
     return project
@@ -123,15 +124,19 @@ def test_finished_work_is_never_deleted():
 
 def test_what_dvc_does_not_keep_git_does(dvc):
     """`cache: false` and ignored by git would be lost; cached and not ignored would be kept twice."""
+
+    def ignored(file: str) -> bool:
+        command = ["git", "check-ignore", "--quiet", file]
+        return subprocess.run(command, cwd=dvc.root, env={**os.environ, **NO_SETTINGS}).returncode == 0
+
     for stage in STAGES.values():
         for out in [*stage["outs"], *stage.get("metrics", [])]:
             for path, options in out.items():
                 for run in RUNS:
                     file = path.replace("${key}", run) + ("" if path.endswith(".json") else "/dataset/category.csv")
-                    ignored = subprocess.run(["git", "check-ignore", "--quiet", file], cwd=dvc.root).returncode == 0
-                    assert ignored == options.get("cache", True), file
+                    assert ignored(file) == options.get("cache", True), file
     for file, kept in (("data/mvtec_ad.dvc", True), ("data/mvtec_ad/x.png", False), ("models/sd.dvc", True), ("models/sd/x", False)):
-        assert (subprocess.run(["git", "check-ignore", "--quiet", file], cwd=dvc.root).returncode != 0) == kept, file
+        assert ignored(file) != kept, file
 
 
 @pytest.mark.parametrize("room", ROOMS)

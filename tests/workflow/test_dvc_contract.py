@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import BIN, ROOT, Project
+from conftest import BIN, NO_SETTINGS, ROOT, Project
 
 from helixbench.config import load
 
@@ -38,6 +38,7 @@ SIZES = {"size": 40, "train_good": 4, "test_good": 2, "per_defect": 2}
 IDENTITY = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
 ENVIRONMENT = {
     **IDENTITY,
+    **NO_SETTINGS,
     "DVC_NO_ANALYTICS": "1",
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     "AWS_ACCESS_KEY_ID": "test",
@@ -55,7 +56,7 @@ def run(project: Project, *command: str, fails: bool = False) -> str:
 
 def git(project: Project, *arguments: str) -> str:
     return subprocess.run(
-        ["git", *arguments], cwd=project.root, check=True, capture_output=True, text=True, env={**os.environ, **IDENTITY}
+        ["git", *arguments], cwd=project.root, check=True, capture_output=True, text=True, env={**os.environ, **IDENTITY, **NO_SETTINGS}
     ).stdout
 
 

@@ -41,7 +41,7 @@ def test_sigkill_and_resume_give_the_bytes_of_an_unbroken_run(folder):
         time.sleep(0.01)
     os.kill(job.pid, signal.SIGKILL)
     job.communicate()
-    assert job.returncode == -signal.SIGKILL and not (cut / "manifest.json").exists()
+    assert job.returncode == -signal.SIGKILL and not (cut / "manifest.json").exists(), "trained before it could be killed"
     again = subprocess.run(command(folder, folder / "prepared", state, cut), check=True, capture_output=True, text=True)
     assert "resuming at step" in again.stderr
     for name in ("vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"):

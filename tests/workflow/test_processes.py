@@ -71,7 +71,7 @@ def test_killed_in_mid_training_no_process_is_left_and_a_team_of_another_size_go
     while (stats.read_text().count("\n") if stats.is_file() else 0) < 6 and time.monotonic() < deadline:
         time.sleep(0.02)
     members = subprocess.run(["ps", "-o", "pid=", "--ppid", str(job.pid)], capture_output=True, text=True).stdout.split()
-    assert len(members) == 2
+    assert len(members) == 2, "trained before it could be killed"
     os.kill(job.pid, signal.SIGKILL)
     job.wait()
     while any(Path(f"/proc/{pid}/stat").exists() and _alive(pid) for pid in members) and time.monotonic() < deadline:

@@ -10,11 +10,12 @@ import re
 import shlex
 import sys
 import time
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 from helixbench import weights
 from helixbench.config import digest, overlay, slice_config, validate
-from helixbench.errors import UserError
+from helixbench.errors import UserError, storage_line
 from helixbench.provenance import write_if_changed
 from helixbench.report.published import all_datasets_shown
 
@@ -30,11 +31,16 @@ shell.prefix(
 
 
 def or_stop(function, *arguments):
-    """Call; a UserError becomes one line of Snakemake, before any job."""
+    """Call; a UserError, or a full or read-only disk, becomes one line of Snakemake, before any job."""
     try:
         return function(*arguments)
     except UserError as error:
         sys.exit(f"helixbench: {error}")
+    except OSError as error:
+        line = storage_line(error)
+        if not line:
+            raise
+        sys.exit(f"helixbench: {line}")
 
 
 def configuration():
@@ -89,24 +95,33 @@ ONE = "{dataset}/{category}"
 ENVIRONMENT = "../../environment.yml"
 
 
+DRY = any(re.fullmatch(r"--dry-?run|-[a-z]*n[a-z]*", argument) for argument in sys.argv)
+
+
 def only_workflow():
     """Hold the run folder for as long as this process lives; None in a dry run beside another workflow.
 
     Snakemake locks files only when its jobs begin. The slices below are written before that: a second workflow with
     another configuration would change what the jobs of the first one read. The kernel lets go also after a SIGKILL.
     """
-    Path(SCRATCH).mkdir(parents=True, exist_ok=True)
-    lock = open(Path(SCRATCH, "workflow.lock"), "a+")
+    try:
+        Path(SCRATCH).mkdir(parents=True, exist_ok=True)
+        lock = open(Path(SCRATCH, "workflow.lock"), "a+")
+    except OSError:
+        # A dry run may look at results that nobody can write. Where it cannot write its own folder, Snakemake fails with a stack.
+        if DRY and os.access(".snakemake" if Path(".snakemake").is_dir() else ".", os.W_OK):
+            return open(os.devnull)
+        raise
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
-        if any(re.fullmatch(r"--dry-?run|-[a-z]*n[a-z]*", argument) for argument in sys.argv):
+        if DRY:
             return None
         raise UserError(f"{RUN}: another workflow ({lock.read().strip()}) is making it; wait for its end, or give this one a run.name")
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {platform.node()}\n")
-    lock.flush()
+    with suppress(OSError) if DRY else nullcontext():
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
     return lock
 
 
@@ -293,6 +308,12 @@ def all_manifests() -> list[str]:
 CLOCK = Path(SCRATCH, "clock")  # its modification time: when this run was last at work
 
 
+def end_of_work() -> None:
+    """Set the clock; what stopped the run may be the disk that it is on."""
+    with suppress(OSError):
+        CLOCK.touch()
+
+
 def check_clock() -> None:
     """The clock has not gone back since the last run of this folder: what changes now would look older than what was made of it."""
     behind = CLOCK.stat().st_mtime - time.time() if CLOCK.is_file() else 0
@@ -301,11 +322,12 @@ def check_clock() -> None:
             f"the clock is {behind / 3600:.1f} h behind the last run of {RUN}: what changes now would look old and be kept. Set it "
             "right or, if it is right now, run the same command once with --touch --forceall"
         )
-    for file in Path(RUN, "config").rglob("*.json"):
-        if file.stat().st_mtime > time.time():  # Snakemake deletes what it touches and then finds older than its input
-            file.touch()
-    CLOCK.parent.mkdir(parents=True, exist_ok=True)
-    CLOCK.touch()
+    with suppress(OSError) if DRY else nullcontext():
+        for file in Path(RUN, "config").rglob("*.json"):
+            if file.stat().st_mtime > time.time():  # Snakemake deletes what it touches and then finds older than its input
+                file.touch()
+        CLOCK.parent.mkdir(parents=True, exist_ok=True)
+        CLOCK.touch()
 
 
 def check_inputs() -> None:

@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from helixbench.datasets.mvtec_ad import is_picture
@@ -68,5 +69,6 @@ def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] =
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror}; give a readable folder") from None
     if fresh != known:
-        write_text(cache, json.dumps(fresh, sort_keys=True))
+        with suppress(OSError):  # on a read-only or full disk: the cache only saves time
+            write_text(cache, json.dumps(fresh, sort_keys=True))
     return json.dumps(found, indent=0, sort_keys=True) + "\n"
