@@ -358,7 +358,9 @@ def check_inputs() -> None:
             text = fingerprint.fingerprint(Path(dataset.root), category, cache, shared)
             write_input(f"{RUN}/config/data/{name}/{category}.json", text)
     if downloaded:
-        files = [path for path in base.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(base).parts)]
+        files = [
+            path for path in base.rglob("*") if path.is_file() and not any(part.startswith(".") for part in path.relative_to(base).parts)
+        ]
         text = fingerprint.fingerprint(base.parent, base.name, Path(SCRATCH, "fingerprints", "base.json"), files)
         write_input(f"{RUN}/config/base.json", text)
 
