@@ -16,16 +16,16 @@ from helixbench.checkpoint import load_tensors
 
 OVERLAYS = ("config/smoke.yaml", "kill.yaml")
 ONE_CORE = ("--max-threads", "1")
-STEPS, PAIRS, BATCH = 60, 48, 3
+STEPS, PAIRS, BATCH = 20, 24, 3
 VALUES = {
     "run": {"name": "kill"},
     "train": {"methods": {"dhdiff": {"optim": {"steps": STEPS, "save_every_s": 1.0e-9, "log_every_s": 1.0e-9}}, "crop_paste": None}},
-    "generate": {"pairs": PAIRS // 4, "batch": BATCH, "sampling": {"steps": 4}},
+    "generate": {"pairs": PAIRS // 4, "batch": BATCH},
 }
 MANY = int(os.environ.get("HELIXBENCH_KILLS", "8")) > 8
 """As `make faults` has it."""
-AT_STEPS = (3, 15, 30) if MANY else (10,)
-AT_BLOCKS = (1, 5, 9) if MANY else (3,)
+AT_STEPS = (2, 6, 10) if MANY else (5,)
+AT_BLOCKS = (0, 2, 4) if MANY else (2,)
 TRAIN, GENERATE = "train/dhdiff/Procedural/disc", "generate/dhdiff/Procedural/disc"
 
 
