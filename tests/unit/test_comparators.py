@@ -1,6 +1,7 @@
 """Detectors that learn from normals alone: each of anomalib's on tiny folders, through the stage `compare`."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -67,13 +68,25 @@ def test_each_detector_leaves_scores_of_all_metrics(folders, tmp_path, kind):  #
     assert set(rows) == {(defect, metric) for defect in ("bright", "dark", "all") for metric in METRICS}
     assert all(0 <= row.value <= 100 for row in rows.values())
     protocol = rows["all", "pro"].protocol
-    assert protocol.startswith(f"{kind} of anomalib ") and protocol.endswith(f"half split, {SIZE.get(kind, 32)} px")
+    assert protocol.startswith(f"{kind} of anomalib ") and f"half split, {SIZE.get(kind, 32)} px" in protocol
     assert ("random" in protocol) == (kind != "draem")  # no network's weights are here, and it says so
     record = json.loads((tmp_path / "out/manifest.json").read_text())
     assert record["pictures"] == {"normals": 5, "test": 10} and record["training"]["steps"] > 0
     assert (tmp_path / "out/stats.jsonl").read_text().count("\n") >= 1
     assert (tmp_path / "out/curves.csv").is_file() and (tmp_path / "out/predictions.png").is_file()
     assert not (tmp_path / "state").exists()
+
+
+def test_whatever_changes_a_number_changes_the_protocol():
+    paper = load(Path(__file__).parents[2] / "params.yaml").detect.comparators
+    told_by_the_start = {"kind", "label", "seeds", "weights", "batch"}  # of the steps of batches are told, where there are steps
+    for section in paper.values():
+        section = section.model_copy(update={"weights": "none"} if hasattr(section, "weights") else {})
+        text = comparators.describe(section, "half", 256)
+        for name in set(type(section).model_fields) - told_by_the_start:
+            other = "resnet18" if name == "backbone" else "other"
+            assert comparators.describe(section.model_copy(update={name: other}), "half", 256) != text, f"{section.kind}.{name}"
+        assert "full-value pixels, PRO to 0.1" in comparators.describe(section, "half", 256, "full_value", 0.1)
 
 
 def test_patchcore_finds_what_no_normal_shows(folders, tmp_path):  # noqa: F811
