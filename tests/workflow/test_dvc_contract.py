@@ -155,7 +155,9 @@ def made(tmp_path_factory, s3) -> Project:
     git(project, "commit", "--quiet", "--message", "made")
     git(project, "tag", "--annotate", "tiny-disc@v1.0.0", "--message", "registered")
     tracked = git(project, "ls-files", "results", "data", "models").split()
-    assert tracked == ["data/mvtec_ad.dvc", "models/tiny.dvc", "results/tiny/score/dhdiff/MVTec-AD/disc.csv", "results/tiny/summary.json"]
+    text = ["numbers.tex", *(f"table_4.{suffix}" for suffix in ("csv", "html", "md", "tex"))]
+    kept = ["score/dhdiff/MVTec-AD/disc.csv", "summary.json", *(f"tables/{name}" for name in text)]
+    assert tracked == ["data/mvtec_ad.dvc", "models/tiny.dvc", *(f"results/tiny/{name}" for name in kept)]
     for remote in ("folder", "s3"):
         run(project, "dvc", "push", "--with-deps", "--remote", remote, REPORT)
     return project

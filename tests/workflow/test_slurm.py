@@ -61,7 +61,7 @@ def lines_of(stats: Path) -> int:
     return stats.read_text().count("\n") if stats.is_file() else 0
 
 
-def test_a_job_requeued_and_then_cancelled_in_mid_training_resumes_and_the_result_is_that_of_one_machine(tmp_path, slurm):
+def test_a_job_cancelled_in_mid_training_resumes_and_the_result_is_that_of_one_machine(tmp_path, slurm):
     cluster, one = Project(tmp_path / "cluster"), Project(tmp_path / "one")
     for project in (cluster, one):
         project.write("slurm.yaml", VALUES)
@@ -75,18 +75,8 @@ def test_a_job_requeued_and_then_cancelled_in_mid_training_resumes_and_the_resul
             while lines_of(stats) < 4 and run.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
             trained = jobs_of("train", environment, "running")
-            assert len(trained) == 1, "trained before it could be requeued"
+            assert len(trained) == 1, "trained before it could be cancelled"
             job = trained[0]
-            # As when a job of higher priority takes the node: Slurm itself runs the same job again.
-            subprocess.run(["scontrol", "requeue", job], env=environment, check=True)
-            while told_about(job, environment)["JobState"] != "PENDING" and time.monotonic() < deadline:
-                time.sleep(0.05)
-            # It would wait for two minutes.
-            subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], env=environment, check=True)
-            reached = lines_of(stats)
-            while lines_of(stats) < reached + 4 and run.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert jobs_of("train", environment, "running") == [job], told_about(job, environment)
             subprocess.run(["scancel", job], env=environment, check=True)
             local = one.snakemake("pairs", "--max-threads", "1", overlays=OVERLAYS)
             assert local.returncode == 0, local.stdout[-3000:]
@@ -99,7 +89,6 @@ def test_a_job_requeued_and_then_cancelled_in_mid_training_resumes_and_the_resul
     for facts, memory, state in ((first, "32000M", "CANCELLED"), (second, "62.50G", "COMPLETED")):
         assert facts["JobState"] == state and facts["Partition"] == "gpu" and facts["TimeLimit"] == "12:00:00"
         assert facts["MinMemoryNode"] == memory and facts["TresPerJob"] == "gres:gpu:1" and facts["Requeue"] == "1"
-    assert first["Restarts"] == "1" and second["Restarts"] == "0"
     (prepare,) = jobs_of("prepare", environment, "all")
     assert told_about(prepare, environment)["Partition"] == "cpu" and "TresPerJob" not in told_about(prepare, environment)
     logs = cluster.root / "logs/slurm"
