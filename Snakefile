@@ -10,6 +10,7 @@ configfile: "params.yaml"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/guard.smk"
 
 
 wildcard_constraints:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,14 +21,14 @@ _SETTLED_NS = 2_000_000_000
 """A file changed this recently could change again within one tick of the clock: it is hashed again next time."""
 
 
-def _files(folder: str) -> Iterator[os.DirEntry]:
+def _files(folder: str, wanted: Callable[[str], bool]) -> Iterator[os.DirEntry]:
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _files(entry.path)
-            elif is_picture(entry.name):
+                yield from _files(entry.path, wanted)
+            elif wanted(entry.name):
                 yield entry
 
 
@@ -41,10 +41,11 @@ def _load(cache: Path) -> dict[str, list]:
     return known if isinstance(known, dict) else {}
 
 
-def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] = ()) -> str:
+def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] = (), wanted: Callable[[str], bool] = is_picture) -> str:
     """Sorted JSON {path relative to the category: sha256} of its raw pictures and masks.
 
-    shared: further files, wherever they are; with them the category need not have a folder.
+    shared: further files, wherever they are; with them the category need not have a folder. wanted: which names count, for folders
+    of other things than pictures.
 
     cache: file of (size, mtime_ns, sha256) by absolute path, made when missing; categories may share it, one file a
     category is faster. Raises UserError when the category's folder is missing or a picture cannot be read.
@@ -57,7 +58,7 @@ def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] =
     now = time.time_ns()
     shared = {os.path.abspath(path): None for path in shared}
     try:
-        entries = [] if shared and not os.path.isdir(folder) else [(entry.path, entry) for entry in _files(folder)]
+        entries = [] if shared and not os.path.isdir(folder) else [(entry.path, entry) for entry in _files(folder, wanted)]
         for path, entry in {**shared, **dict(entries)}.items():
             stat = os.stat(path) if entry is None else entry.stat()
             row = known.get(path)

@@ -305,7 +305,7 @@ def predict(
     return np.concatenate(maps), np.concatenate(scores)
 
 
-def describe(config: schema.Comparator, split: str, size: int, ground_truth: str = "exact", pro_limit: float = 0.3) -> str:
+def describe(config: schema.Comparator, split: str, size: int, ground_truth: str, pro_limit: float) -> str:
     """Protocol text, e.g. `PatchCore of anomalib 2.7.0 on squeezenet1_1 (ImageNet weights b8a52dc0), half split, 256 px`."""
     text = f"{config.label} of anomalib {version('anomalib')}"
     if hasattr(config, "backbone"):

@@ -17,6 +17,7 @@ from helixbench.config import Slice, digest
 from helixbench.devices import describe as describe_device
 from helixbench.provenance import manifest, write_text
 from helixbench.records import ALL, LEAKING, Score, write_csv
+from helixbench.schema import Localization
 from helixbench.trainer import fit
 
 log = logging.getLogger(__name__)
@@ -163,7 +164,7 @@ def _plain(value: object) -> str:
 def truth_text(ground_truth: str, pro_limit: float) -> str:
     """Protocol text of how pictures with known defects are read, nothing where it is as usual."""
     text = ", ground truth resized bilinearly, full-value pixels" if ground_truth == "full_value" else ""
-    return text + (f", PRO to {pro_limit}" if pro_limit != 0.3 else "")
+    return text + (f", PRO to {pro_limit}" if pro_limit != Localization.model_fields["pro_limit"].default else "")
 
 
 def kept_text(checkpoint_name: str, optim) -> str:

@@ -60,8 +60,6 @@ class Outside:
         self.prepared, self.pairs, self.size, self.category = root / "prepared", root / "pairs", size, category
         self.samples: list[Sample] = []
         self.contents: list[tuple[str, str, str]] = []
-        self.defects: tuple[str, ...] = ()
-        """Defect types of the pairs."""
         for name in ("images", "masks", "references"):
             (self.prepared / name).mkdir(parents=True)
 
@@ -73,8 +71,8 @@ class Outside:
             self.samples.append(sample)
             self.contents.append((str(raw.image), role, content))
 
-    def add_pairs(self, folder: Path, name: str) -> None:
-        """Copy generated pairs, judged by the mask gate as ours are; nothing is drawn again."""
+    def add_pairs(self, folder: Path, name: str) -> list[str]:
+        """Copy generated pairs, judged by the mask gate as ours are; nothing is drawn again. Returns their defect types."""
         rows, counts = [], {}
         for raw in sorted(defective(_folder(folder), DATASET, self.category), key=lambda s: (s.defect, s.image.name)):
             image = pictures.read_rgb(raw.image)
@@ -109,7 +107,7 @@ class Outside:
                 )
             )
         write_csv(self.pairs / "manifest.csv", rows, Pair)
-        self.defects = tuple(counts)
+        return list(counts)
 
     def close(self) -> None:
         """Check for pictures on both sides; write samples.csv and split.json."""
@@ -126,9 +124,8 @@ def to_score(pairs: Path, real: Path, *, name: str, size: int) -> Iterator[Outsi
         outside = Outside(Path(temporary), size, _folder(real).resolve().name)
         outside.add(defective(_folder(real), DATASET, outside.category), "generator")
         outside.add(_normals(_folder(real), outside.category, required=False), "normal")
-        outside.add_pairs(pairs, name)
         known = {sample.defect for sample in outside.samples} - {GOOD}
-        for defect in outside.defects:
+        for defect in outside.add_pairs(pairs, name):
             if defect not in known:
                 raise UserError(
                     f"{pairs}: no picture of {defect} in {real} ({', '.join(sorted(known))}); name defect types as there, or leave it out"

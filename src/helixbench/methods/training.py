@@ -72,8 +72,8 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
 
 
 def _base_identity(base: Path) -> dict[str, str]:
-    """Hashes of a base trained here, or of the weights of a downloaded one."""
+    """Hashes of the files of a base, trained here or downloaded."""
     manifest = base / "manifest.json"
     if manifest.is_file():
         return provenance.outputs(manifest)
-    return {file.relative_to(base).as_posix(): provenance.sha256(file) for file in sorted(base.rglob("*.safetensors"))}
+    return provenance.sha256_tree(base)
