@@ -15,6 +15,7 @@ from conftest import ROOT, below
 from helixbench.config import json_schema, load
 
 OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
+RUNS = [file for file in OVERLAYS if not file.name.startswith(("gpu_", "rival_protocol"))]  # the others go over any of these
 
 
 def test_conda_environment_holds_the_pins_of_the_lock_file():
@@ -60,9 +61,16 @@ def test_configurations_are_valid_and_name_their_schema(file):
 
 
 def test_overlays_have_names_of_their_own():
-    runs = [file for file in OVERLAYS if not file.name.startswith(("gpu_", "rival_protocol"))]  # these go over any run
-    names = [load(ROOT / "params.yaml", *overlays).run.name for overlays in [(), *((*below(file), file) for file in runs)]]
+    names = [load(ROOT / "params.yaml", *overlays).run.name for overlays in [(), *((*below(file), file) for file in RUNS)]]
     assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "file", [file for file in OVERLAYS if not file.name.startswith(("gpu_", "rival_protocol"))], ids=lambda path: path.name
+)
+def test_the_protocol_of_the_rivals_goes_over_any_run(file):
+    found = load(ROOT / "params.yaml", *below(file), file, ROOT / "config/rival_protocol.yaml").detect.localization
+    assert found.checkpoints == ("last", "best_on_test") and found.ground_truth == "full_value"
 
 
 def test_every_value_of_the_paper_configuration_names_its_source():
