@@ -99,13 +99,24 @@ def load_pairs(folder: Path) -> list[Pair]:
     return pairs
 
 
+def _pair_facts(folder: Path) -> dict:
+    """manifest.json of a pairs folder; empty where it has none."""
+    try:
+        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
 def pair_settings(folder: Path) -> str:
     """How a pairs folder was made, as text for a protocol: `; pairs: ...`, or empty when its manifest says nothing."""
-    try:
-        settings = json.loads((folder / "manifest.json").read_text(encoding="utf-8")).get("settings")
-    except (OSError, ValueError):
-        settings = None
+    settings = _pair_facts(folder).get("settings")
     return f"; pairs: {settings}" if settings else ""
+
+
+def pairs_follow_cells(folder: Path) -> bool:
+    """Whether the method that made a pairs folder was given the raw masks that its manifest names."""
+    return _pair_facts(folder).get("takes_raw_mask") is True
 
 
 def read_split(prepared: Path) -> tuple[str, str]:

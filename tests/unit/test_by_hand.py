@@ -117,6 +117,39 @@ def test_bad_input_is_told(pipeline, files, case):
         make(pipeline, files, **changes)
 
 
+GIVEN = {
+    "a raw mask that has no way in": ({"annotation_input": "none", "reference": "cells"}, {"reference": None}, "annotation_input none"),
+    "a reference of no cells": ({"reference": "cells"}, {"raw_mask": None}, "which cells of the reference are shown"),
+    "a reference without DDA": ({"dda_encoder": 0, "dda_decoder": 0}, {}, "no DDA layer"),
+    "a control without SSM": ({"ssm_encoder": 0, "ssm_decoder": 0}, {"points": [(0.2, 0.2)]}, "no SSM layer"),
+    "a control after a training without": ({"control_drop": 1.0}, {"points": [(0.2, 0.2)]}, "without a control"),
+    "a prompt after a training without": ({"prompt_drop": 1.0}, {"defect": None, "prompt": "a hole"}, "without prompts"),
+    "a defect beside a prompt": ({}, {"prompt": "a photo of a disc with hole"}, "what the control is about"),
+    "a raw mask of nothing": ({}, {"raw_mask": np.zeros((9, 9), bool)}, "raw mask: marks nothing"),
+    "a control of nothing": ({}, {"control": np.zeros((9, 9), np.uint8)}, "control: draws nothing"),
+    "a strength from noise": ({}, {"strength": 0.5}, "strength is read with start: reference only"),
+    "a prediction for no noise": ({}, {"reference_noise": "predicted"}, "needs a model trained with `same`, not none"),
+}
+
+
+@pytest.mark.parametrize("case", GIVEN.values(), ids=GIVEN)
+def test_what_cannot_act_is_refused(pipeline, files, monkeypatch, case):
+    trained, given, message = case
+    monkeypatch.setattr(pipeline.method, "config", pipeline.method.config.model_copy(update=trained))
+    with pytest.raises(UserError, match=message):
+        make(pipeline, files, **given)
+
+
+def test_a_raw_mask_alone_moves_the_pair(tmp_path_factory):
+    """It is an input of its own (reading 9): a reference is not needed for it to act."""
+    folder = tmp_path_factory.mktemp("alone")
+    prepared = small.prepared(folder / "disc")
+    model = helixbench.DHDiffPipeline.from_pretrained(train(prepared, train_base(prepared, folder), folder, reference="cells"), "cpu")
+    small.randomise(model.method.unet.raw_mask_input, 0.2)
+    pairs = [model(defect="hole", raw_mask=cells, steps=2).images[0] for cells in ("5x5:6", "5x5:18", None)]
+    assert not any(same(pairs[i], pairs[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
 def command(*arguments):
     line = [sys.executable, "-m", "helixbench.cli", "generate", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)

@@ -23,14 +23,16 @@ log = logging.getLogger(__name__)
 class Block:
     """Neighbouring pairs of the plan that are drawn together, redraws included: what a shard and a resumed run count in.
 
-    identity: of configuration, data and model; number: from 0 to blocks - 1; settings, device: of the method that drew;
+    identity: of configuration, data and model; number: from 0 to blocks - 1; settings, takes_raw_mask, device: of the
+    method that drew;
     cost: as in a manifest.json, of this block alone; drawn: drawings that it took, redraws included.
     """
 
     identity: str
     number: int
     blocks: int
-    settings: dict
+    settings: str
+    takes_raw_mask: bool
     device: str
     cost: dict[str, float]
     drawn: int
@@ -87,7 +89,8 @@ def run(method: str, category: str, config: Slice, *, records: Sequence[Path], s
         if file not in known:
             file.unlink()
     device = ", ".join(sorted({block.device for block in blocks}))
-    facts = {"method": method, "settings": blocks[0].settings, "device": device, "cost": total([block.cost for block in blocks])}
+    first, cost = blocks[0], total([block.cost for block in blocks])
+    facts = {"method": method, "settings": first.settings, "takes_raw_mask": first.takes_raw_mask, "device": device, "cost": cost}
     with provenance.manifest(out / "manifest.json", "generate", config, **facts) as written:
         written["parts"] = len(records)
         written["drawn"] = sum(block.drawn for block in blocks)

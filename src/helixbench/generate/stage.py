@@ -169,7 +169,8 @@ def run_part(
 
     def finish(number: int, kept: list[Kept], drawn: int, cost: dict[str, float]) -> Block:
         pairs = _write(kept, method, prompts, out)
-        block = Block(identity, number, len(blocks), generator.describe(), device, cost, drawn, pairs)
+        about = generator.describe(), generator.takes_raw_mask, device
+        block = Block(identity, number, len(blocks), *about, cost, drawn, pairs)
         provenance.write_text(files[number], block.line())
         return block
 

@@ -51,6 +51,11 @@ class Method(ABC):
 
     config: MethodConfig
 
+    @property
+    def takes_raw_mask(self) -> bool:
+        """Whether the raw mask of `Conditions` guides the pairs: then it is scored how far masks follow it."""
+        return False
+
     @abstractmethod
     def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
         """Make one pair per condition: images (n, 3, H, W) in [0, 1] and masks (n, 1, H, W) in {0, 1}, on the CPU.

@@ -39,7 +39,7 @@ ARMS = (8, 9)
 KINDS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
 """Defect types that have rows of their own where a table of the paper has them, `logical/<category>`."""
 ALSO = {
-    1: ("kid", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan", "mask_agreement"),
+    1: ("kid", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan", "mask_agreement", "mask_in_cells", "mask_cells_iou"),
     2: ("accuracy", "miou", "iou", "pixel_accuracy", "class_accuracy"),
     4: ("image_ap", "pro", "f1_max"),
 }
@@ -69,6 +69,8 @@ NAMES = {
     "ic_lpips_seas": "IC-LPIPS as SeaS",
     "ic_lpips_dfmgan": "IC-LPIPS as DFMGAN",
     "mask_agreement": "image-mask agreement",
+    "mask_in_cells": "mask in cells",
+    "mask_cells_iou": "IoU of mask and cells",
     "accuracy": "classification accuracy",
     "miou": "segmentation mIoU",
     "iou": "segmentation IoU of defects",

@@ -30,6 +30,14 @@ class DHDiff(Section):
         "batch", description="how convolutions see the two streams: as two samples, stacked in one map, or side by side (reading 3)"
     )
     merging: bool = Field(True, description="zero-initialised 1x1 convolution on the concatenated pair (reading 4)")
+    annotation_input: Literal["channels", "attention", "none"] = Field(
+        "channels",
+        description="how the raw mask enters both streams: its latent beside theirs, as keys and values of DDA, or not (reading 9)",
+    )
+    raw_mask_drop: float = Field(0.1, ge=0, lt=1, description="share of training pairs without their raw mask (reading 9)")
+    defect_weight: float = Field(
+        0.0, ge=0, description="what the image's noise under the mask weighs more than elsewhere in the loss (0: paper, Eq. 8)"
+    )
     reference: Literal["cells", "tight", "background"] = Field(
         "cells", description="cells: only the raw-mask cells kept; tight: their box resized; background: all but the cells (reading 8)"
     )
@@ -67,6 +75,12 @@ class DHDiff(Section):
     optim: Optim
 
     _places = field_validator("prompt", "prompt_good")(_known_places)
+
+    @model_validator(mode="after")
+    def _raw_mask_has_a_way_in(self):
+        if self.annotation_input == "attention" and not self.dda_encoder + self.dda_decoder:
+            raise ValueError("annotation_input attention needs a layer with DDA: set dda_encoder, dda_decoder or channels")
+        return self
 
     @model_validator(mode="after")
     def _half_precision_needs_autocast(self):

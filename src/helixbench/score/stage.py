@@ -15,7 +15,8 @@ from helixbench import pictures
 from helixbench.config import Slice
 from helixbench.devices import pick_device
 from helixbench.errors import UserError
-from helixbench.records import ALL, Pair, Sample, Score, derive_seed, read_csv, write_csv
+from helixbench.prepare.raw_mask import cells_to_mask
+from helixbench.records import ALL, Pair, Sample, Score, derive_seed, parse_cells, read_csv, write_csv
 from helixbench.schema import ScoreSection
 from helixbench.score import networks
 from helixbench.score.alignment import MaskAgreement
@@ -155,6 +156,42 @@ class _Scorer:
         return [_Number(k, 100 * float(v.mean()), None, len(v), notes.get(k, "") + protocol) for k, v in values.items()]
 
 
+def mask_in_cells(masks: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far masks follow their raw masks: of each mask that is not empty, its share in the cells and its IoU with them.
+
+    masks, cells: (n, H, W) bool -> two arrays (m,) in [0, 1]. A mask that is clipped or copied from its cells has a share
+    of 1, so the IoU tells it from one that was refined: real masks fill a part of their cells.
+    """
+    kept = masks.any((1, 2))
+    masks, cells = masks[kept], cells[kept]
+    both = (masks & cells).sum((1, 2))
+    return both / masks.sum((1, 2)), both / (masks | cells).sum((1, 2))
+
+
+def _cells_of(records: Sequence[Pair | Sample], shape: tuple[int, ...]) -> np.ndarray:
+    """Raw masks of records as (n, H, W) bool."""
+    return np.stack([cells_to_mask(*parse_cells(record.raw_mask), shape[-2:]) for record in records])
+
+
+def _cell_numbers(pairs: Sequence[Pair], made: _Stack, known: Sequence[Sample], real: _Stack) -> list[_Number]:
+    """Rows of `mask_in_cells`, in percent, beside those of the real masks that the generator saw."""
+    k = parse_cells(pairs[0].raw_mask)[0]
+    rows = {"": mask_in_cells(made.masks, _cells_of(pairs, made.masks.shape))}
+    seen = np.array([s.defect_trains for s in known])
+    if seen.any():
+        cells = _cells_of([s for s in known if s.defect_trains], real.masks.shape)
+        rows["_real"] = mask_in_cells(real.masks[seen], cells)
+    numbers = []
+    for suffix, (share, iou) in rows.items():
+        note = "real masks of the generator part; " if suffix else ""
+        for metric, values in ((f"mask_in_cells{suffix}", share), (f"mask_cells_iou{suffix}", iou)):
+            if len(values) and metric != "mask_in_cells_real":  # which is 100 by definition
+                what = "IoU of a mask with" if "iou" in metric else "share of a mask in"
+                protocol = f"{note}{what} the {k} x {k} cells of its raw mask, empty masks left out"
+                numbers.append(_Number(metric, 100 * float(values.mean()), None, len(values), protocol))
+    return numbers
+
+
 def _gate_counts(pairs: Sequence[Pair]) -> list[_Number]:
     failed, redraws = sum(pair.gate != "ok" for pair in pairs), sum(pair.redraws for pair in pairs)
     return [
@@ -207,6 +244,8 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
                 raise UserError(f"{pairs}: pictures are {sizes[0]}, those of {what} {sizes[1]}; generate again")
         real = _Stack(images, pictures.sample_masks(prepared, known, images.shape[1:3]))
         numbers[defect] = [*scorer(made, real, np.array([s.defect_trains for s in known])), *_gate_counts(own)]
+        if pictures.pairs_follow_cells(pairs):
+            numbers[defect] += _cell_numbers(own, made, known, real)
         texts = "  ".join(f"{x.metric} {x.value:.4g}" for x in numbers[defect])
         log.info("score %s %s/%s/%s: %s", method, dataset, category, defect, texts)
     # what one defect type has too few pictures for is no number of the category

@@ -31,7 +31,14 @@ class ScoreMaps:
         return float(self.image_annotation.sum(1).mean()), float(self.annotation_image.sum(1).mean())
 
 
-def score_maps(attention: Attention, dda: DomainDecoupledAttention | None, x: torch.Tensor, reference: torch.Tensor | None) -> ScoreMaps:
+def score_maps(
+    attention: Attention,
+    dda: DomainDecoupledAttention | None,
+    x: torch.Tensor,
+    reference: torch.Tensor | None,
+    raw: torch.Tensor | None = None,
+    has_raw: torch.Tensor | None = None,
+) -> ScoreMaps:
     """Softmax weights of Eq. 1-3 (no DDA: tokens of both domains) or Eq. 4 and 5 (DDA), of pair 0 of x (2B, N, C)."""
     image, annotation = (part[:1] for part in x.chunk(2))
     weights = lambda q, k: ((_heads(q, attention.heads) @ _heads(k, attention.heads).mT) * attention.scale).softmax(-1)[0].mean(0)  # noqa: E731
@@ -39,8 +46,10 @@ def score_maps(attention: Attention, dda: DomainDecoupledAttention | None, x: to
         both = torch.cat([image, annotation], dim=1)
         found, n = weights(attention.to_q(both), attention.to_k(both)), image.shape[1]
         return ScoreMaps(found[:n, :n], found[:n, n:], found[n:, :n], found[n:, n:])
-    source = image if reference is None else image + dda.zeta(reference[:1].transpose(1, 2)).transpose(1, 2)
-    own, other = weights(attention.to_q(image), attention.to_k(source)), weights(dda.to_q(annotation), dda.to_k(annotation))
+    first = [None if given is None else given[:1] for given in (reference, raw, has_raw)]
+    of_image, of_annotation = dda.sources(image, annotation, *first)
+    own = weights(attention.to_q(image), attention.to_k(of_image))
+    other = weights(dda.to_q(annotation), dda.to_k(of_annotation))
     return ScoreMaps(own, torch.zeros_like(own), torch.zeros_like(own), other)
 
 
@@ -78,8 +87,9 @@ def recording(unet: DHDiffUNet, timestep: int) -> Iterator[Record]:
             flow = unet.flow
             if active and not flow.writing:
                 reference = (flow.reference or {}).get(self.layer.reads)
+                raw = (flow.raw_features or {}).get(self.layer.reads)
                 with torch.no_grad():
-                    record.maps[self.layer.key] = score_maps(attn, self.real.dda, hidden_states, reference)
+                    record.maps[self.layer.key] = score_maps(attn, self.real.dda, hidden_states, reference, raw, flow.has_raw)
             return self.real(attn, hidden_states, *args, **kwargs)
 
     hooks = [unet.register_forward_pre_hook(begin), unet.register_forward_hook(end)]

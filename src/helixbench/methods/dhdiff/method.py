@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ from helixbench.schema import DHDiff, Sampling
 
 MIN_COMPONENT = 10
 """Pixels below which a connected piece of a generated mask is noise (reading 10)."""
+
+
+RAW_MASK_WAYS = {"channels": "by channels", "attention": "by attention", "none": "not given"}
+"""How a protocol tells `annotation_input`."""
 
 
 class DHDiffMethod(Learner):
@@ -111,12 +116,18 @@ class DHDiffMethod(Learner):
         """Where the U-Net is."""
         return next(self.unet.parameters()).device
 
+    @property
+    def takes_raw_mask(self) -> bool:
+        """Whether it is an input of the streams (reading 9)."""
+        return self.config.annotation_input != "none"
+
     def describe(self) -> str:
         """Sampler, steps, guidance and the readings that matter most."""
         s, c = self.sampling, self.config
         text = f"{s.sampler} {s.steps} steps, guidance {s.guidance:g}"
         low, high = s.guidance_interval
         text += f" within {low:g}-{high:g} T" if (low, high) != (0, 1) else ""
+        text += f", raw mask {RAW_MASK_WAYS[c.annotation_input]}"
         text += f", reference {c.reference}, reference noise {c.reference_noise}"
         text += ", from the prediction" if (c.reference_noise, s.reference_noise) == ("same", "predicted") else ""
         text += f", from the noised reference at {s.strength:g}" if s.start == "reference" else ""
@@ -146,13 +157,32 @@ class DHDiffMethod(Learner):
             return most
         return min(most, max([self.text_length, *(len(ids) for ids in self.base.tokenizer(list(set(prompts))).input_ids)]))
 
-    def flow(self, control: torch.Tensor | None, present: torch.Tensor | None, prompts: list[str], words: list[str]) -> Flow:
-        """Control state of one pass: graphical masks (n, 1, H, W) in {0, 1}, where present, tied to the words' tokens.
-
-        S^O has weight on the tokens of the defect's words inside the mask and on BOS outside (reading 12).
-        """
-        if control is None:
+    def raw_mask_flow(self, latent: torch.Tensor, t: torch.Tensor, present: torch.Tensor) -> Flow:
+        """The raw mask's part of a pass (reading 9): its latent (n, C, h, w), timesteps (n,), present (n,) in {0, 1}."""
+        present = present.float().to(self.device)
+        if self.config.annotation_input == "channels":
+            return Flow(raw_latent=latent, has_raw=present)
+        if self.config.annotation_input == "none":
             return Flow()
+        empty = self.embed([""] * len(latent))
+        return Flow(raw_features=self.unet.encode_reference(latent, t, empty), has_raw=present)
+
+    def flow(
+        self,
+        control: torch.Tensor | None,
+        present: torch.Tensor | None,
+        prompts: list[str],
+        words: list[str],
+        flow: Flow | None = None,
+    ) -> Flow:
+        """One pass with its control: graphical masks (n, 1, H, W) in {0, 1}, where present, tied to the words' tokens.
+
+        S^O has weight on the tokens of the defect's words inside the mask and on BOS outside (reading 12). `flow`: what
+        else the pass is given, which stays.
+        """
+        flow = flow or Flow()
+        if control is None:
+            return flow
         tokens = self.base.tokens(prompts)[:, : self._longest(prompts)]
         inside = torch.zeros(tokens.shape)
         outside = torch.zeros(tokens.shape)
@@ -165,7 +195,13 @@ class DHDiffMethod(Learner):
             inside = inside / inside.sum(1, keepdim=True)
             outside[:, 0] = 1.0
         to = self.device
-        return Flow(control=control.to(to), has_control=present.float().to(to), inside=inside.to(to), outside=outside.to(to))
+        return replace(
+            flow,
+            control=control.to(to),
+            has_control=present.float().to(to),
+            inside=inside.to(to),
+            outside=outside.to(to),
+        )
 
     def reference(self, image: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """Reference picture (H, W, 3) uint8 of the configured kind (reading 8)."""
@@ -183,15 +219,15 @@ class DHDiffMethod(Learner):
         return torch.stack([self._latents[key] for key in keys]).to(self.device)
 
     def batch(self, data: Pictures, rng: torch.Generator) -> dict:
-        """Draw a training batch: latents of image, annotation and reference, prompts, control maps."""
+        """Draw a training batch: latents of image, annotation, reference and raw mask, prompts, masks, control maps."""
         size, config = self.config.optim.per_pass, self.config
         pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
         chance = lambda p: bool(torch.rand((), generator=rng) < p)  # noqa: E731
         names = symmetries(config.augment)
         normals = round(size * config.normal_share)
-        rows = {"image": [], "annotation": [], "reference": []}
-        keys = {"image": [], "annotation": [], "reference": []}
-        prompts, words, controls, present = [], [], [], []
+        rows = {"image": [], "annotation": [], "reference": [], "raw_mask": []}
+        keys = {name: [] for name in rows}
+        prompts, words, masks, has_raw, controls, present = [], [], [], [], [], []
         for position in range(size):
             normal = position < normals
             pool = data.normal if normal else data.defective
@@ -208,13 +244,19 @@ class DHDiffMethod(Learner):
             rows["image"].append(image)
             rows["annotation"].append(mask)
             rows["reference"].append(reference)
+            # What the cells of a normal hold is nothing, also where its reference is cut by another one's.
+            rows["raw_mask"].append(np.zeros_like(cells) if normal else cells)
             keys["image"].append((i, symmetry, "image"))
             keys["annotation"].append(("empty",) if normal else (i, symmetry, "annotation"))
             keys["reference"].append(("blank",) if blank else (i, symmetry, "reference"))
+            keys["raw_mask"].append(("empty",) if normal else (i, symmetry, "raw_mask"))
             text = config.prompt_good.format(category=_words(sample.category)) if normal else self.prompt(sample.category, sample.defect)
             dropped = chance(config.prompt_drop)
             prompts.append("" if dropped else text)
             words.append(_words(sample.defect))
+            masks.append(mask)
+            # Guidance tells apart what the defect's prompt and cells add: both are dropped at once, or the cells alone.
+            has_raw.append(not (dropped or chance(config.raw_mask_drop)))
             present.append(not (normal or dropped or chance(config.control_drop)))
             kind = ("raw", "detailed", "point")[pick(3)]
             controls.append(cells if kind == "raw" else mask if kind == "detailed" else _point(mask, rng))
@@ -222,12 +264,17 @@ class DHDiffMethod(Learner):
         return out | {
             "prompts": prompts,
             "words": words,
+            "mask": to_tensor(masks),
+            "has_raw": torch.tensor(has_raw),
             "control": to_tensor(controls),
             "present": torch.tensor(present),
         }
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
-        """Eq. 8: squared error of the noise predicted for the joint latent, one term a domain."""
+        """Eq. 8: squared error of the noise predicted for the joint latent, one term per domain.
+
+        `defect_weight` w: the image's error at a position counts 1 + w times the share of mask there, over the mean.
+        """
         batch = self.batch(data, rng)
         z0, a0, r0 = batch["image"], batch["annotation"], batch["reference"]
         scheduler = self.base.scheduler
@@ -237,11 +284,16 @@ class DHDiffMethod(Learner):
             noise = noise + self.config.train_noise_offset * torch.randn((*shape[:3], 1, 1), generator=rng).to(self.device)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(z0),), generator=rng).to(self.device)
         z_reference = self.noised_reference(r0, noise[0], noise[2], t)
-        flow = self.flow(batch["control"], batch["present"], batch["prompts"], batch["words"])
+        raw = self.raw_mask_flow(batch["raw_mask"], t, batch["has_raw"])
+        flow = self.flow(batch["control"], batch["present"], batch["prompts"], batch["words"], raw)
         reference = self.unet.encode_reference(z_reference, t, self.embed([""] * len(t)))
         z_i, z_a = scheduler.add_noise(z0, noise[0], t), scheduler.add_noise(a0, noise[1], t)
         predicted = self.unet(z_i, z_a, t, self.embed(batch["prompts"]), reference, flow)
-        return {name: F.mse_loss(p.float(), e) for name, p, e in zip(("image", "annotation"), predicted, noise[:2], strict=True)}
+        image, annotation = ((p.float() - e).square() for p, e in zip(predicted, noise[:2], strict=True))
+        if self.config.defect_weight:
+            weight = 1 + self.config.defect_weight * F.adaptive_avg_pool2d(batch["mask"], z0.shape[-2:]).to(self.device)
+            image = image * (weight / weight.mean())
+        return {"image": image.mean(), "annotation": annotation.mean()}
 
     def noised_reference(self, latents: torch.Tensor, same: torch.Tensor, independent: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """z_R(t): the image's own noise added (paper III-C), noise of its own, or none (reading 7)."""
@@ -264,7 +316,7 @@ class DHDiffMethod(Learner):
     def make(
         self,
         pictures: list[np.ndarray],
-        raw_mask: torch.Tensor,
+        raw_mask: torch.Tensor | None,
         prompts: list[str],
         words: list[str],
         control: torch.Tensor | None,
@@ -274,14 +326,18 @@ class DHDiffMethod(Learner):
 
         Args:
             pictures: n pictures (H, W, 3) uint8 that the reference is cut from (reading 8).
-            raw_mask: cells of the defect (n, 1, H, W) in {0, 1}.
+            raw_mask: cells of the defect (n, 1, H, W) in {0, 1}; None: not given.
             prompts: n texts.
             words: the defect's words in each, which the control points at (reading 12).
             control: graphical masks (n, 1, H, W) in {0, 1}, or None.
             generators: one CPU generator a pair.
         """
         n, sampling, base = len(prompts), self.sampling, self.base
+        has_raw = torch.full((n,), raw_mask is not None)
+        if raw_mask is None:
+            raw_mask = torch.zeros(n, 1, *pictures[0].shape[:2])
         cells = raw_mask[:, 0].numpy() > 0.5
+        coarse = base.encode(raw_mask.expand(-1, 3, -1, -1))
         references = to_tensor([self.reference(image, mask) for image, mask in zip(pictures, cells, strict=True)])
         r0 = base.encode(references)
         channels, height, width = r0.shape[1:]
@@ -296,9 +352,11 @@ class DHDiffMethod(Learner):
             steps = t.to(self.device).expand(n)
             z_reference = self.noised_reference(r0, stand_in, noise[:, 2], steps)
             reference = self.unet.encode_reference(z_reference, steps, texts[False])
+            raw = self.raw_mask_flow(coarse, steps, has_raw)
 
             def branch(conditional: bool) -> torch.Tensor:
-                flow = self.flow(control if conditional else None, torch.ones(n), prompts, words)
+                # Without its conditions, the model knows neither the defect's name nor where it is.
+                flow = self.flow(control, torch.ones(n), prompts, words, raw) if conditional else None
                 out = self.unet(*x.chunk(2, dim=1), steps, texts[conditional], reference, flow)
                 return torch.cat(out, dim=1).float()
 
@@ -309,7 +367,6 @@ class DHDiffMethod(Learner):
 
         start = None
         if sampling.start == "reference":
-            coarse = base.encode(raw_mask.expand(-1, 3, -1, -1))
             start = torch.cat([r0, coarse], dim=1)
         with autocast(self.device, self.config.optim.precision):
             latents = denoise(predict, noise[:, :2].flatten(1, 2), scheduler, start, sampling.strength)

@@ -21,14 +21,19 @@ from torch.nn import functional as F
 class Flow:
     """What one forward pass of the U-Net shares between its layers.
 
-    reference: hidden states (B, N, C) entering each attn1 of the reference pass, by layer name; None while there is
-    no reference. writing: the reference pass itself is running. control: (B, 1, H, W) in [0, 1] or None;
-    has_control: (B,) in {0, 1}; inside, outside: (B, L) rows over text tokens that S^O takes inside and outside the
-    graphical mask. aspect: h / w of the latents.
+    writing: the reference pass itself is running. reference: hidden states (B, N, C) entering each attn1 of the
+    reference pass, by layer key; None: no reference.
+    raw_latent: latent (B, C, h, w) of the raw mask, or raw_features: its hidden states, as `reference` holds those of
+    the reference (reading 9); None: no raw mask; has_raw: (B,) in {0, 1}.
+    control: graphical mask (B, 1, H, W) in [0, 1] or None; has_control: (B,) in {0, 1}; inside, outside: (B, L) rows
+    over text tokens that S^O takes inside and outside the graphical mask. aspect: h / w of the latents.
     """
 
     writing: bool = False
     reference: dict[str, torch.Tensor] | None = None
+    raw_latent: torch.Tensor | None = None
+    raw_features: dict[str, torch.Tensor] | None = None
+    has_raw: torch.Tensor | None = None
     control: torch.Tensor | None = None
     has_control: torch.Tensor | None = None
     inside: torch.Tensor | None = None
@@ -61,9 +66,31 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, N, C) -> (B, heads, N, d)
 
 
+def _convolve(convolution: nn.Conv1d, x: torch.Tensor) -> torch.Tensor:
+    return convolution(x.transpose(1, 2)).transpose(1, 2)  # over positions: (B, N, C) -> (B, N, C)
+
+
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
     out = F.scaled_dot_product_attention(_heads(q, heads), _heads(k, heads), _heads(v, heads))
     return out.transpose(1, 2).flatten(2)
+
+
+class RawMaskInput(nn.Module):
+    """The raw mask as an input of both streams, by channels (reading 9).
+
+    One zero-initialised 3x3 convolution per stream reads the raw mask's latent; its output is added to the features
+    of the U-Net's first convolution, as further input channels of that convolution would be.
+    """
+
+    def __init__(self, channels: int, width: int):
+        super().__init__()
+        self.image = zero_(nn.Conv2d(channels, width, 3, padding=1))
+        self.annotation = zero_(nn.Conv2d(channels, width, 3, padding=1))
+
+    def forward(self, latent: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latent (B, C, h, w), present (B,) in {0, 1} -> features of image and annotation stream, (B, width, h, w)."""
+        present = present.to(latent.dtype)[:, None, None, None]
+        return self.image(latent) * present, self.annotation(latent) * present
 
 
 class DomainDecoupledAttention(nn.Module):
@@ -73,23 +100,50 @@ class DomainDecoupledAttention(nn.Module):
     Annotation: F^A = softmax(Q K^T / sqrt(d)) V with W_Q, W_K, W_V of its own                      (Eq. 5)
 
     The image keeps the U-Net's own projections; the annotation's start as copies of them (reading 3). zeta is a
-    zero-initialised 1x1 convolution.
+    zero-initialised 1x1 convolution. With `raw_mask`, keys and values of both streams also read the raw mask's
+    features F^M through such convolutions of their own (reading 9, `attention`).
     """
 
-    def __init__(self, attention: Attention):
+    def __init__(self, attention: Attention, raw_mask: bool = False):
         super().__init__()
         self.to_q, self.to_k, self.to_v = (copy.deepcopy(m) for m in (attention.to_q, attention.to_k, attention.to_v))
         self.to_out = copy.deepcopy(attention.to_out)
         width = attention.to_q.in_features
         self.zeta = zero_(nn.Conv1d(width, width, 1))
+        if raw_mask:
+            self.zeta_raw = nn.ModuleDict({name: zero_(nn.Conv1d(width, width, 1)) for name in ("image", "annotation")})
 
-    def forward(self, attention: Attention, x: torch.Tensor, reference: torch.Tensor | None) -> torch.Tensor:
-        """X (2B, N, C), reference (B, N, C) or None -> (2B, N, C)."""
+    def sources(
+        self,
+        image: torch.Tensor,
+        annotation: torch.Tensor,
+        reference: torch.Tensor | None,
+        raw: torch.Tensor | None = None,
+        has_raw: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What keys and values of both streams are made of, (B, N, C) each; has_raw: (B,) in {0, 1}."""
+        if reference is not None:
+            image = image + _convolve(self.zeta, reference)
+        if raw is not None:
+            present = has_raw.to(image.dtype)[:, None, None]
+            image = image + _convolve(self.zeta_raw["image"], raw) * present
+            annotation = annotation + _convolve(self.zeta_raw["annotation"], raw) * present
+        return image, annotation
+
+    def forward(
+        self,
+        attention: Attention,
+        x: torch.Tensor,
+        reference: torch.Tensor | None,
+        raw: torch.Tensor | None = None,
+        has_raw: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """X (2B, N, C), reference and raw (B, N, C) or None, has_raw (B,) in {0, 1} -> (2B, N, C)."""
         image, annotation = x.chunk(2)
-        source = image if reference is None else image + self.zeta(reference.transpose(1, 2)).transpose(1, 2)
+        of_image, of_annotation = self.sources(image, annotation, reference, raw, has_raw)
         q = torch.cat([attention.to_q(image), self.to_q(annotation)])
-        k = torch.cat([attention.to_k(source), self.to_k(annotation)])
-        v = torch.cat([attention.to_v(source), self.to_v(annotation)])
+        k = torch.cat([attention.to_k(of_image), self.to_k(of_annotation)])
+        v = torch.cat([attention.to_v(of_image), self.to_v(of_annotation)])
         image, annotation = _attend(q, k, v, attention.heads).chunk(2)
         return torch.cat([attention.to_out[0](image), self.to_out[0](annotation)])
 

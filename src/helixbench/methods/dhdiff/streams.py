@@ -44,6 +44,10 @@ class Streams:
             return torch.cat(x.unflatten(1, (h, -1)).chunk(2), dim=2).flatten(1, 2)
         return x
 
+    def lay(self, image: torch.Tensor, annotation: torch.Tensor) -> torch.Tensor:
+        """Feature maps (B, C, h, w) of both streams -> the layout's; where it has one map for both, their sum."""
+        return image + annotation if self.kind == "channels" else torch.cat([image, annotation], dim=self.axis)
+
     def alone(self, z: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) of a picture without a mask, for the reference pass."""
         return torch.cat([z, torch.zeros_like(z)], dim=1) if self.kind == "channels" else z

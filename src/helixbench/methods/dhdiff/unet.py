@@ -21,6 +21,7 @@ from helixbench.methods.dhdiff.modules import (
     DomainDecoupledAttention,
     Flow,
     Merging,
+    RawMaskInput,
     SemanticScoreMapModification,
     concatenated_attention,
     cross_attention,
@@ -86,13 +87,14 @@ def layers(unet: UNet2DConditionModel) -> list[Layer]:
 
 
 def chosen_stages(part: str, stages: int, count: int) -> set[int]:
-    """Which of `stages` stages carry a module: the first `count` of the encoder, every other one of the decoder.
+    """Which of `stages` stages carry a module: every other one first (paper IV-E), then the gaps.
 
-    The decoder's are counted from the output side (2 of 4 -> stages 1 and 3), then the gaps are filled.
+    Both sides count from the full resolution, encoder 0, 2 and decoder 3, 1 of four: the same resolutions.
     """
     if part == "encoder":
-        return set(range(min(count, stages)))
-    order = list(range(stages - 1, -1, -2)) + list(range(stages - 2, -1, -2))
+        order = [*range(0, stages, 2), *range(1, stages, 2)]
+    else:
+        order = [*range(stages - 1, -1, -2), *range(stages - 2, -1, -2)]
     return set(order[:count])
 
 
@@ -120,7 +122,7 @@ class DHDiffUNet(nn.Module):
         for layer in self.layers:
             block, modules = layer.block, nn.ModuleDict()
             if layer.stage in where["dda", layer.part]:
-                modules["dda"] = DomainDecoupledAttention(block.attn1)
+                modules["dda"] = DomainDecoupledAttention(block.attn1, config.annotation_input == "attention")
             if layer.stage in where["ssm", layer.part]:
                 modules["ssm"] = SemanticScoreMapModification(block.attn2, config.eta_kernel, config.renormalise)
             if config.merging:
@@ -130,7 +132,19 @@ class DHDiffUNet(nn.Module):
             self.helix[layer.key.replace(".", "_")] = modules
             block.attn1.set_processor(_SelfAttention(self, layer, modules["dda"] if "dda" in modules else None))
             block.attn2.set_processor(_CrossAttention(self, modules["ssm"] if "ssm" in modules else None))
+        self.raw_mask_input = None
+        if config.annotation_input == "channels":
+            latent = unet.conv_in.in_channels // (2 if config.streams == "channels" else 1)
+            self.raw_mask_input = RawMaskInput(latent, unet.conv_in.out_channels)
+            unet.conv_in.register_forward_hook(self._add_raw_mask)
         self.read = {x.reads for x in self.layers if "dda" in self.helix[x.key.replace(".", "_")] and x.reads}
+
+    def _add_raw_mask(self, conv_in: nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
+        """After the first convolution: the raw mask's features added to both streams."""
+        flow = self.flow
+        if flow.writing or flow.raw_latent is None:
+            return out
+        return out + self.streams.lay(*self.raw_mask_input(flow.raw_latent, flow.has_raw))
 
     def _part(self, block: nn.Module, args: tuple) -> tuple | None:
         """Before a transformer block: its tokens as two streams on the batch axis."""
@@ -163,7 +177,7 @@ class DHDiffUNet(nn.Module):
             t: timesteps (B,), shared by the two domains (reading 11).
             text: text embeddings T (B, L, D).
             reference: what `encode_reference` gave for the same t; None: no reference.
-            flow: a Flow holding the control map; None: no control.
+            flow: a Flow holding the raw mask and the control map; None: neither.
         """
         self.flow = flow or Flow()
         self.flow.reference = reference
@@ -178,6 +192,8 @@ class DHDiffUNet(nn.Module):
 
     def encode_reference(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
         """Siamese encoder tau_theta: hidden states (B, N, C) entering each attn1 that a DDA layer reads, by layer key.
+
+        It also reads the raw mask, for `annotation_input: attention` (reading 9).
 
         The U-Net's own encoder path or its copy (reading 6), run no further than it is read. In Eq. 8 tau_theta(r) is a
         condition beside the text, so `text` is the empty prompt's; guidance then needs one such pass, not two.
@@ -218,6 +234,8 @@ class DHDiffUNet(nn.Module):
                 layer.block.attn1.requires_grad_(True)
                 layer.block.attn2.requires_grad_(True)
         self.helix.requires_grad_(True)
+        if self.raw_mask_input is not None:
+            self.raw_mask_input.requires_grad_(True)
         if self.config.checkpointing:
             self.unet.enable_gradient_checkpointing(self._recomputed)
         if self.config.frozen_precision == "bf16":
@@ -267,7 +285,8 @@ class DHDiffUNet(nn.Module):
 
     def _own(self) -> nn.ModuleDict:
         """Everything that is not the plain U-Net."""
-        return nn.ModuleDict({"helix": self.helix} | ({"tau": self.tau} if self.tau is not None else {}))
+        parts = {"helix": self.helix, "raw_mask_input": self.raw_mask_input, "tau": self.tau}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
     def load_helix(self, file: Path) -> dict:
         """Load the new modules' weights, whose names must all match; returns the facts saved with them."""
@@ -275,7 +294,9 @@ class DHDiffUNet(nn.Module):
         try:
             self._own().load_state_dict(tensors)
         except RuntimeError:
-            raise UserError(f"{file}: trained with other dda_*, ssm_*, merging or reference_encoder; train again") from None
+            raise UserError(
+                f"{file}: trained with other dda_*, ssm_*, merging, annotation_input or reference_encoder; train again"
+            ) from None
         return facts
 
 
@@ -313,7 +334,8 @@ class _SelfAttention:
         if self.dda is None:
             return concatenated_attention(attn, hidden_states)
         reference = (flow.reference or {}).get(self.layer.reads)
-        return self.dda(attn, hidden_states, reference)
+        raw = (flow.raw_features or {}).get(self.layer.reads)
+        return self.dda(attn, hidden_states, reference, raw, flow.has_raw)
 
 
 class _CrossAttention:
