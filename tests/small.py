@@ -50,7 +50,7 @@ def base(seed: int = 0) -> BaseModel:
 
 
 def dhdiff(**changes) -> DHDiff:
-    return DHDiff(**{"kind": "dhdiff", "trainable": "all", "optim": optim(), **changes})
+    return DHDiff(**{"kind": "dhdiff", "trainable": "all", "text_tokens": "prompt", "optim": optim(), **changes})
 
 
 def dualanodiff(**changes) -> DualAnoDiff:

@@ -128,7 +128,7 @@ def test_the_raw_mask_guides_both_streams_once_its_zero_layers_are_trained(kind,
     for out, same in zip(without, model(z, a, t, text, flow=with_raw_mask(model, raw, t, text)), strict=True):
         torch.testing.assert_close(same, out, rtol=1e-5, atol=1e-6)
     if way == "channels":
-        small.randomise(model.raw_mask_input)
+        small.randomise(model.inputs)
     else:
         for modules in model.helix.values():
             small.randomise(modules["dda"].zeta_raw)
@@ -142,16 +142,29 @@ def test_the_raw_mask_guides_both_streams_once_its_zero_layers_are_trained(kind,
 def test_the_raw_mask_by_channels_is_a_wider_first_convolution():
     """Each stream's first convolution over [z, raw mask], its new columns zero at the start."""
     model = DHDiffUNet(unet(), small.dhdiff())
-    small.randomise(model.raw_mask_input)
+    small.randomise(model.inputs)
     z, a, raw, _, _ = inputs()
-    model.flow = Flow(raw_latent=raw, has_raw=torch.ones(B))
+    model.flow, zeta = Flow(raw_latent=raw, has_raw=torch.ones(B)), model.inputs.zeta
     out = model.unet.conv_in(torch.cat([z, a]))
-    for got, latent, own in zip(out.chunk(2), (z, a), (model.raw_mask_input.image, model.raw_mask_input.annotation), strict=True):
+    for got, latent, own in zip(out.chunk(2), (z, a), (zeta["raw_image"], zeta["raw_annotation"]), strict=True):
         kernel = torch.cat([model.unet.conv_in.weight, own.weight], dim=1)
         bias = model.unet.conv_in.bias + own.bias
         expected = torch.nn.functional.conv2d(torch.cat([latent, raw], dim=1), kernel, bias, padding=1)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(model.raw_mask_input.image.weight, model.raw_mask_input.annotation.weight)
+    assert not torch.allclose(zeta["raw_image"].weight, zeta["raw_annotation"].weight)
+
+
+@torch.no_grad()
+def test_the_reference_by_channels_enters_the_image_stream_alone():
+    model = DHDiffUNet(unet(), small.dhdiff(reference_input="both"))
+    small.randomise(model.inputs)
+    z, a, r, _, _ = inputs()
+    plain = model.unet.conv_in(torch.cat([z, a]))
+    model.flow = Flow(reference_latent=r)
+    image, annotation = (model.unet.conv_in(torch.cat([z, a])) - plain).chunk(2)
+    zeta = model.inputs.zeta["reference"]
+    torch.testing.assert_close(image, torch.nn.functional.conv2d(r, zeta.weight, zeta.bias, padding=1), rtol=1e-4, atol=1e-5)
+    assert annotation.abs().max() == 0
 
 
 @torch.no_grad()
@@ -179,7 +192,7 @@ def test_keys_and_values_of_both_streams_read_the_raw_mask():
 @pytest.mark.parametrize("way", ["channels", "attention"])
 def test_the_way_in_of_the_raw_mask_is_trained_and_comes_back(tmp_path, way):
     model = DHDiffUNet(unet(), small.dhdiff(annotation_input=way, trainable="attention")).trainable_()
-    ways = {name: p for name, p in model.named_parameters() if "raw" in name}
+    ways = {name: p for name, p in model.named_parameters() if "zeta.raw" in name or "zeta_raw" in name}
     assert ways and all(p.requires_grad for p in ways.values())
     small.randomise(model, 0.02)
     model.save(tmp_path)

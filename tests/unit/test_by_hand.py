@@ -145,7 +145,7 @@ def test_a_raw_mask_alone_moves_the_pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     prepared = small.prepared(folder / "disc")
     model = helixbench.DHDiffPipeline.from_pretrained(train(prepared, train_base(prepared, folder), folder, reference="cells"), "cpu")
-    small.randomise(model.method.unet.raw_mask_input, 0.2)
+    small.randomise(model.method.unet.inputs, 0.2)
     pairs = [model(defect="hole", raw_mask=cells, steps=2).images[0] for cells in ("5x5:6", "5x5:18", None)]
     assert not any(same(pairs[i], pairs[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 

@@ -125,6 +125,30 @@ def test_impossible_value_names_the_full_key(key, value):
     assert f"{key}:" in message or f"{key}." in message
 
 
+DEAF = {
+    "control_drop": ({"control_drop": 1.0}, "dhdiff is trained without a control (control_drop 1)"),
+    "ssm": ({"ssm_encoder": 0, "ssm_decoder": 0}, "dhdiff has no SSM layer to look at it"),
+}
+
+
+@pytest.mark.parametrize("case", DEAF.values(), ids=DEAF)
+def test_a_control_that_nobody_follows_is_refused(case):
+    settings, message = case
+    dhdiff = {**BASE["train"]["methods"]["dhdiff"], **settings}
+    values = changed("train.methods.dhdiff", dhdiff)
+    assert config.validate(values)
+    values = {**values, "generate": {**values.get("generate", {}), "sampling": {"control": "raw"}}}
+    with pytest.raises(UserError, match="generate.sampling.control raw: ") as caught:
+        config.validate(values)
+    assert message in str(caught.value)
+
+
+def test_a_raw_mask_by_attention_needs_a_layer_that_attends():
+    dhdiff = {**BASE["train"]["methods"]["dhdiff"], "dda_encoder": 0, "dda_decoder": 0, "annotation_input": "attention"}
+    with pytest.raises(UserError, match="annotation_input attention needs a layer with DDA"):
+        config.validate(changed("train.methods.dhdiff", dhdiff))
+
+
 def test_every_wrong_key_is_reported_at_once():
     with pytest.raises(UserError) as caught:
         config.validate({**changed("generate.pairs", 0), "run": {"sed": 1}})

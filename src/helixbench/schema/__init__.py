@@ -79,6 +79,15 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _control_is_followed(self):
+        control = self.generate.sampling.control
+        for key, entry in self.train.everything.items() if control != "none" else ():
+            if entry.kind == "dhdiff" and (entry.control_drop == 1 or not entry.ssm_encoder + entry.ssm_decoder):
+                why = "is trained without a control (control_drop 1)" if entry.control_drop == 1 else "has no SSM layer to look at it"
+                raise ValueError(f"generate.sampling.control {control}: {key} {why}; set it to none, or remove {key}")
+        return self
+
+    @model_validator(mode="after")
     def _keys_differ(self):
         for key in self.detect.comparators or {}:
             if key in self.train.everything:

@@ -41,6 +41,9 @@ class DHDiff(Section):
     reference: Literal["cells", "tight", "background"] = Field(
         "cells", description="cells: only the raw-mask cells kept; tight: their box resized; background: all but the cells (reading 8)"
     )
+    reference_input: Literal["attention", "both"] = Field(
+        "attention", description="how the reference enters the image stream: by Eq. 4, or also beside z^I by channels (reading 9)"
+    )
     reference_noise: Literal["same", "independent", "none"] = Field(
         "independent", description="noise of the reference latent against the image's; the paper's `same` leaks (reading 7)"
     )
@@ -57,7 +60,8 @@ class DHDiff(Section):
     prompt_good: str = Field("a photo of a flawless {category}", description="prompt of a normal (reading 16)")
     prompt_drop: float = Field(0.1, ge=0, le=1, description="share of empty prompts, for guidance (reading 16)")
     text_tokens: Literal["prompt", "all"] = Field(
-        "prompt", description="text tokens attended to: as many as the category's longest prompt has, or the text model's all (reading 25)"
+        "all",
+        description="text tokens attended to: the text model's all, or as many as the category's longest prompt has (reading 25)",
     )
     normal_share: float = Field(0.25, ge=0, le=1, description="share of normals in a batch (reading 15)")
     augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field((), description="random symmetries of a training pair")

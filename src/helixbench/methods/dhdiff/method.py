@@ -128,7 +128,8 @@ class DHDiffMethod(Learner):
         low, high = s.guidance_interval
         text += f" within {low:g}-{high:g} T" if (low, high) != (0, 1) else ""
         text += f", raw mask {RAW_MASK_WAYS[c.annotation_input]}"
-        text += f", reference {c.reference}, reference noise {c.reference_noise}"
+        text += f", reference {c.reference}{' also by channels' if c.reference_input == 'both' else ''}"
+        text += f", reference noise {c.reference_noise}"
         text += ", from the prediction" if (c.reference_noise, s.reference_noise) == ("same", "predicted") else ""
         text += f", from the noised reference at {s.strength:g}" if s.start == "reference" else ""
         return text + (f", {s.control} mask as control" if s.control != "none" else "")
@@ -157,15 +158,21 @@ class DHDiffMethod(Learner):
             return most
         return min(most, max([self.text_length, *(len(ids) for ids in self.base.tokenizer(list(set(prompts))).input_ids)]))
 
-    def raw_mask_flow(self, latent: torch.Tensor, t: torch.Tensor, present: torch.Tensor) -> Flow:
-        """The raw mask's part of a pass (reading 9): its latent (n, C, h, w), timesteps (n,), present (n,) in {0, 1}."""
-        present = present.float().to(self.device)
+    def inputs(self, reference: torch.Tensor, raw: torch.Tensor | None, t: torch.Tensor, has_raw: torch.Tensor) -> Flow:
+        """A pass's inputs beside z^I and z^A (reading 9).
+
+        reference: its latent (n, C, h, w) without noise; raw: latent of the raw mask, or None; t: timesteps (n,);
+        has_raw: (n,) in {0, 1}.
+        """
+        flow = Flow(reference_latent=reference if self.config.reference_input == "both" else None)
+        if raw is None or self.config.annotation_input == "none":
+            return flow
+        flow.has_raw = has_raw.float().to(self.device)
         if self.config.annotation_input == "channels":
-            return Flow(raw_latent=latent, has_raw=present)
-        if self.config.annotation_input == "none":
-            return Flow()
-        empty = self.embed([""] * len(latent))
-        return Flow(raw_features=self.unet.encode_reference(latent, t, empty), has_raw=present)
+            flow.raw_latent = raw
+        else:
+            flow.raw_features = self.unet.encode_reference(raw, t, self.embed([""] * len(raw)))
+        return flow
 
     def flow(
         self,
@@ -284,8 +291,8 @@ class DHDiffMethod(Learner):
             noise = noise + self.config.train_noise_offset * torch.randn((*shape[:3], 1, 1), generator=rng).to(self.device)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(z0),), generator=rng).to(self.device)
         z_reference = self.noised_reference(r0, noise[0], noise[2], t)
-        raw = self.raw_mask_flow(batch["raw_mask"], t, batch["has_raw"])
-        flow = self.flow(batch["control"], batch["present"], batch["prompts"], batch["words"], raw)
+        inputs = self.inputs(r0, batch["raw_mask"], t, batch["has_raw"])
+        flow = self.flow(batch["control"], batch["present"], batch["prompts"], batch["words"], inputs)
         reference = self.unet.encode_reference(z_reference, t, self.embed([""] * len(t)))
         z_i, z_a = scheduler.add_noise(z0, noise[0], t), scheduler.add_noise(a0, noise[1], t)
         predicted = self.unet(z_i, z_a, t, self.embed(batch["prompts"]), reference, flow)
@@ -352,11 +359,12 @@ class DHDiffMethod(Learner):
             steps = t.to(self.device).expand(n)
             z_reference = self.noised_reference(r0, stand_in, noise[:, 2], steps)
             reference = self.unet.encode_reference(z_reference, steps, texts[False])
-            raw = self.raw_mask_flow(coarse, steps, has_raw)
 
             def branch(conditional: bool) -> torch.Tensor:
-                # Without its conditions, the model knows neither the defect's name nor where it is.
-                flow = self.flow(control, torch.ones(n), prompts, words, raw) if conditional else None
+                # The unconditional branch knows neither the defect's name nor where it is.
+                flow = self.inputs(r0, coarse if conditional else None, steps, has_raw)
+                if conditional:
+                    flow = self.flow(control, torch.ones(n), prompts, words, flow)
                 out = self.unet(*x.chunk(2, dim=1), steps, texts[conditional], reference, flow)
                 return torch.cat(out, dim=1).float()
 

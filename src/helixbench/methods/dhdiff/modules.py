@@ -22,7 +22,8 @@ class Flow:
     """What one forward pass of the U-Net shares between its layers.
 
     writing: the reference pass itself is running. reference: hidden states (B, N, C) entering each attn1 of the
-    reference pass, by layer key; None: no reference.
+    reference pass, by layer key; reference_latent: latent (B, C, h, w) of the reference without noise, where it also
+    enters by channels (reading 9); None: no reference.
     raw_latent: latent (B, C, h, w) of the raw mask, or raw_features: its hidden states, as `reference` holds those of
     the reference (reading 9); None: no raw mask; has_raw: (B,) in {0, 1}.
     control: graphical mask (B, 1, H, W) in [0, 1] or None; has_control: (B,) in {0, 1}; inside, outside: (B, L) rows
@@ -31,6 +32,7 @@ class Flow:
 
     writing: bool = False
     reference: dict[str, torch.Tensor] | None = None
+    reference_latent: torch.Tensor | None = None
     raw_latent: torch.Tensor | None = None
     raw_features: dict[str, torch.Tensor] | None = None
     has_raw: torch.Tensor | None = None
@@ -75,22 +77,29 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> to
     return out.transpose(1, 2).flatten(2)
 
 
-class RawMaskInput(nn.Module):
-    """The raw mask as an input of both streams, by channels (reading 9).
+class InputChannels(nn.Module):
+    """What enters the streams beside z^I and z^A by channels (reading 9): the raw mask, and the reference if wanted.
 
-    One zero-initialised 3x3 convolution per stream reads the raw mask's latent; its output is added to the features
-    of the U-Net's first convolution, as further input channels of that convolution would be.
+    Each is read off its latent by a zero-initialised 3x3 convolution, whose output is added to the features of the
+    U-Net's first convolution, as further input channels of that convolution would be. The raw mask has one convolution
+    per stream; the reference enters the image stream only.
     """
 
-    def __init__(self, channels: int, width: int):
+    def __init__(self, channels: int, width: int, raw_mask: bool, reference: bool):
         super().__init__()
-        self.image = zero_(nn.Conv2d(channels, width, 3, padding=1))
-        self.annotation = zero_(nn.Conv2d(channels, width, 3, padding=1))
+        names = ("raw_image", "raw_annotation") * raw_mask + ("reference",) * reference
+        self.zeta = nn.ModuleDict({name: zero_(nn.Conv2d(channels, width, 3, padding=1)) for name in names})
 
-    def forward(self, latent: torch.Tensor, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Latent (B, C, h, w), present (B,) in {0, 1} -> features of image and annotation stream, (B, width, h, w)."""
-        present = present.to(latent.dtype)[:, None, None, None]
-        return self.image(latent) * present, self.annotation(latent) * present
+    def forward(self, flow: Flow) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+        """Latents of a pass -> features (B, width, h, w) of image and annotation stream, 0 where nothing is given."""
+        image = annotation = 0.0
+        if flow.raw_latent is not None:
+            present = flow.has_raw.to(flow.raw_latent.dtype)[:, None, None, None]
+            image = image + self.zeta["raw_image"](flow.raw_latent) * present
+            annotation = annotation + self.zeta["raw_annotation"](flow.raw_latent) * present
+        if flow.reference_latent is not None:
+            image = image + self.zeta["reference"](flow.reference_latent)
+        return image, annotation
 
 
 class DomainDecoupledAttention(nn.Module):

@@ -136,7 +136,8 @@ class DHDiffPipeline:
             raise UserError("this model paints into a normal picture (reference background): give a reference and a raw mask")
         if reference and not raw_mask:
             raise UserError("the raw mask says which cells of the reference are shown: give a raw mask, or no reference")
-        if reference and not config.dda_encoder + config.dda_decoder and options.start != "reference":
+        looks = config.dda_encoder + config.dda_decoder > 0 or config.reference_input == "both" or options.start == "reference"
+        if reference and not looks:
             raise UserError("this model has no DDA layer, which alone looks at a reference: give none")
         if raw_mask and not reference and config.annotation_input == "none" and options.start != "reference":
             raise UserError("this model was trained with annotation_input none: without a reference a raw mask has no effect")

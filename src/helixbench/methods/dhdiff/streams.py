@@ -44,9 +44,15 @@ class Streams:
             return torch.cat(x.unflatten(1, (h, -1)).chunk(2), dim=2).flatten(1, 2)
         return x
 
-    def lay(self, image: torch.Tensor, annotation: torch.Tensor) -> torch.Tensor:
-        """Feature maps (B, C, h, w) of both streams -> the layout's; where it has one map for both, their sum."""
-        return image + annotation if self.kind == "channels" else torch.cat([image, annotation], dim=self.axis)
+    def add(self, x: torch.Tensor, image: torch.Tensor | float, annotation: torch.Tensor | float) -> torch.Tensor:
+        """Feature maps (B', C, h, w') of the layout plus maps (B, C, h, w) of either stream, or 0.
+
+        Where one map holds both streams, it gets their sum.
+        """
+        if self.kind == "channels":
+            return x + image + annotation
+        own_image, own_annotation = x.chunk(2, dim=self.axis)
+        return torch.cat([own_image + image, own_annotation + annotation], dim=self.axis)
 
     def alone(self, z: torch.Tensor) -> torch.Tensor:
         """Latents (B, C, h, w) of a picture without a mask, for the reference pass."""

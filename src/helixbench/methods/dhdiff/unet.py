@@ -20,8 +20,8 @@ from helixbench.errors import UserError
 from helixbench.methods.dhdiff.modules import (
     DomainDecoupledAttention,
     Flow,
+    InputChannels,
     Merging,
-    RawMaskInput,
     SemanticScoreMapModification,
     concatenated_attention,
     cross_attention,
@@ -132,19 +132,17 @@ class DHDiffUNet(nn.Module):
             self.helix[layer.key.replace(".", "_")] = modules
             block.attn1.set_processor(_SelfAttention(self, layer, modules["dda"] if "dda" in modules else None))
             block.attn2.set_processor(_CrossAttention(self, modules["ssm"] if "ssm" in modules else None))
-        self.raw_mask_input = None
-        if config.annotation_input == "channels":
+        self.inputs = None
+        by_channels = config.annotation_input == "channels", config.reference_input == "both"
+        if any(by_channels):
             latent = unet.conv_in.in_channels // (2 if config.streams == "channels" else 1)
-            self.raw_mask_input = RawMaskInput(latent, unet.conv_in.out_channels)
-            unet.conv_in.register_forward_hook(self._add_raw_mask)
+            self.inputs = InputChannels(latent, unet.conv_in.out_channels, *by_channels)
+            unet.conv_in.register_forward_hook(self._add_inputs)
         self.read = {x.reads for x in self.layers if "dda" in self.helix[x.key.replace(".", "_")] and x.reads}
 
-    def _add_raw_mask(self, conv_in: nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
-        """After the first convolution: the raw mask's features added to both streams."""
-        flow = self.flow
-        if flow.writing or flow.raw_latent is None:
-            return out
-        return out + self.streams.lay(*self.raw_mask_input(flow.raw_latent, flow.has_raw))
+    def _add_inputs(self, conv_in: nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
+        """After the first convolution: what enters beside the two noisy latents."""
+        return out if self.flow.writing else self.streams.add(out, *self.inputs(self.flow))
 
     def _part(self, block: nn.Module, args: tuple) -> tuple | None:
         """Before a transformer block: its tokens as two streams on the batch axis."""
@@ -177,7 +175,7 @@ class DHDiffUNet(nn.Module):
             t: timesteps (B,), shared by the two domains (reading 11).
             text: text embeddings T (B, L, D).
             reference: what `encode_reference` gave for the same t; None: no reference.
-            flow: a Flow holding the raw mask and the control map; None: neither.
+            flow: a Flow holding the raw mask, the reference's latent and the control map; None: none of them.
         """
         self.flow = flow or Flow()
         self.flow.reference = reference
@@ -234,8 +232,8 @@ class DHDiffUNet(nn.Module):
                 layer.block.attn1.requires_grad_(True)
                 layer.block.attn2.requires_grad_(True)
         self.helix.requires_grad_(True)
-        if self.raw_mask_input is not None:
-            self.raw_mask_input.requires_grad_(True)
+        if self.inputs is not None:
+            self.inputs.requires_grad_(True)
         if self.config.checkpointing:
             self.unet.enable_gradient_checkpointing(self._recomputed)
         if self.config.frozen_precision == "bf16":
@@ -285,7 +283,7 @@ class DHDiffUNet(nn.Module):
 
     def _own(self) -> nn.ModuleDict:
         """Everything that is not the plain U-Net."""
-        parts = {"helix": self.helix, "raw_mask_input": self.raw_mask_input, "tau": self.tau}
+        parts = {"helix": self.helix, "inputs": self.inputs, "tau": self.tau}
         return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
     def load_helix(self, file: Path) -> dict:
