@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,74 @@ def test_prompts_are_told_apart(base):
     assert text.shape[:2] == (3, 12)
     assert (text[0] - text[1]).abs().max() > 0.1 and (text[0] - text[2]).abs().max() > 0.1
     assert words_of(["broken_large  Disc-3"]) == ["3", "broken", "disc", "large"]
+
+
+def test_a_base_that_predicts_v_gives_noise(tmp_path):
+    """v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho, 2022): what comes out is that eps, whoever calls it."""
+    settings = small.scratch()
+    settings = settings.model_copy(update={"unet": settings.unet.model_copy(update={"prediction": "v_prediction"})})
+    built = base_stage.build(settings, small.SIZE, ["hole"], 0)
+    built.save(tmp_path)
+    loaded = BaseModel.load(tmp_path)
+    assert loaded.prediction == "v_prediction" and loaded.scheduler.config.prediction_type == "epsilon"
+    g = torch.Generator().manual_seed(0)
+    x0, noise, t = torch.randn(2, 4, 8, 8, generator=g), torch.randn(2, 4, 8, 8, generator=g), torch.tensor([150, 990])
+    abar = loaded.scheduler.alphas_cumprod[t][:, None, None, None]
+    v = abar.sqrt() * noise - (1 - abar).sqrt() * x0
+    loaded.unet.conv_out.forward = lambda hidden: v
+    out = loaded.unet(loaded.scheduler.add_noise(x0, noise, t), t, torch.zeros(2, 3, 32)).sample
+    torch.testing.assert_close(out, noise)
+
+
+def test_a_base_that_predicts_something_else_is_refused(base, tmp_path):
+    shutil.copytree(base, tmp_path / "base")
+    file = tmp_path / "base/scheduler/scheduler_config.json"
+    file.write_text(file.read_text().replace('"epsilon"', '"sample"'))
+    with pytest.raises(UserError, match="prediction_type sample"):
+        BaseModel.load(tmp_path / "base")
+
+
+def test_weighted_by_v_the_loss_is_that_of_v(prepared, base):
+    """(eps - eps')^2 / abar = (v - v')^2 at a fixed latent; and large timesteps count more than in Eq. 8."""
+    losses = {}
+    for weighting in ("epsilon", "v"):
+        method = DHDiffMethod.create(small.dhdiff(loss_weighting=weighting), BaseModel.load(base), 0)
+        data = Pictures.load(prepared)
+        method.begin(data)
+        losses[weighting] = method.loss(data, torch.Generator().manual_seed(3))
+    scheduler, rng = method.base.scheduler, torch.Generator().manual_seed(3)
+    batch = method.batch(data, rng)
+    noise = torch.randn((3, *batch["image"].shape), generator=rng)
+    t = torch.randint(1000, (len(noise[0]),), generator=rng)
+    abar = scheduler.alphas_cumprod[t][:, None, None, None]
+    z = scheduler.add_noise(batch["image"], noise[0], t)
+    flow = method.inputs(batch["reference"], batch["raw_mask"], t, batch["has_raw"])
+    flow = method.flow(batch["control"], batch["present"], batch["prompts"], batch["words"], flow)
+    reference = method.noised_reference(batch["reference"], noise[0], noise[2], t)
+    reference = method.unet.encode_reference(reference, t, method.embed([""] * len(t)))
+    a = scheduler.add_noise(batch["annotation"], noise[1], t)
+    predicted = method.unet(z, a, t, method.embed(batch["prompts"]), reference, flow)[0]
+    # x0 follows from z and a prediction of the noise, and v from both.
+    v = [abar.sqrt() * e - (1 - abar).sqrt() * (z - (1 - abar).sqrt() * e) / abar.sqrt() for e in (predicted, noise[0])]
+    torch.testing.assert_close(losses["v"]["image"], (v[0] - v[1]).square().mean(), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(losses["epsilon"]["image"], (predicted - noise[0]).square().mean())
+
+
+def test_what_lies_under_the_mask_weighs_more(prepared, base, monkeypatch):
+    method = DHDiffMethod.create(small.dhdiff(defect_weight=3.0, normal_share=0.0), BaseModel.load(base), 0)
+    data = Pictures.load(prepared)
+    method.begin(data)
+    seen = {}
+    monkeypatch.setattr(method.unet, "forward", lambda z, a, *rest: seen.setdefault("zero", (torch.zeros_like(z), torch.zeros_like(a))))
+    losses = method.loss(data, torch.Generator().manual_seed(3))
+    rng = torch.Generator().manual_seed(3)
+    batch = method.batch(data, rng)
+    noise = torch.randn((3, *batch["image"].shape), generator=rng)
+    inside = torch.nn.functional.avg_pool2d(batch["mask"], 4)
+    weight = 1 + 3 * inside
+    expected = (weight * noise[0].square()).mean() / weight.mean()
+    torch.testing.assert_close(losses["image"], expected)
+    torch.testing.assert_close(losses["annotation"], noise[1].square().mean())
 
 
 def test_a_missing_part_of_the_base_is_one_line(base, tmp_path):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
@@ -42,13 +43,22 @@ _WORDS = (
 
 @dataclass
 class BaseModel:
-    """A loaded base model; `train()` and device moves are the caller's."""
+    """A loaded base model; `train()` and device moves are the caller's.
+
+    `unet` predicts noise for whoever calls it, also where the network was trained to predict the velocity v (Salimans
+    and Ho, 2022): `prediction` is what the network itself gives, and what its folder says.
+    """
 
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: PreTrainedTokenizerFast
     scheduler: DDPMScheduler
+    prediction: str = "epsilon"
+
+    def __post_init__(self):
+        if self.prediction == "v_prediction":
+            give_noise(self.unet, self.scheduler.alphas_cumprod)
 
     @classmethod
     def load(cls, folder: Path) -> BaseModel:
@@ -67,18 +77,30 @@ class BaseModel:
     @classmethod
     def _load(cls, folder: Path) -> BaseModel:
         offline = {"local_files_only": True}
+        # Any SD scheduler (PNDM, DDIM) describes the same noise; training needs it as DDPM.
+        scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **offline)
+        prediction = scheduler.config.prediction_type
+        if prediction not in ("epsilon", "v_prediction"):
+            raise ValueError(f"the scheduler says prediction_type {prediction}; epsilon and v_prediction can be used")
         return cls(
             unet=UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, **offline),
             vae=AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, **offline),
             text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, **offline),
             tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", **offline),
-            # Any SD scheduler (PNDM, DDIM) describes the same noise; training needs it as DDPM.
-            scheduler=DDPMScheduler.from_pretrained(folder / "scheduler", **offline),
+            scheduler=DDPMScheduler.from_config(scheduler.config, prediction_type="epsilon"),
+            prediction=prediction,
         )
 
     def save(self, folder: Path) -> None:
         """Write all parts in diffusers format."""
         for part in PARTS:
+            self.save_part(part, folder)
+
+    def save_part(self, part: str, folder: Path) -> None:
+        """Write one of PARTS in diffusers format."""
+        if part == "scheduler":
+            DDPMScheduler.from_config(self.scheduler.config, prediction_type=self.prediction).save_pretrained(folder / part)
+        else:
             getattr(self, part).save_pretrained(folder / part)
 
     def modules(self) -> list[nn.Module]:
@@ -117,6 +139,21 @@ class BaseModel:
     def latent_factor(self) -> int:
         """Pixels per latent position, along one side."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def give_noise(unet: UNet2DConditionModel, alphas_cumprod: torch.Tensor) -> None:
+    """Make a U-Net that predicts v give noise: eps = sqrt(abar) v + sqrt(1 - abar) z, abar at each sample's timestep.
+
+    At large t the latent is nearly all noise, and predicting noise needs it copied to a percent. That part is in the
+    formula here, so that a network trained from scratch learns the picture's layout sooner.
+    """
+
+    def convert(module: nn.Module, args: tuple, kwargs: dict, out: UNet2DConditionOutput) -> UNet2DConditionOutput:
+        z, t = args[0].float(), torch.as_tensor(args[1])
+        abar = alphas_cumprod.to(z.device)[t.to(z.device)].reshape(-1, 1, 1, 1)
+        return UNet2DConditionOutput(sample=abar.sqrt() * out.sample.float() + (1 - abar).sqrt() * z)
+
+    unet.register_forward_hook(convert, with_kwargs=True)
 
 
 # ------------------------------------------------------------------------------------------- building from scratch
@@ -211,6 +248,7 @@ def build(config: Scratch, size: int, texts: Iterable[str], seed: int) -> BaseMo
             text_encoder=build_text_encoder(len(tokenizer), config.text_encoder),
             tokenizer=tokenizer,
             scheduler=build_scheduler(),
+            prediction=config.unet.prediction,
         )
 
 

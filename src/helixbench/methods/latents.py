@@ -63,12 +63,13 @@ def save_base(base: BaseModel, folder: Path) -> None:
     """Write the base in diffusers format as if it had no adapters, so that everything else can load it."""
     for part in PARTS:
         module = getattr(base, part)
-        if isinstance(module, nn.Module) and adapters(module):
+        if not (isinstance(module, nn.Module) and adapters(module)):
+            base.save_part(part, folder)
+        else:
             plain = module.from_config(module.config) if part == "unet" else type(module)(module.config)
             state = {name.replace(".base_layer", ""): t for name, t in module.state_dict().items() if ".lora_" not in name}
             plain.load_state_dict(state)
-            module = plain
-        module.save_pretrained(folder / part)
+            plain.save_pretrained(folder / part)
 
 
 def load_exactly(module: nn.Module, tensors: dict[str, torch.Tensor], wanted: set[str], file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from helixbench.schema.section import Optim, Section
@@ -46,6 +48,9 @@ class Unet(Section):
     channels: tuple[int, int, int, int] = Field((64, 128, 192, 192), description="per level, multiples of 32")
     layers: int = Field(1, ge=1, description="ResNet + attention layers a block")
     head_dim: int = Field(32, ge=4, description="channels of one attention head")
+    prediction: Literal["epsilon", "v_prediction"] = Field(
+        "epsilon", description="what the network gives: noise as Stable Diffusion's, or v, turned into noise for all methods"
+    )
 
 
 class Scratch(Section):

@@ -35,6 +35,10 @@ class DHDiff(Section):
         description="how the raw mask enters both streams: its latent beside theirs, as keys and values of DDA, or not (reading 9)",
     )
     raw_mask_drop: float = Field(0.1, ge=0, lt=1, description="share of training pairs without their raw mask (reading 9)")
+    loss_weighting: Literal["epsilon", "v"] = Field(
+        "epsilon",
+        description="epsilon: all timesteps alike (paper, Eq. 8); v: by 1 / abar, the squared error of v, so that large t counts",
+    )
     defect_weight: float = Field(
         0.0, ge=0, description="what the image's noise under the mask weighs more than elsewhere in the loss (0: paper, Eq. 8)"
     )

@@ -280,6 +280,7 @@ class DHDiffMethod(Learner):
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Eq. 8: squared error of the noise predicted for the joint latent, one term per domain.
 
+        `loss_weighting: v` divides it by abar, which makes it the squared error of v (Salimans and Ho, 2022).
         `defect_weight` w: the image's error at a position counts 1 + w times the share of mask there, over the mean.
         """
         batch = self.batch(data, rng)
@@ -297,6 +298,9 @@ class DHDiffMethod(Learner):
         z_i, z_a = scheduler.add_noise(z0, noise[0], t), scheduler.add_noise(a0, noise[1], t)
         predicted = self.unet(z_i, z_a, t, self.embed(batch["prompts"]), reference, flow)
         image, annotation = ((p.float() - e).square() for p, e in zip(predicted, noise[:2], strict=True))
+        if self.config.loss_weighting == "v":
+            abar = scheduler.alphas_cumprod.to(self.device)[t][:, None, None, None]
+            image, annotation = image / abar, annotation / abar
         if self.config.defect_weight:
             weight = 1 + self.config.defect_weight * F.adaptive_avg_pool2d(batch["mask"], z0.shape[-2:]).to(self.device)
             image = image * (weight / weight.mean())
