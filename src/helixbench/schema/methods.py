@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from helixbench.schema.section import AdversarialOptim, Optim, Section, rising
 
+_STAR = r"^[^*]*\*[^*]*$"
+_STAR_OR_TEMPLATES = r"^(templates|[^*]*\*[^*]*)$"
+
 
 def _known_places(prompt: str) -> str:
     try:
@@ -169,7 +172,7 @@ class Stage(Section):
     kind: Literal["stage"]
     label: str = Field("STAGE", description="name in the tables")
     vectors: int = Field(4, ge=1, le=16, description="vectors of the learned word of a defect type")
-    prompt: str = Field("a photo of a *", pattern=r"^[^*]*\*[^*]*$", description="prompt; * is the learned word")
+    prompt: str = Field("Anomaly *", pattern=_STAR, description="prompt; * is the learned word")
     widths: tuple[int, ...] = Field((64, 256, 512, 256, 64), min_length=1, description="channels of the mask guidance adapters")
     mask_end: int = Field(200, ge=0, lt=1000, description="time step from which down M_t is the exact mask (alignment)")
     windows: tuple[tuple[int, int], ...] = Field(((700, 800), (300, 400)), description="time steps led by the anomaly-only branch")
@@ -194,15 +197,38 @@ class AnomalyDiffusion(Section):
     label: str = Field("AnomalyDiffusion", description="name in the tables")
     vectors: int = Field(4, ge=1, le=16, description="vectors of the learned word of a defect type")
     spatial_vectors: int = Field(4, ge=1, le=16, description="vectors that the mask gives")
-    prompt: str = Field("*", pattern=r"^[^*]*\*[^*]*$", description="prompt; * is the learned word and the mask's vectors")
+    prompt: str = Field(
+        "templates",
+        pattern=_STAR_OR_TEMPLATES,
+        description="prompt, where * is the learned word and the mask's vectors; "
+        "templates: a random one of 80 plain phrases, which need a text encoder of 77 tokens",
+    )
     sampling_steps: int = Field(200, ge=1, le=1000, description="DDIM steps of a pair; generate.sampling is not read")
     eta: float = Field(1.0, ge=0, le=1, description="share of fresh noise in a DDIM step")
-    reweight: tuple[float, float] = Field((1.0, 1.5), description="limits of the attention's weights in the mask; two ones: none")
+    reweight: tuple[float, float] | None = Field(
+        None,
+        description="limits of the attention's weights in the mask, which is then widened at early "
+        "steps; null: neither; its authors take 1 and 1.5 for defects of texture or colour only",
+    )
     masks: Literal["generated", "plan"] = Field("generated", description="masks drawn by embedding inversion, or the plan's real ones")
     mask_vectors: int = Field(16, ge=1, le=64, description="vectors of the word of a defect type's masks")
-    mask_prompt: str = Field("*", pattern=r"^[^*]*\*[^*]*$", description="prompt of the masks; * is that word")
+    mask_prompt: str = Field(
+        "templates",
+        pattern=_STAR_OR_TEMPLATES,
+        description="prompt of the masks, where * is that word; templates: as for prompt",
+    )
     mask_sampling_steps: int = Field(100, ge=1, le=1000, description="DDIM steps of a mask")
-    mask_threshold: float = Field(0.9, gt=0, lt=1, description="brightness in [0, 1] above which a drawn mask is mask")
+    mask_guidance: float = Field(
+        5.0,
+        ge=1,
+        description="classifier-free guidance scale of a mask, against the empty prompt",
+    )
+    mask_threshold: float = Field(
+        0.8,
+        gt=-1,
+        lt=1,
+        description="value in [-1, 1] above which a drawn mask is mask",
+    )
     augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(("hflip", "vflip"), description="random symmetries of a training pair")
     trainable: Literal["adapters", "all"] = Field("adapters", description="words and encoder, or also the U-Net, for a scratch base")
     optim: Optim
