@@ -251,6 +251,10 @@ class RealNet(Section):
     label: str = Field("RealNet synthesis", description="name in the tables; RealNet there is its own detector")
     prompt: str = Field("a photo of a flawless {category}", description="prompt of the normals")
     sampling_steps: int = Field(20, ge=1, le=1000, description="DDPM steps of a source; generate.sampling is not read")
+    betas: Literal["linear", "base"] = Field(
+        "linear",
+        description="noise schedule: DDPM's linear one, or that of the base model",
+    )
     strength: tuple[float, float] = Field((0.1, 0.2), description="range of s: each step's variance is 1 + s times DDPM's")
     max_scale: int = Field(5, ge=0, le=8, description="Perlin noise of 2^0 ... 2^max_scale cells a side")
     threshold: float = Field(0.5, gt=0, lt=1, description="noise above it is mask")
