@@ -74,6 +74,7 @@ def stage(**changes) -> Stage:
 
 def anomalydiffusion(**changes) -> AnomalyDiffusion:
     values = {"kind": "anomalydiffusion", "sampling_steps": 6, "mask_sampling_steps": 4, "mask_vectors": 3, "optim": optim()}
+    values |= {"prompt": "*", "mask_prompt": "*"}  # the small text encoder reads 12 tokens
     return AnomalyDiffusion(**{**values, **changes})
 
 

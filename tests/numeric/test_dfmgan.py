@@ -12,9 +12,21 @@ from torch.nn import functional as F
 
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
+from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.dfmgan import augment as ada
 from helixbench.methods.dfmgan.method import TERMS, DFMGANMethod, adapt, frozen, gradient_penalty, mode_seeking, path_lengths
-from helixbench.methods.dfmgan.networks import Generator, Mapping, ModulatedConvolution, down, sides, up, with_deviation
+from helixbench.methods.dfmgan.networks import (
+    Generator,
+    Mapping,
+    ModulatedConvolution,
+    StyledLayer,
+    activate,
+    down,
+    sides,
+    up,
+    with_deviation,
+)
+from helixbench.schema import Generate
 
 RNG = torch.Generator
 
@@ -111,6 +123,37 @@ def test_features_change_inside_the_mask_only(data):
     learner.module["defect"].mask = Half()
     change = (draw(learner, data, defective=True)[0] - plain).abs().amax((0, 1, 2))
     assert change[:12].min() > 1e-3 and change[24:].max() < 1e-4
+
+
+@torch.no_grad()
+def test_samples_have_the_same_noise_and_training_does_not(data):
+    """Each layer adds strength times its own constant noise, whatever the pair's seed is."""
+    learner = method(data)
+    layers = {n: m for n, m in learner.module.named_modules() if isinstance(m, StyledLayer)}
+    for layer in layers.values():
+        layer.strength.fill_(0.5)
+    given = conditions(data, make_plan(data, Generate(pairs=2), 0))
+    generators = [RNG().manual_seed(seed) for seed in range(len(given))]
+    seen = {}
+
+    def keep(layer, args, out):
+        seen[next(name for name, known in layers.items() if known is layer)] = args, out
+
+    for layer in layers.values():
+        layer.register_forward_hook(keep)
+    learner.sample(given, generators)
+    assert seen.keys() == layers.keys()
+    for name, ((x, w, _), out) in seen.items():
+        layer = layers[name]
+        plain = layer.convolution(x, w) + layer.bias[:, None, None]
+        side = x.shape[-1]
+        assert layer.constant_noise.shape == (side, side)
+        expected = activate(plain + 0.5 * layer.constant_noise)
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    ws = learner.styles("mapping", len(sides(learner.size)), 2, RNG().manual_seed(1))
+    noises = [learner.noise(2, RNG().manual_seed(seed)) for seed in (0, 1)]
+    pictures = [learner.generator(ws, None, noise)[0] for noise in noises]
+    assert (pictures[0] - pictures[1]).abs().max() > 1e-3
 
 
 # ---------------------------------------------------------------------------------------------------------- losses

@@ -106,7 +106,7 @@ def test_the_interaction_mixes_the_branches_at_one_position_only():
 
 @torch.no_grad()
 def test_the_interaction_is_single_head_attention_of_the_pair():
-    """Against torch's own attention with the same weights."""
+    """Against torch's own attention with the same weights, between an input layer and residual."""
     layer = SelfAttentionInteraction(8)
     small.randomise(layer, 0.5)
     x = torch.randn(2 * B, 5, 8)
@@ -115,8 +115,18 @@ def test_the_interaction_is_single_head_attention_of_the_pair():
     reference.in_proj_bias.copy_(torch.cat([layer.to_q.bias, layer.to_k.bias, layer.to_v.bias]))
     reference.out_proj.load_state_dict(layer.to_out.state_dict())
     pair = layer.enter(layer.norm(x)).unflatten(0, (2, B)).permute(1, 2, 0, 3).flatten(0, 1)  # (B N, 2, C)
-    out = layer.leave(reference(pair, pair, pair)[0]).unflatten(0, (B, 5)).permute(2, 0, 1, 3).flatten(0, 1)
+    out = reference(pair, pair, pair)[0].unflatten(0, (B, 5)).permute(2, 0, 1, 3).flatten(0, 1)
     torch.testing.assert_close(layer(x), x + out)
+
+
+@torch.no_grad()
+def test_the_interaction_has_five_linear_layers_and_a_small_epsilon():
+    layer = SelfAttentionInteraction(8)
+    assert sum(isinstance(module, nn.Linear) for module in layer.modules()) == 5
+    x = 1e-3 * torch.randn(2 * B, 5, 8)  # its variance is that of the usual epsilon of 1e-5 or less
+    variance = x.var(-1, correction=0, keepdim=True)
+    expected = (x - x.mean(-1, keepdim=True)) / (variance + 1e-6).sqrt()
+    torch.testing.assert_close(layer.norm(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -136,9 +146,9 @@ def test_every_attention_layer_has_an_interaction_that_matters():
     assert list(unet.interaction) == [f"{name}_{layer}" for name, _ in transformer_blocks(unet.unet) for layer in ("attn1", "attn2")]
     before = torch.cat(unet(z, t, text))
     for key, layer in unet.interaction.items():
-        torch.nn.init.normal_(layer.leave.weight)
+        torch.nn.init.normal_(layer.to_out.weight)
         assert (torch.cat(unet(z, t, text)) - before).abs().max() > 1e-4, key
-        torch.nn.init.zeros_(layer.leave.weight)
+        torch.nn.init.zeros_(layer.to_out.weight)
 
 
 @torch.no_grad()
@@ -218,13 +228,15 @@ def test_each_branch_learns_from_its_own_picture_noise_and_words(data):
     masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in chosen])
     clean = [whole, torch.where(masks > 0, whole, torch.tensor(0.5)), surroundings(whole)]
     abar = method.base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
-    noise = [
-        (z - abar.sqrt() * method.base.encode(picture)) / (1 - abar).sqrt() for z, picture in zip((*noisy, background), clean, strict=True)
-    ]
+    z_clean = [method.base.encode(picture) for picture in clean]
+    z_clean[2] = z_clean[2] / method.base.vae.config.scaling_factor  # that one is not scaled
+    pairs = zip((*noisy, background), z_clean, strict=True)
+    noise = [(z - abar.sqrt() * latent) / (1 - abar).sqrt() for z, latent in pairs]
     assert all(e.std() == pytest.approx(1, abs=0.1) for e in noise)
     assert torch.corrcoef(torch.stack([e.flatten() for e in noise])).fill_diagonal_(0).abs().max() < 0.2, "noises of their own"
     for name, e in zip(("image", "part"), noise, strict=False):
-        assert float(terms[name]) == pytest.approx(float(e.square().mean()), rel=1e-3)
+        # The sum of the terms is the mean over the branches.
+        assert float(terms[name]) == pytest.approx(float(e.square().mean()) / 2, rel=1e-3)
     defects = [data.samples[i].defect for i, _ in chosen]
     for given, pattern in zip(text, ("photo of a disc with {}", "a {}"), strict=True):
         torch.testing.assert_close(given, method.base.embed([pattern.format(defect) for defect in defects]))
@@ -243,6 +255,28 @@ def test_each_branch_is_drawn_from_its_own_noise_and_words(data):
         for branch, pattern in zip(text, ("a disc with {}", "{}"), strict=True):
             prompts = [pattern.format(defect) if worded else "" for defect in given.defects]
             torch.testing.assert_close(branch, method.base.embed(prompts))
+
+
+def test_guidance_compares_with_the_encoding_of_zeros(data):
+    """Backgrounds: the picture without its object, and 0 in [-1, 1]; noised, but not scaled."""
+    method = learner(background=True)
+    method.sampling = small.sampling(steps=2, guidance=2.0)
+    seen, plans = watched(method), make_plan(data, Generate(pairs=1), 0)
+    given = conditions(data, plans)
+    method.sample(given, [torch.Generator().manual_seed(plan.seed) for plan in plans])
+    shape = (4, *seen[0][3].shape[1:])
+    rngs = [torch.Generator().manual_seed(plan.seed) for plan in plans]
+    noise = torch.stack([torch.randn(shape, generator=rng) for rng in rngs])
+    zeros = torch.full_like(given.background, 0.5)
+    base = method.base
+    for number, (_, t, _, background) in enumerate(seen):
+        conditional = number % 2 == 0
+        clean = surroundings(given.background) if conditional else zeros
+        abar = base.scheduler.alphas_cumprod[t].view(-1, 1, 1, 1)
+        latents = base.encode(clean) / base.vae.config.scaling_factor
+        fresh = noise[:, 2 if conditional else 3]
+        expected = abar.sqrt() * latents + (1 - abar).sqrt() * fresh
+        torch.testing.assert_close(background, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_masks_are_what_is_not_grey():
@@ -311,5 +345,5 @@ def test_surroundings_are_the_picture_without_its_object():
     disc = np.hypot(y - 32, x - 32) < 20
     picture = torch.from_numpy(np.where(disc, 0.2, 0.9)).float().expand(1, 3, 64, 64)
     out = surroundings(picture)
-    assert out[0, 0, 32, 32] == 0.5 and out[0, 0, 2, 2] == picture[0, 0, 2, 2]
-    assert ((out[0, 0] == 0.5).numpy() == disc).mean() > 0.95
+    assert out[0, 0, 32, 32] == 0 and out[0, 0, 2, 2] == picture[0, 0, 2, 2]
+    assert ((out[0, 0] == 0).numpy() == disc).mean() > 0.95

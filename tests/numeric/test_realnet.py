@@ -55,7 +55,8 @@ def test_the_strength_enlarges_the_variance_and_leaves_the_mean():
 def test_a_perfect_model_gives_its_normal_at_any_strength():
     """A model that always points to one x_0 gives that x_0, whatever s: the last step has no noise of its own."""
     learner = method(strength=(0.2, 0.2), sampling_steps=20)
-    target, alpha = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5)), learner.base.scheduler.alphas_cumprod
+    target = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    alpha = learner.diffusion.alphas_cumprod
 
     class Out:
         def __init__(self, sample):
@@ -86,6 +87,33 @@ def test_a_source_depends_on_the_strength():
 
     assert torch.equal(sources(0.0), sources(0.0))
     assert (sources(0.5) - sources(0.0)).abs().mean() > 0.1
+
+
+def inputs_of(unet: torch.nn.Module) -> list[tuple]:
+    """The list that the U-Net's arguments go to."""
+    seen = []
+    unet.register_forward_pre_hook(lambda _, given: seen.append(given))
+    return seen
+
+
+def test_training_and_sampling_have_linear_betas(data, tmp_path):
+    """0.0001 to 0.02 in 1,000 steps; `betas: base` is the base model's, and the folder tells."""
+    linear = (1 - torch.linspace(1e-4, 0.02, 1000)).cumprod(0)
+    base = build_scheduler().alphas_cumprod
+    for betas, alpha in ((None, linear), ("base", base)):
+        changes = {} if betas is None else {"betas": betas}
+        learner = method(optim=small.optim(batch=32), **changes)
+        learner._latents = lambda rows, pictures: torch.zeros(len(rows), 4, 8, 8)
+        seen = inputs_of(learner.base.unet)
+        learner.loss(data, torch.Generator().manual_seed(0))
+        x, t = seen[0][:2]
+        variance = x.square().mean((1, 2, 3))
+        torch.testing.assert_close(variance, 1 - alpha[t], rtol=0.35, atol=0)
+        torch.testing.assert_close(learner.scheduler().alphas_cumprod, alpha)
+        learner.save(tmp_path / str(betas))
+        again = RealNetMethod.load(learner.config, tmp_path / str(betas), small.sampling())
+        torch.testing.assert_close(again.diffusion.alphas_cumprod, alpha)
+        assert f"{learner.config.betas} betas" in learner.describe()
 
 
 def test_the_loss_sees_normals_only(data):

@@ -251,14 +251,15 @@ def test_learned_words_take_the_place_of_the_star(data):
     assert words.vectors.shape == (2, 4, 32) and words.defects == ["hole", "scratch"]
     before = learner.embed(["hole", "scratch"])
     tokens = base.tokenizer("hole").input_ids
-    written = base.embed(["a photo of a hole hole hole hole"])[0]
+    written = base.embed(["Anomaly hole hole hole hole"])[0]
     assert len(tokens) == 3
     torch.testing.assert_close(before[0], written, rtol=1e-4, atol=1e-5)  # they start as the word itself, four times
     with torch.no_grad():
         words.vectors[0] += torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
     after = learner.embed(["hole", "scratch"])
     assert (after[0] - before[0]).abs().max() > 1e-2 and torch.equal(after[1], before[1])
-    assert torch.equal(base.embed(["hole"]), base.embed(["hole"])) and learner.prompt("disc", "hole") == "a photo of a <hole>"
+    assert torch.equal(base.embed(["hole"]), base.embed(["hole"]))
+    assert learner.prompt("disc", "hole") == "Anomaly <hole>"
     with pytest.raises(UserError, match="dent: this model was trained on hole, scratch"):
         learner.embed(["dent"])
 

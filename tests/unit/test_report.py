@@ -93,6 +93,19 @@ def test_a_row_of_ours_stands_beside_the_printed_ones(tmp_path):
     assert len(pick(rows, category="average")) == 5
 
 
+def test_hand_filtered_pairs_are_told_beside_the_published_columns(tmp_path):
+    rows = [score("pixel_ap", 80)]
+    _, md, tex = render_table(tmp_path, 4, rows)
+    html = (tmp_path / "report" / "table_4.html").read_text(encoding="utf-8")
+    mark = re.search(r"\| AnomalyDiffusion <sup>(\d+)</sup> \|", md)[1]
+    note = published.REMARKS["AnomalyDiffusion"]
+    assert f"<sup>{mark}</sup> {note}" in md and f"<sup>{mark}</sup> {note}" in html
+    assert note in tex
+    anchors = list(csv.DictReader((PUBLISHED / "anchors.csv").read_text().splitlines()))
+    (ours,) = pick(anchors, method="DualAnoDiff", metric="accuracy")
+    assert ours["certainty"] == "low" and "second-hand" in ours["source"]
+
+
 # ---------------------------------------------------------------------------------- tables about one data set alone
 
 PAPER_SETS = {

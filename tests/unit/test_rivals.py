@@ -29,7 +29,7 @@ RIVALS = {
     "stage": small.stage(),
     "stage_all": small.stage(trainable="all"),
     "anomalydiffusion": small.anomalydiffusion(masks="plan"),
-    "anomalydiffusion_all": small.anomalydiffusion(trainable="all", mask_threshold=0.5),
+    "anomalydiffusion_all": small.anomalydiffusion(trainable="all", mask_threshold=0.0),
     "realnet": small.realnet(),
     "dfmgan": small.dfmgan(),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from math import isqrt
@@ -16,9 +16,15 @@ from torch.nn import functional as F
 from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
-from helixbench.diffusion.sampler import draw_noise
+from helixbench.diffusion.sampler import draw_noise, guided
 from helixbench.methods.dhdiff.method import clean_mask
-from helixbench.methods.inversion import InversionMethod, around, embed_vectors, latent_mask
+from helixbench.methods.inversion import (
+    InversionMethod,
+    around,
+    embed_vectors,
+    latent_mask,
+    templates,
+)
 from helixbench.methods.latents import transformer_blocks
 from helixbench.methods.method import Conditions
 from helixbench.schema import AnomalyDiffusion, Sampling
@@ -50,7 +56,7 @@ class AnomalyDiffusionMethod(InversionMethod):
 
     def __init__(self, config: AnomalyDiffusion, base: BaseModel, sampling: Sampling | None = None):
         super().__init__(config, base, sampling)
-        self.attention = Reweighting(len(around(base, config.prompt)[0]) + 1, config.vectors + config.spatial_vectors)
+        self.attention = Reweighting(config.vectors + config.spatial_vectors)
         for _, block in transformer_blocks(base.unet):
             block.attn2.set_processor(self.attention)
 
@@ -64,28 +70,56 @@ class AnomalyDiffusionMethod(InversionMethod):
         return super().vocabularies() | masks
 
     def describe(self) -> str:
-        """Steps, where the masks are from, and the limits of the attention's weights."""
-        config, (low, high) = self.config, self.config.reweight
+        """Steps, prompts, where the masks are from, and the limits of the attention's weights."""
+        config = self.config
         masks = "real masks moved by the plan"
         if config.masks == "generated":
-            masks = f"masks by embedding inversion, {config.mask_sampling_steps} steps"
-        weights = f", attention x {low:g} to {high:g}" if high > low else ""
-        return f"ddim {config.sampling_steps} steps, eta {config.eta:g}, {masks}{weights}"
+            masks = (
+                f"masks by embedding inversion, {config.mask_sampling_steps} steps, "
+                f"guidance {config.mask_guidance:g}, above {config.mask_threshold:g}"
+            )
+        parts = [f"ddim {config.sampling_steps} steps", f"eta {config.eta:g}"]
+        if (count := len(templates(config.prompt))) > 1:
+            parts.append(f"{count} prompt templates")
+        parts.append(masks)
+        if config.reweight:
+            low, high = config.reweight
+            parts.append(f"attention x {low:g} to {high:g} in widened masks")
+        return ", ".join(parts)
 
-    def embed(self, defects: list[str], masks: torch.Tensor) -> torch.Tensor:
-        """Text embeddings (n, L, D) of word and place, one pair at a time."""
+    def embed(
+        self,
+        defects: list[str],
+        masks: torch.Tensor,
+        prompts: Sequence[str] | None = None,
+    ) -> torch.Tensor:
+        """Text embeddings (n, L, D) of word and place, one pair at a time.
+
+        Args:
+            defects: n defect types.
+            masks: (n, 1, H, W) in {0, 1}.
+            prompts: n prompts with one `*` each; by default the first of the templates.
+        """
+        prompts = prompts or [templates(self.config.prompt)[0]] * len(defects)
         with torch.autocast(self.device.type, enabled=False):
             places = torch.cat([self._module["place"](mask[None]) for mask in masks])
         look = self._module["words"]
-        return torch.stack(
-            [embed_vectors(self.base, self.config.prompt, torch.cat([look(d), place])) for d, place in zip(defects, places, strict=True)]
-        )
+        rows = zip(prompts, defects, places, strict=True)
+        texts = [embed_vectors(self.base, p, torch.cat([look(d), place])) for p, d, place in rows]
+        return torch.stack(texts)
 
-    def embed_masks(self, defects: list[str]) -> torch.Tensor:
-        """Text embeddings (n, L, D) of the words of the masks, one prompt at a time."""
+    def embed_masks(self, defects: list[str], prompts: Sequence[str] | None = None) -> torch.Tensor:
+        """Text embeddings (n, L, D) of the words of the masks, one prompt at a time.
+
+        Args:
+            defects: n defect types.
+            prompts: n prompts with one `*` each; by default the first of the templates.
+        """
         word = self._module["mask_words"]
-        known = {defect: embed_vectors(self.base, self.config.mask_prompt, word(defect)) for defect in sorted(set(defects))}
-        return torch.stack([known[defect] for defect in defects])
+        prompts = prompts or [templates(self.config.mask_prompt)[0]] * len(defects)
+        rows = list(zip(prompts, defects, strict=True))
+        known = {row: embed_vectors(self.base, row[0], word(row[1])) for row in sorted(set(rows))}
+        return torch.stack([known[row] for row in rows])
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Squared error of the predicted noise: of pictures inside the mask, and of the masks as pictures of their own."""
@@ -95,10 +129,13 @@ class AnomalyDiffusionMethod(InversionMethod):
         noise = torch.randn((3 if generated else 2, *batch.z.shape), generator=rng).to(self.device)
         scheduler = self.base.scheduler
         t = torch.randint(scheduler.config.num_train_timesteps, (len(mask),), generator=rng).to(self.device)
-        latents, texts = [batch.z], [self.embed(batch.defects, batch.masks)]
+        rngs = [rng] * len(mask)
+        looks = draw_prompts(self.config.prompt, rngs)
+        shapes = draw_prompts(self.config.mask_prompt, rngs)
+        latents, texts = [batch.z], [self.embed(batch.defects, batch.masks, looks)]
         if generated:
             latents.append(self._latents([(*key, "mask") for key in batch.keys], batch.masks.expand(-1, 3, -1, -1)))
-            texts.append(self.embed_masks(batch.defects))
+            texts.append(self.embed_masks(batch.defects, shapes))
         noisy = [scheduler.add_noise(z, e, t) for z, e in zip(latents, noise, strict=False)]
         predicted, terms = self.predict(noisy, texts, t, batch, noise)
         own = {"defect": F.mse_loss(predicted[0] * mask, noise[0] * mask)}
@@ -116,43 +153,92 @@ class AnomalyDiffusionMethod(InversionMethod):
 
     @torch.no_grad()
     def draw_masks(self, defects: list[str], side: int, generators: list[torch.Generator]) -> torch.Tensor:
-        """Masks (n, 1, H, W) in {0, 1}, on the CPU: pictures of the masks' words, specks dropped; may be empty."""
-        base, scheduler = self.base, self.scheduler(self.config.mask_sampling_steps)
-        shape = (base.vae.config.latent_channels, side // base.latent_factor, side // base.latent_factor)
-        text, x = self.embed_masks(defects), draw_noise(generators, shape).to(self.device)
+        """Masks (n, 1, side, side) in {0, 1}, on the CPU; may be empty.
+
+        They are pictures of the masks' words, drawn with classifier-free guidance against the empty
+        prompt, with specks dropped.
+
+        Args:
+            defects: n defect types.
+            side: side of the masks [pixel].
+            generators: CPU generators of the pairs.
+        """
+        base, config = self.base, self.config
+        scheduler = self.scheduler(config.mask_sampling_steps)
+        shape = (base.vae.config.latent_channels, *[side // base.latent_factor] * 2)
+        text = self.embed_masks(defects, draw_prompts(config.mask_prompt, generators))
+        texts = {True: text, False: base.embed([""]).expand_as(text)}
+        x = draw_noise(generators, shape).to(self.device)
         for t in scheduler.timesteps:
-            predicted = base.unet(x, t.to(self.device).expand(len(x)), text).sample.float()
+            steps = t.to(self.device).expand(len(x))
+
+            def predict(conditional: bool, x: torch.Tensor = x, steps: torch.Tensor = steps):
+                return base.unet(x, steps, texts[conditional]).sample.float()
+
             fresh = draw_noise(generators, shape).to(self.device)
-            x = scheduler.step(predicted, t, x, eta=self.config.eta, variance_noise=fresh).prev_sample
-        brightness = base.decode(x).cpu().float().mean(1)
-        return torch.stack([torch.from_numpy(clean_mask(b.numpy() > self.config.mask_threshold))[None].float() for b in brightness])
+            noise = guided(predict, config.mask_guidance)
+            x = scheduler.step(noise, t, x, eta=config.eta, variance_noise=fresh).prev_sample
+        # The public code has its threshold on the decoder's scale, [-1, 1].
+        values = base.decode(x).cpu().float().mean(1).numpy() * 2 - 1
+        masks = [torch.from_numpy(clean_mask(value > config.mask_threshold)) for value in values]
+        return torch.stack(masks)[:, None].float()
 
     @torch.no_grad()
     def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair per condition; see Method.sample.
 
-        After each step the latents outside the mask are those of the clean picture, noised to the next time step.
+        Before each step from t, the latents outside the mask become those of the clean picture,
+        noised to t. The output of the last step stays as it is, as in the public code.
         """
-        with autocast(self.device, self.config.optim.precision):
-            if self.config.masks == "generated":
-                pixels = self.draw_masks(conditions.defects, conditions.background.shape[-1], generators)
+        config, base = self.config, self.base
+        with autocast(self.device, config.optim.precision):
+            if config.masks == "generated":
+                side = conditions.background.shape[-1]
+                pixels = self.draw_masks(conditions.defects, side, generators)
             else:
                 pixels = conditions.donor_mask.clone()
             masks = pixels.to(self.device)
-            z_clean, mask = self.base.encode(conditions.background), latent_mask(masks, self.base.latent_factor)
-            text, scheduler = self.embed(conditions.defects, masks), self.scheduler(self.config.sampling_steps)
-            following = [*scheduler.timesteps[1:].tolist(), -1]
-            x, low_high = draw_noise(generators, z_clean.shape[1:]).to(self.device), self.config.reweight
-            weights = torch.ones_like(mask)
-            for t, after in zip(scheduler.timesteps, following, strict=True):
-                with self.attention.by(weights):
-                    predicted = self.base.unet(x, t.to(self.device).expand(len(x)), text).sample.float()
+            z_clean = base.encode(conditions.background)
+            mask = latent_mask(masks, base.latent_factor)
+            prompts = draw_prompts(config.prompt, generators)
+            text = self.embed(conditions.defects, masks, prompts)
+            first = [1 + len(around(base, prompt)[0]) for prompt in prompts]
+            scheduler = self.scheduler(config.sampling_steps)
+            x, x_0 = draw_noise(generators, z_clean.shape[1:]).to(self.device), None
+            for t in scheduler.timesteps:
+                area, weights = mask, torch.ones_like(mask)
+                if config.reweight:
+                    area = widened(mask, int(t))
+                    if x_0 is not None:
+                        weights = attention_weights(x_0, z_clean, area, config.reweight)
                 fresh = draw_noise(generators, (2, *x.shape[1:])).to(self.device)
-                step = scheduler.step(predicted, t, x, eta=self.config.eta, variance_noise=fresh[:, 0])
-                weights = attention_weights(step.pred_original_sample, z_clean, mask, low_high)
-                x = mask * step.prev_sample + (1 - mask) * self.noised(z_clean, fresh[:, 1], after)
-            images = self.base.decode(x).cpu().float()
+                x = area * x + (1 - area) * self.noised(z_clean, fresh[:, 0], int(t))
+                with self.attention.by(weights, first):
+                    steps = t.to(self.device).expand(len(x))
+                    noise = base.unet(x, steps, text).sample.float()
+                step = scheduler.step(noise, t, x, eta=config.eta, variance_noise=fresh[:, 1])
+                x, x_0 = step.prev_sample, step.pred_original_sample
+            images = base.decode(x).cpu().float()
         return images, pixels
+
+
+def draw_prompts(prompt: str, generators: Sequence[torch.Generator]) -> list[str]:
+    """A random one of the prompt's templates for each (CPU) generator."""
+    known = templates(prompt)
+    return [known[int(torch.randint(len(known), (), generator=g))] for g in generators]
+
+
+def widened(mask: torch.Tensor, t: int) -> torch.Tensor:
+    """The mask (n, 1, h, w) in {0, 1} dilated by a square, wide at early steps (public code).
+
+    The square's radius is floor(8 (t + 100) / 1000) positions of 32: 8 at t = 999, none below 25.
+
+    Args:
+        mask: at the latents' size.
+        t: time step of 1000.
+    """
+    radius = int((t + 100) * 8 * mask.shape[-1] // 32_000)
+    return F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius)
 
 
 def attention_weights(x_0: torch.Tensor, z_clean: torch.Tensor, mask: torch.Tensor, limits: tuple[float, float]) -> torch.Tensor:
@@ -174,30 +260,43 @@ def attention_weights(x_0: torch.Tensor, z_clean: torch.Tensor, mask: torch.Tens
 
 
 class Reweighting(AttnProcessor2_0):
-    """diffusers cross-attention whose scores of `count` tokens, from `first` on, are multiplied by a weight a position."""
+    """diffusers cross-attention; the scores of `count` learned tokens get a weight per position."""
 
-    def __init__(self, first: int, count: int):
+    def __init__(self, count: int):
         super().__init__()
-        self.tokens = slice(first, first + count)
+        self.count = count
+        self.first: torch.Tensor | None = None
         self.weights: torch.Tensor | None = None
 
     @contextmanager
-    def by(self, weights: torch.Tensor) -> Iterator[None]:
-        """Apply these weights (n, 1, h, w) meanwhile, resized to each layer."""
+    def by(self, weights: torch.Tensor, first: Sequence[int]) -> Iterator[None]:
+        """Apply these weights meanwhile, resized to each layer.
+
+        Args:
+            weights: factors (n, 1, h, w).
+            first: index of the first learned token of each of the n texts.
+        """
         self.weights = None if bool((weights == 1).all()) else weights
+        self.first = torch.tensor(first, device=weights.device)[:, None]
         try:
             yield
         finally:
-            self.weights = None
+            self.weights = self.first = None
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **more):
         """See diffusers' AttnProcessor2_0."""
         if self.weights is None:
-            return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, **more)
+            given = (attn, hidden_states, encoder_hidden_states, attention_mask)
+            return super().__call__(*given, **more)
         heads = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # noqa: E731
-        q, k, v = heads(attn.to_q(hidden_states)), heads(attn.to_k(encoder_hidden_states)), heads(attn.to_v(encoder_hidden_states))
-        side = isqrt(hidden_states.shape[1])
-        weights = F.interpolate(self.weights, (side, side), mode="bilinear", antialias=True).flatten(2)[..., None]  # (n, 1, N, 1)
+        q, k = heads(attn.to_q(hidden_states)), heads(attn.to_k(encoder_hidden_states))
+        v = heads(attn.to_v(encoder_hidden_states))
+        size = (isqrt(hidden_states.shape[1]),) * 2
+        weights = F.interpolate(self.weights, size, mode="bilinear", antialias=True)
+        weights = weights.flatten(2)[..., None]  # (n, 1, N, 1)
         scores = (q @ k.transpose(-1, -2) * attn.scale).float()
-        scores[..., self.tokens] = scores[..., self.tokens] * weights
-        return attn.to_out[0]((scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2))
+        token = torch.arange(scores.shape[-1], device=scores.device)
+        learned = (token >= self.first) & (token < self.first + self.count)  # (n, L)
+        scores = torch.where(learned[:, None, None], scores * weights, scores)
+        out = (scores.softmax(-1).to(v.dtype) @ v).transpose(1, 2).flatten(2)
+        return attn.to_out[0](out)

@@ -39,7 +39,9 @@ class DraemMethod(DrawingMethod):
         config, normal = self.config, array(conditions.background, i)
         size = normal.shape[:2]
         if rng.chance(config.rotate_share):
-            normal = turned(normal, rng.uniform(-config.max_rotation, config.max_rotation)).clip(0, 1)
+            angle = rng.uniform(-config.max_rotation, config.max_rotation)
+            # Black corners, as in DRAEM's code.
+            normal = turned(normal, angle, mode="constant").clip(0, 1)
         for _ in range(TRIES):
             mask = perlin_mask(size, config.max_scale, config.threshold, config.max_rotation, rng)
             texture = altered(self.texture(conditions, i, rng), rng)
@@ -91,7 +93,10 @@ def perlin_mask(size: tuple[int, int], max_scale: int, threshold: float, max_rot
 
 
 def altered(texture: np.ndarray, rng: Draws) -> np.ndarray:
-    """Three of ten changes of colour and shape, as DRAEM makes with its textures (H, W, 3) in [0, 1]."""
+    """Three of ten changes of colour and shape, as DRAEM makes them, of (H, W, 3) in [0, 1].
+
+    Ranges are those of imgaug's augmenters with DRAEM's arguments, or their defaults.
+    """
     picture = Image.fromarray((texture * 255).round().astype(np.uint8))
     for name in rng.order(len(_CHANGES))[:3]:
         picture = _CHANGES[name](picture, rng)
@@ -120,8 +125,24 @@ def _hue_and_saturation(picture: Image.Image, rng: Draws) -> Image.Image:
 
 
 def _rotated(picture: Image.Image, rng: Draws) -> Image.Image:
-    values = turned(np.asarray(picture, np.float32), rng.uniform(-45, 45))
+    values = turned(np.asarray(picture, np.float32), rng.uniform(-45, 45), mode="constant")
     return Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+
+
+def _sharpened(picture: Image.Image, rng: Draws) -> Image.Image:
+    # Factors below 1 blur.
+    return ImageEnhance.Sharpness(picture).enhance(rng.uniform(0, 3))
+
+
+def _solarized(picture: Image.Image, rng: Draws) -> Image.Image:
+    """In half of the draws, as DRAEM's `Solarize(0.5)`."""
+    threshold = round(rng.uniform(32, 128))
+    return ImageOps.solarize(picture, threshold) if rng.chance(0.5) else picture
+
+
+def _contrasted(picture: Image.Image, rng: Draws) -> Image.Image:
+    # Up to 20 % of the darkest and of the brightest pixels become black and white.
+    return ImageOps.autocontrast(picture, cutoff=rng.integer(21))
 
 
 _CHANGES = (
@@ -129,10 +150,10 @@ _CHANGES = (
     _brightness,
     _hue_and_saturation,
     _rotated,
-    lambda picture, rng: ImageEnhance.Sharpness(picture).enhance(rng.uniform(1, 3)),
-    lambda picture, rng: ImageOps.solarize(picture, round(rng.uniform(32, 128))),
-    lambda picture, rng: ImageOps.posterize(picture, 1 + rng.integer(6)),
+    _sharpened,
+    _solarized,
+    lambda picture, rng: ImageOps.posterize(picture, 1 + rng.integer(8)),  # bits
     lambda picture, rng: ImageOps.invert(picture),
-    lambda picture, rng: ImageOps.autocontrast(picture),
+    _contrasted,
     lambda picture, rng: ImageOps.equalize(picture),
 )

@@ -28,6 +28,41 @@ def latent_mask(mask: torch.Tensor, factor: int) -> torch.Tensor:
     return F.max_pool2d(mask, factor)
 
 
+MEDIA = (
+    "photo",
+    "good photo",
+    "bright photo",
+    "dark photo",
+    "cropped photo",
+    "close-up photo",
+    "rendering",
+    "depiction",
+)
+NOUNS = (
+    "a",
+    "the",
+    "one",
+    "my",
+    "a clean",
+    "a dirty",
+    "a small",
+    "the large",
+    "a nice",
+    "the weird",
+)
+
+
+def templates(prompt: str) -> tuple[str, ...]:
+    """The prompts to draw from, each with one `*` for the learned word.
+
+    `templates` stands for 80 plain phrases in the manner of textual inversion's list for ImageNet,
+    "a photo of a *" to "a depiction of the weird *"; any other prompt is the only one.
+    """
+    if prompt != "templates":
+        return (prompt,)
+    return tuple(f"a {medium} of {noun} *" for medium in MEDIA for noun in NOUNS)
+
+
 def around(base: BaseModel, prompt: str) -> tuple[list[int], list[int]]:
     """Token ids before and after the `*` of a prompt."""
     before, after = (base.tokenizer(part).input_ids[1:-1] if part.strip() else [] for part in prompt.split("*"))
@@ -170,8 +205,9 @@ class InversionMethod(Learner):
         return self.base.unet.device
 
     def prompt(self, category: str, defect: str) -> str:
-        """Prompt for the manifest: `<...>` is the learned word."""
-        return self.config.prompt.replace("*", f"<{words(defect)}>")
+        """Prompt for the manifest: `<...>` is the learned word, `...` one of several templates."""
+        known = templates(self.config.prompt)
+        return ("... *" if len(known) > 1 else known[0]).replace("*", f"<{words(defect)}>")
 
     def draw(self, data: Pictures, rng: torch.Generator) -> Batch:
         """Random defective pictures and, where the U-Net is trained, normals."""

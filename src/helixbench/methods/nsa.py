@@ -9,6 +9,9 @@ from scipy import fft, ndimage
 from helixbench.methods.drawing import TRIES, DrawingMethod, Draws, another_normal, array, object_of
 from helixbench.methods.method import Conditions
 
+ATTEMPTS = 200
+"""To find a place of a patch, in the source and in the destination, as in NSA's code."""
+
 
 class NsaMethod(DrawingMethod):
     """Blends resized rectangles of a random normal into the plan's background, which hides their borders.
@@ -28,37 +31,92 @@ class NsaMethod(DrawingMethod):
             for number in range(config.patches):
                 if number == 0 or rng.chance(0.5):
                     image = self.patch(image, source, destination_object, source_object, rng)
-            changed = np.abs(image - normal).max(-1) > config.tolerance
-            # The borders of a blended patch differ by less than what is inside; single pixels are noise of the camera.
-            mask = ndimage.median_filter(ndimage.binary_fill_holes(changed), 3)
+            mask = changed(normal, image, config.tolerance)
             if mask.any():
                 return image, mask
         return normal, np.zeros(normal.shape[:2], bool)
 
     def patch(
-        self, image: np.ndarray, source: np.ndarray, destination_object: np.ndarray, source_object: np.ndarray, rng: Draws
+        self,
+        image: np.ndarray,
+        source: np.ndarray,
+        destination_object: np.ndarray,
+        source_object: np.ndarray,
+        rng: Draws,
     ) -> np.ndarray:
-        """The picture (H, W, 3) with one more patch; the same where none fits the two objects (H, W) bool."""
-        config, shape = self.config, image.shape[:2]
-        for _ in range(TRIES):
-            # half-sides from a shifted gamma distribution of shape 2, as the sum of two exponential draws
-            half = [config.half_side[0] - config.gamma_scale * np.log(rng.uniform(1e-9, 1) * rng.uniform(1e-9, 1)) for _ in range(2)]
-            sides = [2 * min(h, config.half_side[1]) * side for h, side in zip(half, shape, strict=True)]
-            scale = np.clip(1 + 0.5 * rng.normal(1)[0], *config.resize)
-            size = [int(np.clip(round(s), 3, side)) for s, side in zip(sides, shape, strict=True)]
-            new = [int(np.clip(round(s * scale), 3, side)) for s, side in zip(size, shape, strict=True)]
-            top, left = (rng.integer(side - s + 1) for s, side in zip(size, shape, strict=True))
-            y, x = (rng.integer(side - s + 1) for s, side in zip(new, shape, strict=True))
-            of_source = _resized(source_object[top : top + size[0], left : left + size[1]].astype(np.float32), new) > 0.5
-            of_destination = destination_object[y : y + new[0], x : x + new[1]]
-            if of_source.mean() < config.min_object or (of_source & of_destination).sum() < config.min_overlap * of_source.sum():
-                continue
-            return poisson_blend(image, _resized(source[top : top + size[0], left : left + size[1]], new), y, x)
+        """The picture (H, W, 3) with one more patch; the same where none fits the objects.
+
+        Args:
+            image: destination (H, W, 3) in [0, 1].
+            source: another normal of that shape.
+            destination_object: foreground (H, W) bool of the destination.
+            source_object: foreground (H, W) bool of the source.
+            rng: random numbers of the pair.
+        """
+        config, sides = self.config, image.shape[:2]
+        limits = [[max(3, round(share * side)) for share in config.half_side] for side in sides]
+        halves = [self.half(side, limit, rng) for side, limit in zip(sides, limits, strict=True)]
+        for _ in range(ATTEMPTS):
+            spans = zip(sides, halves, limits, strict=True)
+            rows, columns = (_cut(side, half, limit[0], rng) for side, half, limit in spans)
+            if source_object[rows, columns].mean() > config.min_object:
+                break
+        else:
+            return image
+        piece = source[rows, columns]
+        scale = np.clip(1 + 0.5 * rng.normal(1)[0], *config.resize)
+        height, width = _scaled(piece.shape[:2], scale, limits)
+        patch = _resized(piece, (height, width))
+        shown = _resized(source_object[rows, columns].astype(np.float32), (height, width)) > 0.5
+        for _ in range(ATTEMPTS):
+            y, x = rng.integer(sides[0] - height + 1), rng.integer(sides[1] - width + 1)
+            shared = (shown & destination_object[y : y + height, x : x + width]).sum()
+            if shown.mean() > config.min_object and shared > config.min_overlap * shown.sum():
+                return poisson_blend(image, patch, y, x)
         return image
 
+    def half(self, side: int, limit: list[int], rng: Draws) -> int:
+        """Half a side of a patch [pixel], from a shifted gamma distribution of shape 2.
 
-def _resized(picture: np.ndarray, size: list[int]) -> np.ndarray:
-    """Bilinear resize of (h, w[, 3]) float."""
+        Args:
+            side: side of the picture [pixel].
+            limit: smallest and largest half side [pixel].
+            rng: random numbers of the pair.
+        """
+        # Shape 2 is the sum of two exponential draws.
+        draw = -np.log(rng.uniform(1e-9, 1) * rng.uniform(1e-9, 1))
+        share = self.config.half_side[0] + self.config.gamma_scale * draw
+        return int(np.clip(share * side, *limit))
+
+
+def changed(before: np.ndarray, after: np.ndarray, tolerance: float) -> np.ndarray:
+    """Label (H, W) bool: channels change by more than `tolerance` on average, median of 5 x 5.
+
+    Args:
+        before: picture (H, W, 3) in [0, 1].
+        after: the same with patches.
+        tolerance: in grey levels, 1/255.
+    """
+    label = 255 * np.abs(after - before).mean(-1) > tolerance
+    return ndimage.median_filter(label, 5, mode="nearest")
+
+
+def _cut(side: int, half: int, margin: int, rng: Draws) -> slice:
+    """Pixels within `half` of a centre that keeps `margin` from both ends; the side cuts them."""
+    centre = margin + rng.integer(max(1, side - 2 * margin))
+    return slice(max(centre - half, 0), min(centre + half, side))
+
+
+def _scaled(shape: tuple[int, int], scale: float, limits: list[list[int]]) -> tuple[int, int]:
+    """A patch's shape times `scale`, in its own proportion, each side within its limits."""
+    (height, width), (of_height, of_width) = shape, limits
+    new = np.clip(scale * height, *of_height)
+    new_width = int(np.clip(int(new / height * width), *of_width))
+    return int(np.clip(int(new_width / width * height), *of_height)), new_width
+
+
+def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Bilinear resize of (h, w[, 3]) float to `size` (height, width)."""
     if picture.ndim == 3:
         return np.stack([_resized(picture[..., c], size) for c in range(3)], axis=-1)
     resized = Image.fromarray(picture.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BILINEAR)

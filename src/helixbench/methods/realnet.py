@@ -34,6 +34,12 @@ class RealNetMethod(Learner):
         base.vae.requires_grad_(False).eval()
         base.text_encoder.requires_grad_(False).eval()
         self._latents = LatentMemory(base)
+        changes = {}
+        if config.betas == "linear":
+            # DDPM's, as in RealNet's code: 0.0001 to 0.02 for 1,000 time steps.
+            total = base.scheduler.config.num_train_timesteps
+            changes = {"beta_schedule": "linear", "beta_start": 0.1 / total, "beta_end": 20 / total}
+        self.diffusion = DDPMScheduler.from_config(base.scheduler.config, **changes)
 
     @classmethod
     def create(cls, config: RealNet, base: BaseModel, seed: int) -> RealNetMethod:
@@ -50,6 +56,7 @@ class RealNetMethod(Learner):
     def save(self, folder: Path) -> None:
         """A diffusers-format folder and realnet.json (the configuration)."""
         self.base.save(folder)
+        self.diffusion.save_pretrained(folder / "scheduler")
         write_json(folder / "realnet.json", json.loads(self.config.model_dump_json()))
 
     @property
@@ -63,9 +70,11 @@ class RealNetMethod(Learner):
         return self
 
     def describe(self) -> str:
-        """Steps and strength."""
-        low, high = self.config.strength
-        return f"ddpm {self.config.sampling_steps} steps, variance 1 + s with s from {low:g} to {high:g}, Perlin masks on the object"
+        """Steps, noise schedule and strength."""
+        config, (low, high) = self.config, self.config.strength
+        steps = f"ddpm {config.sampling_steps} steps, {config.betas} betas"
+        strength = f"variance 1 + s with s from {low:g} to {high:g}"
+        return f"{steps}, {strength}, Perlin masks on the object"
 
     def prompt(self, category: str, defect: str) -> str:
         """Prompt of the normals, which is all that the model knows."""
@@ -77,7 +86,7 @@ class RealNetMethod(Learner):
         pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
         rows = [(data.normal[pick(len(data.normal))], names[pick(len(names))]) for _ in range(size)]
         z = self._latents(rows, to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows]))
-        noise, scheduler = torch.randn(z.shape, generator=rng).to(z.device), self.base.scheduler
+        noise, scheduler = torch.randn(z.shape, generator=rng).to(z.device), self.diffusion
         t = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng).to(z.device)
         text = self.base.embed([self.prompt(data.samples[0].category, "")]).expand(size, -1, -1)
         predicted = self.base.unet(scheduler.add_noise(z, noise, t), t, text).sample
@@ -86,8 +95,9 @@ class RealNetMethod(Learner):
     # -------------------------------------------------------------------------------------------------- sampling
 
     def scheduler(self) -> DDPMScheduler:
-        """The base's noise schedule with the configured number of steps."""
-        scheduler = DDPMScheduler.from_config(self.base.scheduler.config, clip_sample=False, timestep_spacing="trailing")
+        """The noise schedule of training with the configured number of steps."""
+        changes = {"clip_sample": False, "timestep_spacing": "trailing"}
+        scheduler = DDPMScheduler.from_config(self.diffusion.config, **changes)
         scheduler.set_timesteps(self.config.sampling_steps)
         return scheduler
 

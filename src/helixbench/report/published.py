@@ -18,6 +18,12 @@ AVERAGE = "average"
 WHOLE = "all"
 """Category name of a row about a whole data set (Table V)."""
 
+REMARKS = {
+    "AnomalyDiffusion": "AnomalyDiffusion: its authors filtered their released pairs by hand "
+    "(README of its code) and saved pictures and masks as JPEG; this run chooses none by hand",
+}
+"""What a reader must know about all published numbers of a method (docs/rivals.md)."""
+
 _COLUMNS = ("table", "dataset", "category", "method", "metric", "value", "note")
 
 

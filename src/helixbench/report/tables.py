@@ -19,7 +19,15 @@ from helixbench.errors import UserError
 from helixbench.provenance import write_text
 from helixbench.report import render
 from helixbench.report.measured import Measured, collect, labels
-from helixbench.report.published import AVERAGE, ROMAN, WHOLE, Published, datasets_shown, read
+from helixbench.report.published import (
+    AVERAGE,
+    REMARKS,
+    ROMAN,
+    WHOLE,
+    Published,
+    datasets_shown,
+    read,
+)
 from helixbench.schema import Ablation
 
 COLUMNS = ("table", "dataset", "category", "method", "metric", "published", "recomputed", "measured", "protocol")
@@ -235,7 +243,11 @@ def build(table: Published, measured: list[Measured], metrics: tuple[str, ...], 
     """Lay out columns and rows: published methods in the paper's order, then ours."""
     measured = [entry for entry in measured if entry.metric in metrics]
     printed = {key[2:] for key in table.cells}
-    block = Block(metrics, [Column("published", m, k) for m in table.methods for k in metrics if (m, k) in printed])
+    block = Block(metrics, [])
+    for method in table.methods:
+        for metric in (k for k in metrics if (method, k) in printed):
+            mark = block.mark(REMARKS[method]) if method in REMARKS else ""
+            block.columns.append(Column("published", method, metric, mark=mark))
     protocols = {(e.label, e.metric, e.protocol): e for e in measured}
     for label in dict.fromkeys(entry.label for entry in measured):
         for metric in metrics:

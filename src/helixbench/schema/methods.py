@@ -8,6 +8,9 @@ from pydantic import Field, field_validator, model_validator
 
 from helixbench.schema.section import AdversarialOptim, Optim, Section, rising
 
+_STAR = r"^[^*]*\*[^*]*$"
+_STAR_OR_TEMPLATES = r"^(templates|[^*]*\*[^*]*)$"
+
 
 def _known_places(prompt: str) -> str:
     try:
@@ -151,12 +154,20 @@ class Nsa(Section):
     kind: Literal["nsa"]
     label: str = Field("NSA", description="name in the tables")
     patches: int = Field(3, ge=1, le=16, description="patches at most; each after the first with probability 1/2")
-    half_side: tuple[float, float] = Field((0.03, 0.4), description="smallest and largest half side of a patch [share of the side]")
+    half_side: tuple[float, float] = Field(
+        (0.03, 0.4),
+        description="limits of half a patch's side as cut, of all of it as pasted [share of the side]",
+    )
     gamma_scale: float = Field(0.05, gt=0, le=1, description="scale of the gamma distribution (shape 2) of half sides above the smallest")
     resize: tuple[float, float] = Field((0.7, 1.3), description="range of the patch's scale factor, drawn from N(1, 0.5)")
     min_object: float = Field(0.7, ge=0, le=1, description="share of the patch that shows the source's object")
     min_overlap: float = Field(0.25, ge=0, le=1, description="share of that which lies on the destination's object")
-    tolerance: float = Field(0.03, gt=0, lt=1, description="change of a pixel that counts as defect, in [0, 1]")
+    tolerance: float = Field(
+        1.0,
+        gt=0,
+        lt=255,
+        description="mean change of a pixel's channels that counts as defect [grey level of 255]",
+    )
 
     _ranges = model_validator(mode="after")(rising(half_side=(0, 0.45), resize=(0, 4)))
 
@@ -191,7 +202,7 @@ class Stage(Section):
     kind: Literal["stage"]
     label: str = Field("STAGE", description="name in the tables")
     vectors: int = Field(4, ge=1, le=16, description="vectors of the learned word of a defect type")
-    prompt: str = Field("a photo of a *", pattern=r"^[^*]*\*[^*]*$", description="prompt; * is the learned word")
+    prompt: str = Field("Anomaly *", pattern=_STAR, description="prompt; * is the learned word")
     widths: tuple[int, ...] = Field((64, 256, 512, 256, 64), min_length=1, description="channels of the mask guidance adapters")
     mask_end: int = Field(200, ge=0, lt=1000, description="time step from which down M_t is the exact mask (alignment)")
     windows: tuple[tuple[int, int], ...] = Field(((700, 800), (300, 400)), description="time steps led by the anomaly-only branch")
@@ -216,15 +227,38 @@ class AnomalyDiffusion(Section):
     label: str = Field("AnomalyDiffusion", description="name in the tables")
     vectors: int = Field(4, ge=1, le=16, description="vectors of the learned word of a defect type")
     spatial_vectors: int = Field(4, ge=1, le=16, description="vectors that the mask gives")
-    prompt: str = Field("*", pattern=r"^[^*]*\*[^*]*$", description="prompt; * is the learned word and the mask's vectors")
+    prompt: str = Field(
+        "templates",
+        pattern=_STAR_OR_TEMPLATES,
+        description="prompt, where * is the learned word and the mask's vectors; "
+        "templates: a random one of 80 plain phrases, which need a text encoder of 77 tokens",
+    )
     sampling_steps: int = Field(200, ge=1, le=1000, description="DDIM steps of a pair; generate.sampling is not read")
     eta: float = Field(1.0, ge=0, le=1, description="share of fresh noise in a DDIM step")
-    reweight: tuple[float, float] = Field((1.0, 1.5), description="limits of the attention's weights in the mask; two ones: none")
+    reweight: tuple[float, float] | None = Field(
+        None,
+        description="limits of the attention's weights in the mask, which is then widened at early "
+        "steps; null: neither; its authors take 1 and 1.5 for defects of texture or colour only",
+    )
     masks: Literal["generated", "plan"] = Field("generated", description="masks drawn by embedding inversion, or the plan's real ones")
     mask_vectors: int = Field(16, ge=1, le=64, description="vectors of the word of a defect type's masks")
-    mask_prompt: str = Field("*", pattern=r"^[^*]*\*[^*]*$", description="prompt of the masks; * is that word")
+    mask_prompt: str = Field(
+        "templates",
+        pattern=_STAR_OR_TEMPLATES,
+        description="prompt of the masks, where * is that word; templates: as for prompt",
+    )
     mask_sampling_steps: int = Field(100, ge=1, le=1000, description="DDIM steps of a mask")
-    mask_threshold: float = Field(0.9, gt=0, lt=1, description="brightness in [0, 1] above which a drawn mask is mask")
+    mask_guidance: float = Field(
+        5.0,
+        ge=1,
+        description="classifier-free guidance scale of a mask, against the empty prompt",
+    )
+    mask_threshold: float = Field(
+        0.8,
+        gt=-1,
+        lt=1,
+        description="value in [-1, 1] above which a drawn mask is mask",
+    )
     augment: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(("hflip", "vflip"), description="random symmetries of a training pair")
     trainable: Literal["adapters", "all"] = Field("adapters", description="words and encoder, or also the U-Net, for a scratch base")
     optim: Optim
@@ -239,6 +273,10 @@ class RealNet(Section):
     label: str = Field("RealNet synthesis", description="name in the tables; RealNet there is its own detector")
     prompt: str = Field("a photo of a flawless {category}", description="prompt of the normals")
     sampling_steps: int = Field(20, ge=1, le=1000, description="DDPM steps of a source; generate.sampling is not read")
+    betas: Literal["linear", "base"] = Field(
+        "linear",
+        description="noise schedule: DDPM's linear one, or that of the base model",
+    )
     strength: tuple[float, float] = Field((0.1, 0.2), description="range of s: each step's variance is 1 + s times DDPM's")
     max_scale: int = Field(5, ge=0, le=8, description="Perlin noise of 2^0 ... 2^max_scale cells a side")
     threshold: float = Field(0.5, gt=0, lt=1, description="noise above it is mask")

@@ -22,6 +22,8 @@ def rising(**limits: tuple[float, float]):
     def check(model):
         for name, (low, high) in limits.items():
             pair = getattr(model, name)
+            if pair is None:  # a range that is switched off
+                continue
             if not low < pair[0] <= pair[1] <= high:
                 raise ValueError(f"{name} {list(pair)} must be two numbers above {low} and up to {high}, the smaller first")
         return model

@@ -118,7 +118,8 @@ class DFMGANMethod(Learner):
     def describe(self) -> str:
         """What was trained for how long, and what the mask is."""
         config, optim = self.config, self.config.optim
-        return f"backbone {config.backbone_steps} of {optim.steps} steps x {optim.batch}, mask from features of side {config.defect_side}"
+        steps = f"backbone {config.backbone_steps} of {optim.steps} steps x {optim.batch}"
+        return f"{steps}, mask from features of side {config.defect_side}, constant noise"
 
     def schedule(self, step: int) -> None:
         """The first `backbone_steps` train the GAN of normals."""
@@ -220,7 +221,11 @@ class DFMGANMethod(Learner):
 
     @torch.no_grad()
     def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
-        """One pair per condition; see Method.sample. Of the conditions it reads the defect types alone."""
+        """One pair per condition; see Method.sample.
+
+        Of the conditions it reads the defect types alone. The layers' noise is constant, as where
+        DFMGAN's code generates: pairs differ by their latents.
+        """
         for defect in conditions.defects:
             if defect not in self.defects:
                 raise UserError(f"defect type {defect}: this model was trained on {', '.join(self.defects)} only; train again")
@@ -230,7 +235,7 @@ class DFMGANMethod(Learner):
         with autocast(device, self.config.optim.precision):
             ws = nets["mapping"](z[:, 0])[:, None].expand(-1, len(sides(self.size)), -1)
             branch = nets["defect_mapping"](z[:, 1], labels)[:, None].expand(-1, len(nets["defect"].sides), -1)
-            images, logits = self.generator(ws, branch, lambda side: draw_noise(generators, (1, side, side)).to(device))
+            images, logits = self.generator(ws, branch, None)
         masks = torch.stack([torch.from_numpy(clean_mask(m)) for m in (logits[:, 0] >= 0).cpu().numpy()])
         return (images.float() / 2 + 0.5).clamp(0, 1).cpu(), masks[:, None].float()
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-Noise = Callable[[int], torch.Tensor]
-"""Side -> standard normal noise (B, 1, side, side)."""
+Noise = Callable[[int], torch.Tensor] | None
+"""Side -> standard normal noise (B, 1, side, side); None: each layer's constant noise."""
 
 
 def sides(size: int) -> list[int]:
@@ -110,17 +110,23 @@ class ModulatedConvolution(nn.Module):
 
 
 class StyledLayer(nn.Module):
-    """Modulated convolution, noise, bias, activation."""
+    """Modulated convolution, noise, bias, activation; `side` is that of its features [pixel].
 
-    def __init__(self, inputs: int, outputs: int, w: int):
+    It trains with fresh noise. For sampling it also has constant noise, drawn once when it is made
+    and saved with the weights (StyleGAN2-ADA's `noise_const`).
+    """
+
+    def __init__(self, inputs: int, outputs: int, w: int, side: int):
         super().__init__()
         self.convolution = ModulatedConvolution(inputs, outputs, 3, w)
         self.strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self.register_buffer("constant_noise", torch.randn(side, side))
 
-    def forward(self, x: torch.Tensor, w: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """X (B, inputs, S, S), w (B, W), noise (B, 1, S, S) -> (B, outputs, S, S)."""
-        return activate(self.convolution(x, w) + self.strength * noise + self.bias[:, None, None])
+    def forward(self, x: torch.Tensor, w: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """X (B, inputs, S, S), w (B, W) -> (B, outputs, S, S)."""
+        drawn = self.constant_noise if noise is None else noise(x.shape[-1])
+        return activate(self.convolution(x, w) + self.strength * drawn + self.bias[:, None, None])
 
 
 class Projection(nn.Module):
@@ -137,16 +143,22 @@ class Projection(nn.Module):
 
 
 class Block(nn.Module):
-    """Twice the side, two styled layers."""
+    """Twice the side, two styled layers; `side` is that of what comes out [pixel]."""
 
-    def __init__(self, inputs: int, outputs: int, w: int):
+    def __init__(self, inputs: int, outputs: int, w: int, side: int):
         super().__init__()
-        self.first, self.second = StyledLayer(inputs, outputs, w), StyledLayer(outputs, outputs, w)
+        self.first = StyledLayer(inputs, outputs, w, side)
+        self.second = StyledLayer(outputs, outputs, w, side)
 
     def forward(self, x: torch.Tensor, w: torch.Tensor, noise: Noise) -> torch.Tensor:
         """X (B, inputs, S, S) -> (B, outputs, 2S, 2S)."""
-        x = self.first(up(x), w, noise(2 * x.shape[-1]))
-        return self.second(x, w, noise(x.shape[-1]))
+        return self.second(self.first(up(x), w, noise), w, noise)
+
+
+def blocks(levels: list[int], channels: Callable[[int], int], w: int) -> nn.ModuleDict:
+    """A block for each side, by its name."""
+    made = {str(s): Block(channels(s // 2), channels(s), w, s) for s in levels}
+    return nn.ModuleDict(made)
 
 
 class Backbone(nn.Module):
@@ -157,8 +169,8 @@ class Backbone(nn.Module):
         self.sides = sides(size)
         first = channels(self.sides[0])
         self.constant = nn.Parameter(torch.randn(first, self.sides[0], self.sides[0]))
-        self.start = StyledLayer(first, first, w)
-        self.blocks = nn.ModuleDict({str(s): Block(channels(s // 2), channels(s), w) for s in self.sides[1:]})
+        self.start = StyledLayer(first, first, w, self.sides[0])
+        self.blocks = blocks(self.sides[1:], channels, w)
         self.pictures = nn.ModuleDict({str(s): Projection(channels(s), 3, w) for s in self.sides})
 
 
@@ -168,7 +180,7 @@ class Defect(nn.Module):
     def __init__(self, size: int, channels: Callable[[int], int], w: int, from_side: int):
         super().__init__()
         self.sides = [s for s in sides(size)[1:] if s >= from_side]
-        self.blocks = nn.ModuleDict({str(s): Block(channels(s // 2), channels(s), w) for s in self.sides})
+        self.blocks = blocks(self.sides, channels, w)
         self.mask = Projection(channels(self.sides[0]), 1, w)
 
 
@@ -185,10 +197,10 @@ class Generator(nn.Module):
         Args:
             ws: styles of the backbone's levels (B, levels, W).
             defect_ws: styles of the defect's levels (B, its levels, W), or None for a normal.
-            noise: noise of a layer by its side.
+            noise: noise of a layer by its side; None: the layers' constant noise.
         """
         body, defect, mask = self.backbone, self.defect, None
-        x = body.start(body.constant.expand(len(ws), -1, -1, -1), ws[:, 0], noise(body.sides[0]))
+        x = body.start(body.constant.expand(len(ws), -1, -1, -1), ws[:, 0], noise)
         picture = body.pictures[str(body.sides[0])](x, ws[:, 0])
         for level, side in enumerate(body.sides[1:], start=1):
             residual = 0.0

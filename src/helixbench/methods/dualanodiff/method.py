@@ -27,7 +27,7 @@ from helixbench.records import derive_seed
 from helixbench.schema import DualAnoDiff, Sampling
 
 GREY = 0.5
-"""What surrounds the part: 0 in [-1, 1]."""
+"""What surrounds the part, and the background without guidance: 0 in [-1, 1]."""
 
 
 class DualAnoDiffMethod(Learner):
@@ -98,7 +98,9 @@ class DualAnoDiffMethod(Learner):
         if config.saliency:
             mask = f"saliency ({Path(config.saliency).name}) of the part above {config.saliency_threshold:g}"
         text = f"{s.sampler} {s.steps} steps, guidance {s.guidance:g}, mask: {mask}"
-        return text + (", background compensation" if config.background else "")
+        if config.background:
+            text += ", background compensation (object black, latents unscaled)"
+        return text
 
     def prompt(self, category: str, defect: str) -> str:
         """Prompt of the whole picture."""
@@ -119,7 +121,10 @@ class DualAnoDiffMethod(Learner):
     # -------------------------------------------------------------------------------------------------- training
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
-        """Squared error of the predicted noise, one term a branch; t is shared, noise is not."""
+        """Half the squared error of the predicted noise per branch; t is shared, noise is not.
+
+        The sum of both terms is the mean over the two branches, as in DualAnoDiff's code.
+        """
         config, size = self.config, self.config.optim.per_pass
         pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
         names = symmetries(config.augment)
@@ -138,9 +143,16 @@ class DualAnoDiffMethod(Learner):
         scheduler = self.base.scheduler
         t = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng).to(self.device)
         z = tuple(scheduler.add_noise(latents[kind], noise[i], t) for i, kind in enumerate(("image", "part")))
-        background = scheduler.add_noise(latents["background"], noise[2], t) if config.background else None
+        background = None
+        if config.background:
+            background = scheduler.add_noise(self.unscaled(latents["background"]), noise[2], t)
         predicted = self.unet(z, t, text, background)
-        return {name: F.mse_loss(p.float(), e) for name, p, e in zip(("image", "part"), predicted, noise[:2], strict=True)}
+        branches = zip(("image", "part"), predicted, noise[:2], strict=True)
+        return {name: F.mse_loss(p.float(), e) / 2 for name, p, e in branches}
+
+    def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents (n, C, h, w) as the autoencoder gives them: DualAnoDiff scales no background."""
+        return latents / self.base.vae.config.scaling_factor
 
     # -------------------------------------------------------------------------------------------------- sampling
 
@@ -149,17 +161,31 @@ class DualAnoDiffMethod(Learner):
         """One pair per condition; see Method.sample."""
         n, sampling, base = len(conditions), self.sampling, self.base
         side = [length // base.latent_factor for length in conditions.background.shape[-2:]]
-        noise = draw_noise(generators, (3, base.unet.config.in_channels, *side)).to(self.device)
+        # Of the image, the part, the background, and the background without guidance.
+        noise = draw_noise(generators, (4, base.unet.config.in_channels, *side)).to(self.device)
         prompts = self.prompts(conditions.category, conditions.defects)
         texts = {True: tuple(map(self.embed, prompts)), False: (self.embed([""] * n),) * 2}
-        z_background = base.encode(surroundings(conditions.background)) if self.config.background else None
+        backgrounds: dict[bool, torch.Tensor] = {}
+        if self.config.background:
+            # Without guidance, zeros in [-1, 1] take the place of the background.
+            pictures = conditions.background
+            given = {True: surroundings(pictures), False: torch.full_like(pictures[:1], GREY)}
+            latents = {key: self.unscaled(base.encode(picture)) for key, picture in given.items()}
+            backgrounds = {key: z.expand(n, -1, -1, -1) for key, z in latents.items()}
         scheduler = sampling_scheduler(base.scheduler, sampling)
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
             steps = t.to(self.device).expand(n)
-            noised = None if z_background is None else base.scheduler.add_noise(z_background, noise[:, 2], steps)
-            branch = lambda conditional: torch.cat(self.unet(x.chunk(2, dim=1), steps, texts[conditional], noised), dim=1).float()  # noqa: E731
-            return guided(branch, sampling.guidance)
+
+            def branches(conditional: bool) -> torch.Tensor:
+                noised = None
+                if backgrounds:
+                    fresh = noise[:, 2 if conditional else 3]
+                    noised = base.scheduler.add_noise(backgrounds[conditional], fresh, steps)
+                out = self.unet(x.chunk(2, dim=1), steps, texts[conditional], noised)
+                return torch.cat(out, dim=1).float()
+
+            return guided(branches, sampling.guidance)
 
         with autocast(self.device, self.config.optim.precision):
             latents = denoise(predict, noise[:, :2].flatten(1, 2), scheduler)
@@ -181,7 +207,7 @@ def part_mask(part: torch.Tensor, threshold: float) -> torch.Tensor:
 
 
 def surroundings(pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures (n, 3, H, W) in [0, 1] with the object made grey."""
+    """Pictures (n, 3, H, W) in [0, 1] with the object made black."""
     arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
     objects = torch.from_numpy(np.stack([foreground(array) for array in arrays]))[:, None]
-    return torch.where(objects, torch.tensor(GREY), pictures)
+    return torch.where(objects, torch.tensor(0.0), pictures)

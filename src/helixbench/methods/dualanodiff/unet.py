@@ -20,22 +20,24 @@ BRANCHES = ("whole", "part")
 class SelfAttentionInteraction(nn.Module):
     """SAIM: attention between the two branches at one spatial position, added to both.
 
-    LayerNorm, linear, single-head attention over the pair (N pairs of C channels), linear, residual. The last linear
-    layer starts at zero, so that an untrained model is the plain U-Net.
+    LayerNorm (eps 1e-6), then five linear layers: input, query, key, value, output of single-head
+    attention over the pair. The output layer starts at zero, so that an untrained model is the
+    plain U-Net. Source: DualAnoDiff's code, where that layer starts at random.
     """
 
     def __init__(self, width: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.enter, self.to_q, self.to_k, self.to_v, self.to_out, self.leave = (nn.Linear(width, width) for _ in range(6))
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        layers = (nn.Linear(width, width) for _ in range(5))
+        self.enter, self.to_q, self.to_k, self.to_v, self.to_out = layers
+        nn.init.zeros_(self.to_out.weight)
+        nn.init.zeros_(self.to_out.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """X (2B, N, C) -> (2B, N, C)."""
         pair = torch.stack(self.enter(self.norm(x)).chunk(2), dim=2)  # (B, N, 2, C)
         out = F.scaled_dot_product_attention(self.to_q(pair), self.to_k(pair), self.to_v(pair))
-        return x + self.leave(torch.cat(self.to_out(out).unbind(2)))
+        return x + torch.cat(self.to_out(out).unbind(2))
 
 
 class BackgroundCompensation(nn.Module):
@@ -86,7 +88,8 @@ class DualAnoDiffUNet(nn.Module):
             z: noisy latents of both branches, each (B, C, h, w).
             t: timesteps (B,), shared by the branches.
             text: text embeddings of both branches, each (B, L, D).
-            background: noised latents of the background (B, C, h, w), read only with `config.background`.
+            background: noised latents of the background (B, C, h, w), not multiplied by the
+                autoencoder's scaling factor; read only with `config.background`.
         """
         self.features = {}
         if background is not None and self.compensation:
