@@ -11,48 +11,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from helixbench.detect import trial
+from helixbench.detect.unet import UNet
 from helixbench.metrics import Ranking, pro
 from helixbench.records import derive_seed
 from helixbench.schema import Localization
 
 
-class _FullSizeSkip(smp.decoders.unet.decoder.UnetDecoder):
-    """Decoder that also joins the encoder's features of the full size, as DRAEM's does; the package's leaves them out."""
-
-    def __init__(self, encoder_channels: Sequence[int], decoder_channels: Sequence[int]):
-        # the package drops what comes first
-        super().__init__((0, *encoder_channels), decoder_channels, n_blocks=len(decoder_channels), interpolation_mode="bilinear")
-
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """Features from the full size down -> (B, C, H, W)."""
-        return super().forward([features[0], *features])
-
-
-def build_unet(config: Localization, seed: int) -> nn.Module:
-    """U-Net (B, 3, H, W) -> logits (B, 2, H, W) without pretrained weights, seeded; one encoder level a decoder width.
-
-    With a VGG it is the segmentation network of DRAEM as far as the package has its parts (docs/detectors.md).
-    """
+def build_unet(config: Localization, seed: int) -> UNet:
+    """U-Net (B, 3, H, W) -> logits (B, 2, H, W), its first weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = smp.Unet(
-            encoder_name=config.encoder,
-            encoder_weights=None,
-            encoder_depth=len(config.decoder_channels),
-            decoder_channels=config.decoder_channels,
-            decoder_interpolation="bilinear",
-            in_channels=3,
-            classes=2,
-        )
-        if model.encoder.out_channels[0] != 3:  # otherwise the picture itself comes first
-            model.decoder = _FullSizeSkip(model.encoder.out_channels, config.decoder_channels)
-            model.initialize()
+        model = UNet(config.width)
     return model.to(memory_format=torch.channels_last)
 
 
@@ -182,6 +156,6 @@ CHOSEN_BY = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
 
 
 def describe(config: Localization, split: str, size: Sequence[int], checkpoint: str = "last") -> str:
-    """Protocol text, e.g. `unet(vgg13_bn) half split, pairs past the gate, last checkpoint, 1000 steps x 8, 256 px, lr 0.0001`."""
-    text = f"unet({config.encoder}) {trial.trained_text(split, checkpoint, config.optim)}, {size[0]} px"
-    return text + trial.truth_text(config.ground_truth, config.pro_limit) + trial.settings_text(config, {"encoder"})
+    """Protocol text, e.g. `unet(width 64) half split, pairs past the gate, last checkpoint, 1000 steps x 8, 256 px, lr 0.0001`."""
+    text = f"unet(width {config.width}) {trial.trained_text(split, checkpoint, config.optim)}, {size[0]} px"
+    return text + trial.truth_text(config.ground_truth, config.pro_limit) + trial.settings_text(config, {"width"})

@@ -26,12 +26,7 @@ def _some_point_to_choose(section):
 class Localization(Section):
     """U-Net trained on pairs and normals, tested on held-out real pictures."""
 
-    encoder: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "resnet18", "resnet34", "resnet50", "mobilenet_v2"] = Field(
-        "vgg13_bn", description="segmentation-models-pytorch encoder, no pretrained weights"
-    )
-    decoder_channels: tuple[int, ...] = Field(
-        (512, 256, 128, 64, 64), min_length=3, max_length=5, description="decoder widths, deepest first"
-    )
+    width: int = Field(64, ge=1, le=256, description="channels of the first of the six levels; 64: DRAEM's")
     normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
     max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
     focal_gamma: float = Field(2.0, ge=0, description="gamma of the focal loss")
