@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,69 @@ def test_focal_loss():
     p = logits.softmax(1).gather(1, target[:, None])
     assert torch.allclose(localization.focal_loss(logits, target, 2.0), (-((1 - p) ** 2) * p.log()).mean())
     assert torch.allclose(localization.focal_loss(logits, target, 0.0), torch.nn.functional.cross_entropy(logits, target))
+
+
+def focal_of(p, gamma=2.0, smooth=localization.SMOOTH):
+    """Loss of one anomalous pixel whose true class has probability p."""
+    logits = torch.tensor([math.log1p(-p) if p < 1 else -200.0, math.log(p) if p else -200.0])
+    target = torch.ones(1, 1, 1, dtype=torch.int64)
+    return localization.focal_loss(logits.view(1, 2, 1, 1), target, gamma, smooth).item()
+
+
+@pytest.mark.parametrize(
+    ("p", "gamma", "loss"),
+    [
+        # p_t = p (1 - 1e-5) + (1 - p) 1e-5 + 1e-5
+        (0.9, 2.0, 0.099998**2 * 0.10535829),  # p_t 0.900002
+        (0.5, 2.0, 0.49999**2 * 0.69312718),  # p_t 0.50001
+        (1e-5, 2.0, 0.99997**2 * 10.414313),  # p_t 3e-5 (less 2e-10)
+        (0.0, 2.0, 0.99998**2 * 10.819778),  # p_t 2e-5: no pixel costs more
+        (0.0, 1.0, 0.99998 * 10.819778),
+        (1.0, 2.0, 0.0),  # p_t 1
+    ],
+)
+def test_the_smoothed_focal_loss_by_hand(p, gamma, loss):
+    assert focal_of(p, gamma) == pytest.approx(loss, rel=2e-5, abs=1e-12)
+
+
+def test_pixels_that_are_surely_wrong_cost_no_more_than_in_the_public_code():
+    """Logits of spread 20, half of the pixels wrong: 11.3 without the bound.
+
+    The difference d of two such logits has spread 28.3; the mean of max(d, 0) is 28.3 / sqrt(2 pi).
+    Cut at 10.8 it is 4.6.
+    """
+    rng = torch.Generator().manual_seed(0)
+    logits = 20 * torch.randn(4, 2, 64, 64, generator=rng)
+    target = torch.randint(0, 2, (4, 64, 64), generator=rng)
+    assert localization.focal_loss(logits, target, 2.0).item() == pytest.approx(11.3, abs=0.3)
+    bounded = localization.focal_loss(logits, target, 2.0, localization.SMOOTH).item()
+    assert bounded == pytest.approx(4.6, abs=0.1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5, 2.0])
+@pytest.mark.parametrize("smooth", [0.0, localization.SMOOTH])
+def test_the_focal_loss_of_sure_pixels_has_a_gradient(gamma, smooth):
+    """p of 1 leaves nothing to take a root of; a surely wrong pixel pulls, without smoothing."""
+    logits = torch.tensor([[0.0, 100.0], [100.0, 0.0]]).view(2, 2, 1, 1).requires_grad_()
+    target = torch.ones(2, 1, 1, dtype=torch.int64)
+    localization.focal_loss(logits, target, gamma, smooth).backward()
+    right, wrong = logits.grad.abs().amax((1, 2, 3))
+    assert right < 1e-6
+    assert wrong < 1e-6 if smooth else wrong == pytest.approx(0.5, abs=1e-3)
+
+
+def test_localization_smooths_its_loss_unless_told_not_to():
+    blank = np.zeros((1, 32, 32, 3), np.uint8)
+    data = localization.TrainingSet.from_arrays(blank, {})
+    section, device = config()["detect.localization"], torch.device("cpu")
+
+    def surely_wrong(x):
+        return torch.tensor([-100.0, 100.0]).view(1, 2, 1, 1).expand(len(x), 2, 32, 32)
+
+    loss = localization.LocalizationLoss(surely_wrong, data, section, device)
+    assert loss(0, torch.Generator()).item() == pytest.approx(10.819, abs=1e-3)
+    plain = localization.LocalizationLoss(surely_wrong, data, section, device, smooth=0.0)
+    assert plain(0, torch.Generator()).item() == pytest.approx(200)
 
 
 @pytest.mark.parametrize("window", [1, 3, 21])

@@ -1,7 +1,8 @@
 """Localization U-Net: trained on generated pairs and normals, tested on held-out real pictures.
 
-The protocol is the one AnomalyDiffusion and its successors use (DRAEM's segmentation network alone): RGB in [0, 1]
-without normalisation or augmentation, two-class focal loss, image score from the averaged anomaly map.
+The protocol is the one AnomalyDiffusion and its successors use (DRAEM's segmentation network
+alone): RGB in [0, 1] without normalisation or augmentation, two-class focal loss as DRAEM smooths
+it, image score from the averaged anomaly map.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from helixbench.detect import trial
 from helixbench.detect.unet import UNet
 from helixbench.metrics import Ranking, pro
 from helixbench.records import derive_seed
-from helixbench.schema import Localization
+from helixbench.schema import Localization, Segmentation
 
 
 def build_unet(config: Localization, seed: int) -> UNet:
@@ -30,13 +31,32 @@ def build_unet(config: Localization, seed: int) -> UNet:
     return model.to(memory_format=torch.channels_last)
 
 
-def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float) -> torch.Tensor:
+SMOOTH = 1e-5
+"""Smoothing of the localization's focal loss, as in DRAEM's code (`loss.py`)."""
+
+
+def focal_loss(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    gamma: float,
+    smooth: float = 0.0,
+) -> torch.Tensor:
     """Mean of -(1 - p)^gamma log p of the true class (Lin et al., ICCV 2017), no class weights.
 
     logits: (B, 2, H, W); target: (B, H, W) int64 in {0, 1}. gamma 0 is cross-entropy.
+    smooth: where above 0, p is what DRAEM's code takes: the softmax weighted by the one-hot target,
+    whose values lie in [smooth, 1 - smooth], plus smooth. A pixel that is surely wrong then costs
+    -log(2 smooth) at most, 10.8 with 1e-5, and hardly has a gradient, so that wrong masks do not
+    pull without limit.
     """
     log_p = F.log_softmax(logits.float(), dim=1).gather(1, target[:, None])
-    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+    p = log_p.exp()
+    if smooth:
+        p = (1 - smooth) * p + smooth * (1 - p) + smooth
+        log_p = p.log()
+    # p is 1 for a pixel that is surely right, and may exceed it by rounding
+    missing = (1 - p).clamp(min=torch.finfo(p.dtype).tiny)
+    return -(missing**gamma * log_p).mean()
 
 
 @dataclass(frozen=True)
@@ -90,14 +110,23 @@ class TrainingSet:
 class LocalizationLoss:
     """The trainer's loss(step, rng): draws a batch and returns its focal loss."""
 
-    def __init__(self, model: nn.Module, data: TrainingSet, config: Localization, device: torch.device):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: TrainingSet,
+        config: Localization | Segmentation,
+        device: torch.device,
+        smooth: float = SMOOTH,
+    ):
         self.model, self.data, self.config, self.device = model, data, config, device
+        self.smooth = smooth
 
     def __call__(self, step: int, rng: torch.Generator) -> torch.Tensor:
         """Focal loss of the batch that `rng` draws."""
         images, target = self.data.draw(rng, self.config.optim.per_pass, self.config.normal_share)
         images = images.to(self.device, memory_format=torch.channels_last)
-        return focal_loss(self.model(images), target.to(self.device), self.config.focal_gamma)
+        logits, gamma = self.model(images), self.config.focal_gamma
+        return focal_loss(logits, target.to(self.device), gamma, self.smooth)
 
 
 @torch.no_grad()
