@@ -370,6 +370,21 @@ def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
         run(folders, tmp_path, values, "none")
 
 
+@pytest.mark.parametrize("ground_truth", ["exact", "full_value"])
+def test_the_thresholds_of_the_public_scripts_are_a_switch(folders, tmp_path, ground_truth):
+    for sample in read_csv(folders[0] / "samples.csv", Sample):
+        if sample.mask:
+            mask = Image.open(folders[0] / sample.mask).filter(ImageFilter.BoxBlur(1))
+            save(folders[0] / bilinear_file(sample.mask), np.asarray(mask))
+    exact = run(folders, tmp_path, config(ground_truth=ground_truth), "exact")
+    values = config(ground_truth=ground_truth, pro_thresholds=7)
+    sampled = run(folders, tmp_path, values, "sampled")
+    differing = {key for key, row in sampled.items() if row.value != exact[key].value}
+    assert differing == {(defect, "pro") for defect in ("bright", "dark", "all")}
+    assert ", PRO from 7 thresholds, score_window" in sampled["all", "pro"].protocol
+    assert "thresholds" not in exact["all", "pro"].protocol
+
+
 def test_maps_that_are_no_numbers_are_an_error_not_a_row(folders, tmp_path, monkeypatch):
     maps = localization.anomaly_maps
     monkeypatch.setattr(localization, "anomaly_maps", lambda *a: maps(*a) * np.nan)

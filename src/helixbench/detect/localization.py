@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from helixbench.detect import trial
 from helixbench.detect.unet import UNet
-from helixbench.metrics import Ranking, pro
+from helixbench.metrics import Ranking
 from helixbench.records import derive_seed
 from helixbench.schema import Localization, Segmentation
 
@@ -157,19 +157,27 @@ def image_scores(maps: np.ndarray, window: int) -> np.ndarray:
 
 
 def evaluate(
-    maps: np.ndarray, masks: np.ndarray, regions: np.ndarray, scores: np.ndarray, labels: np.ndarray, pro_limit: float
+    maps: np.ndarray,
+    masks: np.ndarray,
+    regions: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    pro_limit: float,
+    pro_thresholds: int | None = None,
 ) -> dict[str, float]:
-    """Metrics in percent: maps, masks, regions (n, H, W); scores, labels (n,). Raises ValueError where one is not defined.
+    """Metrics in percent. Raises ValueError where one is not defined.
 
-    regions: the masks that PRO takes, usually `masks` itself.
+    maps, masks, regions: (n, H, W); scores, labels: (n,). regions: the masks that PRO takes,
+    usually `masks` itself. pro_limit, pro_thresholds: see `metrics.pro`.
     """
     image, pixel = Ranking(scores, labels), Ranking(maps, masks)
+    ranking = pixel if regions is masks else Ranking(maps, regions)
     found = {
         "image_auroc": image.auroc(),
         "image_ap": image.average_precision(),
         "pixel_auroc": pixel.auroc(),
         "pixel_ap": pixel.average_precision(),
-        "pro": pixel.pro(masks, pro_limit) if regions is masks else pro(maps, regions, pro_limit),
+        "pro": ranking.pro(regions, pro_limit, pro_thresholds),
         "f1_max": pixel.f1_max(),
     }
     return {name: 100 * value for name, value in found.items()}
@@ -187,4 +195,5 @@ CHOSEN_BY = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
 def describe(config: Localization, split: str, size: Sequence[int], checkpoint: str = "last") -> str:
     """Protocol text, e.g. `unet(width 64) half split, pairs past the gate, last checkpoint, 1000 steps x 8, 256 px, lr 0.0001`."""
     text = f"unet(width {config.width}) {trial.trained_text(split, checkpoint, config.optim)}, {size[0]} px"
-    return text + trial.truth_text(config.ground_truth, config.pro_limit) + trial.settings_text(config, {"width"})
+    truth = trial.truth_text(config.ground_truth, config.pro_limit, config.pro_thresholds)
+    return text + truth + trial.settings_text(config, {"width"})

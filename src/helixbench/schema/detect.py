@@ -33,6 +33,11 @@ class Localization(Section):
     score_window: int = Field(21, ge=1, description="side of the averaging window of the image score [pixel] (reading 21)")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
     pro_limit: float = Field(0.3, gt=0, le=1, description="false-positive rate up to which PRO is integrated")
+    pro_thresholds: int | None = Field(
+        None,
+        ge=2,
+        description="thresholds of PRO; null: all, exact; 100: public scripts (docs/detectors.md)",
+    )
     ground_truth: Literal["exact", "full_value"] = Field(
         "exact",
         description="exact: a pixel at least half covered is anomalous; full_value: masks as the public scripts have them, resized "
