@@ -156,7 +156,8 @@ def test_features_are_those_of_the_weights_file(tmp_path):
             model = comparators.build(config, 64, 0, []).model
             extractor = model.encoder if kind == "reverse_distillation" else model.feature_extractor
             assert torch.allclose(extractor.eval()(x)["layer2"], expected, atol=1e-6)
-            assert "ImageNet weights f37072fd" in comparators.describe(config, "half", 64, "exact", 0.3)
+            text = comparators.describe(config, "half", 64, "exact", 0.3, None)
+            assert "ImageNet weights f37072fd" in text
 
 
 def test_pictures_that_are_too_small_are_one_line(folders, tmp_path):  # noqa: F811
