@@ -141,6 +141,16 @@ def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypat
     assert steps == [0, 1, 2, 3, 4, 5]
 
 
+def test_all_pairs_past_the_gate_train_unless_a_limit_is_set(folders, tmp_path):
+    used = {}
+    for name, changes in (("all", {}), ("two", {"max_pairs": 2})):
+        rows = run(folders, tmp_path, config(1, **changes), name)
+        record = json.loads((tmp_path / name / "out/manifest.json").read_text())
+        used[name] = {defect: counts["used"] for defect, counts in record["pairs"].items()}
+        assert (", max_pairs 2" in rows["all", "pro"].protocol) == (name == "two")
+    assert used == {"all": {"bright": 4, "dark": 3}, "two": {"bright": 2, "dark": 2}}
+
+
 def test_seeds_differ_and_methods_share_draws(folders, tmp_path):
     first, second = run(folders, tmp_path), run(folders, tmp_path, seed=1, name="second")
     assert {k: r.value for k, r in first.items()} != {k: r.value for k, r in second.items()}
