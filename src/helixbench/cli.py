@@ -343,9 +343,6 @@ def detect(
     _all_given({"--normals": normals, "--test": test}, "detect")
     optim = {"steps": 12500, "batch": 8, "lr": 1e-4, "decay": "multistep"}
     values = _settings("detect.localization", {"optim": optim}, settings, 0)
-    levels = len(values["detect.localization"].decoder_channels)
-    if size % 2**levels:
-        raise UserError(f"--size {size}: must be a multiple of {2**levels}, as the detector has {levels} levels")
     from helixbench.detect import stage
     from helixbench.generate import outside
 

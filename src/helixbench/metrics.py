@@ -64,13 +64,38 @@ class Ranking:
         self.need(positives=True)
         return float(np.max(2 * self.true_positives / (self.true_positives + self.false_positives + self.positives)))
 
-    def pro(self, masks: np.ndarray, limit: float = 0.3) -> float:
+    def pro(
+        self,
+        masks: np.ndarray,
+        limit: float = 0.3,
+        thresholds: int | None = None,
+    ) -> float:
         """Per-region overlap of the masks (n, H, W) that are the labels; see `pro`."""
         self.need(negatives=True)
         weights = region_weights(masks)
+        if thresholds is not None:
+            return area_up_to(*self._sampled(weights, thresholds), limit)
         overlap = np.append(0, np.cumsum(weights.ravel()[self.order], dtype=np.float64)[self.ends])
         fpr = np.append(0, self.false_positives / self.negatives)
         return area_up_to(fpr, overlap, limit)
+
+    def _sampled(self, weights: np.ndarray, thresholds: int) -> tuple[np.ndarray, np.ndarray]:
+        """False-positive rates, rising from 0 to 1, and mean overlaps at thresholds of equal ranks.
+
+        weights: see `region_weights`. The thresholds are scores of normal pixels, with the lowest
+        and the highest; what lies above one is found. The rate is that of the rank: of normal
+        pixels with one score some count as above it.
+        """
+        falling = weights.ravel()[self.order]
+        normal = self.scores[falling == 0]
+        ranks = np.linspace(0, normal.size - 1, thresholds, dtype=int)[::-1]  # the highest first
+        above = self.scores.size - np.searchsorted(
+            self.scores[::-1],
+            normal[::-1][ranks],
+            side="right",
+        )
+        overlap = np.append(0, np.cumsum(falling))[above]
+        return np.append(1 - (ranks + 1) / normal.size, 1), np.append(overlap, 1)
 
 
 def region_weights(masks: np.ndarray) -> np.ndarray:
@@ -120,14 +145,25 @@ def f1_max(scores: np.ndarray, labels: np.ndarray) -> float:
     return Ranking(scores, labels).f1_max()
 
 
-def pro(scores: np.ndarray, masks: np.ndarray, limit: float = 0.3) -> float:
+def pro(
+    scores: np.ndarray,
+    masks: np.ndarray,
+    limit: float = 0.3,
+    thresholds: int | None = None,
+) -> float:
     """Area under mean per-region overlap against pixel false-positive rate up to `limit`, divided by `limit`.
 
     scores, masks: (n, H, W); regions are 8-connected components of each mask and weigh the same whatever their size;
     false positives are counted over all normal pixels of all pictures. ValueError when there is no region or no
     normal pixel.
+
+    thresholds: None: every distinct score. A number: that many scores of normal pixels, at equal
+    distances of rank, with straight lines between their points, as the evaluation code of MVTec
+    3D-AD has it. AnomalyDiffusion's `au_pro_util.py` takes 100 of them. The curve then starts with
+    what lies above every normal pixel, at rate 0, and goes straight to a rate of about 0.01: 1.2 to
+    1.4 percent less than exact on smooth maps, whose curve rises steeply there.
     """
-    return Ranking(scores, masks).pro(masks, limit)
+    return Ranking(scores, masks).pro(masks, limit, thresholds)
 
 
 def confusion_metrics(predicted: np.ndarray, masks: np.ndarray) -> dict[str, float]:

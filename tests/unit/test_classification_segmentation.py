@@ -112,6 +112,14 @@ def test_every_segmenter_runs(folders, tmp_path, architecture):  # noqa: F811
     assert rows["all", "miou"].protocol.startswith(f"{architecture}(") and "chosen by the test pictures" in rows["all", "miou"].protocol
 
 
+def test_segmenters_learn_by_plain_cross_entropy(folders, tmp_path, monkeypatch):  # noqa: F811
+    seen, call = [], localization.focal_loss
+    keep = lambda *given: seen.append(given[2:]) or call(*given)  # noqa: E731
+    monkeypatch.setattr(localization, "focal_loss", keep)
+    segment(folders, tmp_path, optim={**OPTIM, "steps": 1})
+    assert seen == [(0.0, 0.0)], "gamma and smoothing"
+
+
 def test_a_segmenter_learns(folders, tmp_path):  # noqa: F811
     rows = segment(folders, tmp_path, optim={**OPTIM, "steps": 80, "lr": 3e-3})
     assert rows["all", "iou"].value > 60 and rows["all", "miou"].value > 75

@@ -42,7 +42,12 @@ def settings(kind, **changes):
 
 
 def run(prepared, out, kind, seed=0, **changes):
-    keys = {"detect.localization.pro_limit": 0.3, "detect.localization.ground_truth": "exact", "run.seed": 1}
+    keys = {
+        "detect.localization.pro_limit": 0.3,
+        "detect.localization.pro_thresholds": None,
+        "detect.localization.ground_truth": "exact",
+        "run.seed": 1,
+    }
     config = Slice({f"detect.comparators.{kind}": settings(kind, **changes), **keys})
     comparators.run(kind, "toy", "disc", config, seed=seed, prepared=prepared, state=out / "state", out=out / "out")
     return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
@@ -82,11 +87,12 @@ def test_whatever_changes_a_number_changes_the_protocol():
     told_by_the_start = {"kind", "label", "seeds", "weights", "batch"}  # of the steps of batches are told, where there are steps
     for section in paper.values():
         section = section.model_copy(update={"weights": "none"} if hasattr(section, "weights") else {})
-        usual = ("half", 256, "exact", 0.3)
+        usual = ("half", 256, "exact", 0.3, None)
         for name in set(type(section).model_fields) - told_by_the_start:
             other = section.model_copy(update={name: "resnet18" if name == "backbone" else "other"})
             assert comparators.describe(other, *usual) != comparators.describe(section, *usual), f"{section.kind}.{name}"
-        assert "full-value pixels, PRO to 0.1" in comparators.describe(section, "half", 256, "full_value", 0.1)
+        other = comparators.describe(section, "half", 256, "full_value", 0.1, 100)
+        assert "full-value pixels, PRO to 0.1, PRO from 100 thresholds" in other
 
 
 def test_patchcore_finds_what_no_normal_shows(folders, tmp_path):  # noqa: F811
@@ -150,7 +156,8 @@ def test_features_are_those_of_the_weights_file(tmp_path):
             model = comparators.build(config, 64, 0, []).model
             extractor = model.encoder if kind == "reverse_distillation" else model.feature_extractor
             assert torch.allclose(extractor.eval()(x)["layer2"], expected, atol=1e-6)
-            assert "ImageNet weights f37072fd" in comparators.describe(config, "half", 64, "exact", 0.3)
+            text = comparators.describe(config, "half", 64, "exact", 0.3, None)
+            assert "ImageNet weights f37072fd" in text
 
 
 def test_pictures_that_are_too_small_are_one_line(folders, tmp_path):  # noqa: F811

@@ -253,8 +253,8 @@ def test_json_schema_is_plain_json_and_closed():
         ("train.methods.dhdiff.prompt", "a {categry}", "train.methods.dhdiff.prompt: only"),
         ("train.methods.dhdiff.label", "Crop&Paste", "two methods have one label"),
         ("generate", {"gate": {"min_area": 0.7}}, "generate.gate: min_area"),
-        ("detect.localization.encoder", "resnet1", "detect.localization.encoder: Input should be"),
-        ("prepare.size", 80, "prepare.size 80 must be a multiple of 32"),
+        ("detect.localization.width", 0, "detect.localization.width: Input should be"),
+        ("prepare.size", 40, "prepare.size: Input should be a multiple of 16"),
         ("generate", {"sampling": {"steps": 501}}, "generate.sampling.steps"),
     ],
 )
@@ -266,6 +266,15 @@ def test_values_that_would_fail_hours_later(path, value, message):
         node = node[key]
     node[last] = value
     with pytest.raises(UserError, match=message):
+        config.validate(values)
+
+
+def test_segmenters_need_whole_cells():
+    values = copy.deepcopy(BASE)
+    values["prepare"]["size"] = 80
+    config.validate(values)
+    values["detect"]["segmentation"] = {"networks": {"unet": "resnet18"}, "optim": OPTIM}
+    with pytest.raises(UserError, match="prepare.size 80 must be a multiple of 32"):
         config.validate(values)
 
 

@@ -4,8 +4,8 @@ import csv
 import dataclasses
 import hashlib
 import json
+import math
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ from helixbench.schema import Localization
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32
-SETTINGS = ", decoder_channels 16-8-8, score_window 5, lr 0.003, precision fp32"
+SETTINGS = ", score_window 5, lr 0.003, precision fp32"
 METRICS = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "f1_max"}
 
 
 def config(steps=6, **changes):
     optim = {"steps": steps, "batch": 4, "lr": 3e-3, "precision": "fp32", "ema": changes.pop("ema", 0.0)}
-    section = {"encoder": "resnet18", "decoder_channels": [16, 8, 8], "score_window": 5, "optim": optim, **changes}
+    section = {"width": 8, "score_window": 5, "optim": optim, **changes}
     return Slice({"detect.localization": section, "run.seed": 1})
 
 
@@ -92,7 +92,7 @@ def test_rows_and_files(folders, tmp_path):
     assert all(0 <= row.value <= 100 for row in rows.values())
     assert rows["all", "pro"].n == 10 and rows["dark", "pro"].n == 7
     assert {(row.split, row.split_sha256) for row in rows.values()} == {("half", "f" * 64)}
-    assert rows["all", "pro"].protocol == f"unet(resnet18) half split, pairs past the gate, last checkpoint, 6 steps x 4, 32 px{SETTINGS}"
+    assert rows["all", "pro"].protocol == f"unet(width 8) half split, pairs past the gate, last checkpoint, 6 steps x 4, 32 px{SETTINGS}"
     out = tmp_path / "run/out"
     record = json.loads((out / "manifest.json").read_text())
     assert record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1}
@@ -141,6 +141,16 @@ def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypat
     assert steps == [0, 1, 2, 3, 4, 5]
 
 
+def test_all_pairs_past_the_gate_train_unless_a_limit_is_set(folders, tmp_path):
+    used = {}
+    for name, changes in (("all", {}), ("two", {"max_pairs": 2})):
+        rows = run(folders, tmp_path, config(1, **changes), name)
+        record = json.loads((tmp_path / name / "out/manifest.json").read_text())
+        used[name] = {defect: counts["used"] for defect, counts in record["pairs"].items()}
+        assert (", max_pairs 2" in rows["all", "pro"].protocol) == (name == "two")
+    assert used == {"all": {"bright": 4, "dark": 3}, "two": {"bright": 2, "dark": 2}}
+
+
 def test_seeds_differ_and_methods_share_draws(folders, tmp_path):
     first, second = run(folders, tmp_path), run(folders, tmp_path, seed=1, name="second")
     assert {k: r.value for k, r in first.items()} != {k: r.value for k, r in second.items()}
@@ -181,12 +191,6 @@ def test_pairs_that_all_fail_the_gate_give_a_result(folders, tmp_path, caplog):
     assert "no pair passed" in caplog.text
 
 
-@pytest.mark.parametrize("encoder", get_args(Localization.model_fields["encoder"].annotation))
-def test_every_encoder_of_the_schema_is_one(encoder):
-    model = localization.build_unet(Localization(encoder=encoder, optim={"steps": 1, "batch": 1, "lr": 1e-4}), 0).eval()
-    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 2, 32, 32)
-
-
 def test_unet_is_seeded_and_leaves_the_global_generator_alone():
     values = config()["detect.localization"]
     torch.manual_seed(0)
@@ -202,6 +206,69 @@ def test_focal_loss():
     p = logits.softmax(1).gather(1, target[:, None])
     assert torch.allclose(localization.focal_loss(logits, target, 2.0), (-((1 - p) ** 2) * p.log()).mean())
     assert torch.allclose(localization.focal_loss(logits, target, 0.0), torch.nn.functional.cross_entropy(logits, target))
+
+
+def focal_of(p, gamma=2.0, smooth=localization.SMOOTH):
+    """Loss of one anomalous pixel whose true class has probability p."""
+    logits = torch.tensor([math.log1p(-p) if p < 1 else -200.0, math.log(p) if p else -200.0])
+    target = torch.ones(1, 1, 1, dtype=torch.int64)
+    return localization.focal_loss(logits.view(1, 2, 1, 1), target, gamma, smooth).item()
+
+
+@pytest.mark.parametrize(
+    ("p", "gamma", "loss"),
+    [
+        # p_t = p (1 - 1e-5) + (1 - p) 1e-5 + 1e-5
+        (0.9, 2.0, 0.099998**2 * 0.10535829),  # p_t 0.900002
+        (0.5, 2.0, 0.49999**2 * 0.69312718),  # p_t 0.50001
+        (1e-5, 2.0, 0.99997**2 * 10.414313),  # p_t 3e-5 (less 2e-10)
+        (0.0, 2.0, 0.99998**2 * 10.819778),  # p_t 2e-5: no pixel costs more
+        (0.0, 1.0, 0.99998 * 10.819778),
+        (1.0, 2.0, 0.0),  # p_t 1
+    ],
+)
+def test_the_smoothed_focal_loss_by_hand(p, gamma, loss):
+    assert focal_of(p, gamma) == pytest.approx(loss, rel=2e-5, abs=1e-12)
+
+
+def test_pixels_that_are_surely_wrong_cost_no_more_than_in_the_public_code():
+    """Logits of spread 20, half of the pixels wrong: 11.3 without the bound.
+
+    The difference d of two such logits has spread 28.3; the mean of max(d, 0) is 28.3 / sqrt(2 pi).
+    Cut at 10.8 it is 4.6.
+    """
+    rng = torch.Generator().manual_seed(0)
+    logits = 20 * torch.randn(4, 2, 64, 64, generator=rng)
+    target = torch.randint(0, 2, (4, 64, 64), generator=rng)
+    assert localization.focal_loss(logits, target, 2.0).item() == pytest.approx(11.3, abs=0.3)
+    bounded = localization.focal_loss(logits, target, 2.0, localization.SMOOTH).item()
+    assert bounded == pytest.approx(4.6, abs=0.1)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.5, 2.0])
+@pytest.mark.parametrize("smooth", [0.0, localization.SMOOTH])
+def test_the_focal_loss_of_sure_pixels_has_a_gradient(gamma, smooth):
+    """p of 1 leaves nothing to take a root of; a surely wrong pixel pulls, without smoothing."""
+    logits = torch.tensor([[0.0, 100.0], [100.0, 0.0]]).view(2, 2, 1, 1).requires_grad_()
+    target = torch.ones(2, 1, 1, dtype=torch.int64)
+    localization.focal_loss(logits, target, gamma, smooth).backward()
+    right, wrong = logits.grad.abs().amax((1, 2, 3))
+    assert right < 1e-6
+    assert wrong < 1e-6 if smooth else wrong == pytest.approx(0.5, abs=1e-3)
+
+
+def test_localization_smooths_its_loss_unless_told_not_to():
+    blank = np.zeros((1, 32, 32, 3), np.uint8)
+    data = localization.TrainingSet.from_arrays(blank, {})
+    section, device = config()["detect.localization"], torch.device("cpu")
+
+    def surely_wrong(x):
+        return torch.tensor([-100.0, 100.0]).view(1, 2, 1, 1).expand(len(x), 2, 32, 32)
+
+    loss = localization.LocalizationLoss(surely_wrong, data, section, device)
+    assert loss(0, torch.Generator()).item() == pytest.approx(10.819, abs=1e-3)
+    plain = localization.LocalizationLoss(surely_wrong, data, section, device, smooth=0.0)
+    assert plain(0, torch.Generator()).item() == pytest.approx(200)
 
 
 @pytest.mark.parametrize("window", [1, 3, 21])
@@ -313,6 +380,21 @@ def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
         run(folders, tmp_path, values, "none")
 
 
+@pytest.mark.parametrize("ground_truth", ["exact", "full_value"])
+def test_the_thresholds_of_the_public_scripts_are_a_switch(folders, tmp_path, ground_truth):
+    for sample in read_csv(folders[0] / "samples.csv", Sample):
+        if sample.mask:
+            mask = Image.open(folders[0] / sample.mask).filter(ImageFilter.BoxBlur(1))
+            save(folders[0] / bilinear_file(sample.mask), np.asarray(mask))
+    exact = run(folders, tmp_path, config(ground_truth=ground_truth), "exact")
+    values = config(ground_truth=ground_truth, pro_thresholds=7)
+    sampled = run(folders, tmp_path, values, "sampled")
+    differing = {key for key, row in sampled.items() if row.value != exact[key].value}
+    assert differing == {(defect, "pro") for defect in ("bright", "dark", "all")}
+    assert ", PRO from 7 thresholds, score_window" in sampled["all", "pro"].protocol
+    assert "thresholds" not in exact["all", "pro"].protocol
+
+
 def test_maps_that_are_no_numbers_are_an_error_not_a_row(folders, tmp_path, monkeypatch):
     maps = localization.anomaly_maps
     monkeypatch.setattr(localization, "anomaly_maps", lambda *a: maps(*a) * np.nan)
@@ -344,19 +426,6 @@ def test_whatever_changes_a_number_changes_the_protocol():
     for section, text in texts:
         for name, other in changed(section):
             assert text(other) != text(section), f"{type(section).__name__}.{name}"
-
-
-def test_the_unet_joins_features_of_the_full_size_as_draem_does():
-    config = load(ROOT / "params.yaml").detect.localization
-    model = localization.build_unet(config, 0).eval()
-    blocks = [(block.conv1[0].in_channels, block.conv1[0].out_channels) for block in model.decoder.blocks]
-    assert blocks == [(1024, 512), (1024, 256), (512, 128), (256, 64), (128, 64)]
-    features = model.encoder(torch.rand(1, 3, 64, 64))
-    assert features[0].shape == (1, 64, 64, 64)
-    with torch.no_grad():
-        whole = model.decoder(features)
-        without = model.decoder([torch.zeros_like(features[0]), *features[1:]])
-    assert whole.shape == (1, 64, 64, 64) and not torch.equal(whole, without)
 
 
 def test_a_leaking_split_is_named_in_the_protocol():

@@ -57,7 +57,7 @@ def test_the_documented_example_runs(folders):
     row = scores["all", "ic_lpips"]
     assert (row.method, row.category, row.split) == ("pairs", "real", "given") and "64 px, 3 images" in row.protocol
     rows = {row.metric: row for row in read_csv(Path("detector/scores.csv"), Score) if row.defect == "all"}
-    assert {"image_auroc", "pixel_ap", "pro"} <= set(rows) and "unet(resnet18) given split" in rows["pro"].protocol
+    assert {"image_auroc", "pixel_ap", "pro"} <= set(rows) and "unet(width 16) given split" in rows["pro"].protocol
     assert Path("detector/predictions.png").is_file() and not Path("detector.state").exists()
 
 
@@ -108,8 +108,7 @@ BAD = {
     "no masks": (["score", "--pairs", "pairs", "--real", "real"], "its mask .* is missing", no("pairs/ground_truth")),
     "no good": (["detect", "--pairs", "pairs", "--normals", "real", "--test", "held_out"], "metrics need both", no("held_out/test/good")),
     "no normals": (["detect", "--pairs", "pairs", "--normals", "real", "--test", "held_out"], "no normal pictures", no("real/train")),
-    "size": (["detect", "--pairs", "pairs", "--normals", "real", "--test", "held_out", "--size", "40"], "multiple of 32", None),
-    "settings": (["score", "--pairs", "pairs", "--real", "real", "--settings", "detect.yaml"], "decoder_channels: no such key", None),
+    "settings": (["score", "--pairs", "pairs", "--real", "real", "--settings", "detect.yaml"], "width: no such key", None),
     "half a workflow call": (["score", "m", "D", "--pairs", "pairs"], "score: CATEGORY, --config, --prepared not given", None),
 }
 

@@ -26,7 +26,7 @@ ABLATIONS = {
     "no_ssm": {"of": "dhdiff", "change": {"ssm_encoder": 0}, "rows": {8: "(2) DDA=yes SSM=no"}},
 }
 SQUEEZE = "squeezenet1_1 (ImageNet weights 1a2b), 10 splits; split half; seed 0"
-UNET = "U-Net vgg13_bn, last checkpoint; split half"
+UNET = "U-Net width 64, last checkpoint; split half"
 
 
 def config(methods=METHODS, datasets=DATASETS, columns=3, ablations=ABLATIONS):
@@ -258,8 +258,8 @@ def test_protocols_never_share_a_column(tmp_path):
     rows, md, tex = render_table(tmp_path, 2, [score("image_auroc", 91.0), score("image_auroc", 95.0, protocol=best)])
     cells = pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")
     assert [(cell["measured"], cell["protocol"].partition(";")[0]) for cell in cells] == [
-        ("91", "U-Net vgg13_bn, last checkpoint"),
-        ("95", "U-Net vgg13_bn, best_on_test checkpoint"),
+        ("91", "U-Net width 64, last checkpoint"),
+        ("95", "U-Net width 64, best_on_test checkpoint"),
     ]
     header = next(line for line in md.splitlines() if line.startswith("| category"))
     assert "measured: DH-Diff <sup>a</sup> | measured: DH-Diff <sup>b</sup> |" in header

@@ -16,7 +16,7 @@ from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
 from helixbench.score import inception_score, stage
-from helixbench.score.ic_lpips import IcLpipsResult, defect_crops
+from helixbench.score.ic_lpips import IcLpipsResult, PairwiseLpips, build_lpips, defect_crops
 
 SIZE = 32
 
@@ -260,6 +260,40 @@ def test_variants_are_rows_of_their_own(folders, tmp_path):
     assert zero.protocol == f"{skipped.protocol}, clusters without a pair count 0"
     assert IcLpipsResult((0.6, 0.3), empty_clusters=1, single_clusters=2, clusters=4).with_zeros == pytest.approx((0.15, 0.075))
     assert zero.value <= skipped.value
+
+
+def test_the_first_third_is_that_of_the_sorted_files():
+    blank = Sample("", "toy", "disc", "crack", "test", "", "", "", "", "", "", "")
+    names = [f"a/{number:03d}.png" for number in (10, 2, 0, 5, 1, 7, 3)]
+    known = [dataclasses.replace(blank, id=str(i), source=name) for i, name in enumerate(names)]
+    chosen = stage.first_third(known)
+    assert {names[i] for i in np.flatnonzero(chosen)} == {"a/000.png", "a/001.png"}
+    assert [stage.first_third(known[:n]).sum() for n in range(7)] == [0, 0, 0, 1, 1, 1, 2]
+
+
+def test_anchors_of_the_first_third_are_a_variant(folders, tmp_path):
+    """Two of three pictures train the generator, one is the first third."""
+    section = {"network": "random", "cap": 3, "shuffles": 2, "variants": ["anomalydiffusion"]}
+    rows = run(folders, tmp_path / "scores.csv", config(ic_lpips=section))
+    row, usual = rows["crack", "ic_lpips_anomalydiffusion"], rows["crack", "ic_lpips"]
+    assert "anchors: first third of the real pictures, cap 50," in row.protocol
+    assert "anchors: generator part of split half, cap 3," in usual.protocol
+    # with a single anchor the score is the mean over all pairs of pictures, at most 50
+    images = [np.asarray(Image.open(folders[1] / f"disc/test/crack/{i:03d}.png")) for i in range(6)]
+    pairwise = PairwiseLpips(build_lpips("random"), torch.device("cpu"))
+    distances = pairwise.distances(np.stack(images))[np.triu_indices(6, 1)]
+    assert row.value == pytest.approx(distances.mean(), rel=1e-6)
+    # another split leaves these anchors where they are
+    samples = read_csv(folders[0] / "samples.csv", Sample)
+    moved = {"crack_0": "test", "crack_1": "test", "crack_2": "generator"}
+    samples = [dataclasses.replace(s, role=moved.get(s.id, s.role)) for s in samples]
+    write_csv(folders[0] / "samples.csv", samples, Sample)
+    section["cap"] = 50
+    again = run(folders, tmp_path / "again.csv", config(ic_lpips=section))
+    assert again["crack", "ic_lpips_anomalydiffusion"].value == row.value
+    write_csv(folders[0] / "samples.csv", [s for s in samples if s.id != "hole_2"], Sample)
+    fewer = run(folders, tmp_path / "fewer.csv", config(ic_lpips=section))
+    assert {defect for defect, metric in fewer if "anomalydiffusion" in metric} == {"crack"}
 
 
 def test_crops_hold_the_defect_and_fill_the_picture():

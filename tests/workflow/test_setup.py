@@ -69,8 +69,19 @@ def test_overlays_have_names_of_their_own():
     "file", [file for file in OVERLAYS if not file.name.startswith(("gpu_", "rival_protocol"))], ids=lambda path: path.name
 )
 def test_the_protocol_of_the_rivals_goes_over_any_run(file):
-    found = load(ROOT / "params.yaml", *below(file), file, ROOT / "config/rival_protocol.yaml").detect.localization
+    files = [*below(file), file, ROOT / "config/rival_protocol.yaml"]
+    whole = load(ROOT / "params.yaml", *files)
+    found = whole.detect.localization
     assert found.checkpoints == ("last", "best_on_test") and found.ground_truth == "full_value"
+    assert (found.pro_thresholds, found.max_pairs) == (100, 500)
+    assert "anomalydiffusion" in whole.score.ic_lpips.variants
+
+
+def test_all_pairs_train_the_detectors_of_the_paper():
+    """Section IV-D: the 1,000 pairs form the training set."""
+    detect = load(ROOT / "params.yaml").detect
+    for section in (detect.localization, detect.classification, detect.segmentation):
+        assert section.max_pairs is None
 
 
 def test_every_value_of_the_paper_configuration_names_its_source():

@@ -127,6 +127,7 @@ rule compare:
         config=config_slice(
             "run.seed",
             "detect.localization.pro_limit",
+            "detect.localization.pro_thresholds",
             "detect.localization.ground_truth",
             "detect.comparators.{comparator}",
         ),

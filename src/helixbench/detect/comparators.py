@@ -305,7 +305,14 @@ def predict(
     return np.concatenate(maps), np.concatenate(scores)
 
 
-def describe(config: schema.Comparator, split: str, size: int, ground_truth: str, pro_limit: float) -> str:
+def describe(
+    config: schema.Comparator,
+    split: str,
+    size: int,
+    ground_truth: str,
+    pro_limit: float,
+    pro_thresholds: int | None,
+) -> str:
     """Protocol text, e.g. `PatchCore of anomalib 2.7.0 on squeezenet1_1 (ImageNet weights b8a52dc0), half split, 256 px`."""
     text = f"{config.label} of anomalib {version('anomalib')}"
     if hasattr(config, "backbone"):
@@ -319,13 +326,15 @@ def describe(config: schema.Comparator, split: str, size: int, ground_truth: str
     length = next((f", {getattr(config, unit)} {unit} x {config.batch}" for unit in ("epochs", "steps") if hasattr(config, unit)), "")
     said = {"batch", "backbone", "weights", "teacher", "imagenet", "textures", "epochs", "steps"}
     text += f"{length}, {trial.split_text(split)}, {size} px"
-    return text + trial.truth_text(ground_truth, pro_limit) + trial.settings_text(config, said)
+    truth = trial.truth_text(ground_truth, pro_limit, pro_thresholds)
+    return text + truth + trial.settings_text(config, said)
 
 
 def run(key: str, dataset: str, category: str, config: Slice, *, seed: int, prepared: Path, state: Path, out: Path) -> None:
     """Train and test one comparator; write out/{scores.csv,curves.csv,predictions.png,stats.jsonl} and, last, out/manifest.json.
 
-    config: `detect.comparators.<key>`, `detect.localization.pro_limit`, `detect.localization.ground_truth`, `run.seed`.
+    config: `detect.comparators.<key>`, `run.seed` and, of `detect.localization`, `ground_truth`,
+    `pro_limit` and `pro_thresholds`.
     seed: which repetition. state: resume state; a run that was killed goes on from its last saved epoch.
     """
     section = config[f"detect.comparators.{key}"]
@@ -344,8 +353,10 @@ def run(key: str, dataset: str, category: str, config: Slice, *, seed: int, prep
         fit(module, section, normals, name=f"{section.label} {dataset}/{category}", state=state, key=resume_key, device=device)
         record["training"] = {"steps": int(module.trainer.global_step), "seconds": round(time.monotonic() - begun, 1)}
         maps, scores = predict(module, normals, tests.images, device)
-        found = tests.measure(maps, scores, config["detect.localization.pro_limit"])
-        reading = {key: config[f"detect.localization.{key}"] for key in ("ground_truth", "pro_limit")}
+        keys = ("ground_truth", "pro_limit", "pro_thresholds")
+        reading = {key: config[f"detect.localization.{key}"] for key in keys}
+        pro = {key: value for key, value in reading.items() if key != "ground_truth"}
+        found = tests.measure(maps, scores, **pro)
         protocol = describe(section, rule, images.shape[1], **reading)
         facts = {**who, "split": rule, "split_sha256": split_sha256, "protocol": protocol, "config_digest": config.digest}
         write_csv(out / "scores.csv", trial.score_rows(found, **facts), Score)

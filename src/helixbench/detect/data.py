@@ -12,8 +12,14 @@ from helixbench.errors import UserError
 from helixbench.records import GOOD, Pair, Sample
 
 
-def usable(found: Sequence[Pair], limit: int) -> tuple[dict[str, list[Pair]], dict[str, int]]:
-    """Pairs to train on by defect type, in order of their index, and how many the mask gate left out."""
+def usable(
+    found: Sequence[Pair],
+    limit: int | None,
+) -> tuple[dict[str, list[Pair]], dict[str, int]]:
+    """Pairs to train on by defect type, and how many the mask gate left out.
+
+    Those past the gate, in order of their index, at most `limit` of each type; None: all.
+    """
     used, left_out = {}, {}
     for defect in sorted({pair.defect for pair in found}):
         own = sorted((pair for pair in found if pair.defect == defect), key=lambda pair: pair.index)

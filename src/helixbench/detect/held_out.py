@@ -38,11 +38,17 @@ class HeldOut:
         grey = pictures.bilinear_masks(prepared, tests, images.shape[1:3])
         return cls(tests, images, grey == 255, grey > 0, ground_truth)
 
-    def measure(self, maps: np.ndarray, scores: np.ndarray, pro_limit: float) -> dict[str, tuple[int, dict[str, float]]]:
+    def measure(
+        self,
+        maps: np.ndarray,
+        scores: np.ndarray,
+        pro_limit: float,
+        pro_thresholds: int | None = None,
+    ) -> dict[str, tuple[int, dict[str, float]]]:
         """Pictures and metrics by defect type: each against good, and `all` over all test pictures.
 
-        maps: (n, H, W), scores: (n,), higher is more anomalous. Raises UserError for values that are not finite, and where no
-        pixel is left of a defect type.
+        maps: (n, H, W), scores: (n,), higher is more anomalous; the others as in the schema. Raises
+        UserError for values that are not finite, and where no pixel is left of a defect type.
         """
         defects = np.array([s.defect for s in self.samples])
         found = {}
@@ -51,7 +57,15 @@ class HeldOut:
             masks = self.masks[chosen]
             regions = masks if self.regions is self.masks else self.regions[chosen]
             try:
-                metrics = localization.evaluate(maps[chosen], masks, regions, scores[chosen], defects[chosen] != GOOD, pro_limit)
+                metrics = localization.evaluate(
+                    maps[chosen],
+                    masks,
+                    regions,
+                    scores[chosen],
+                    defects[chosen] != GOOD,
+                    pro_limit,
+                    pro_thresholds,
+                )
             except ValueError as error:
                 hint = "" if self.ground_truth == "exact" else "; set detect.localization.ground_truth: exact"
                 raise UserError(f"test pictures of {defect}: the metrics are not defined, {error}{hint}") from None

@@ -1,7 +1,8 @@
 """Localization U-Net: trained on generated pairs and normals, tested on held-out real pictures.
 
-The protocol is the one AnomalyDiffusion and its successors use (DRAEM's segmentation network alone): RGB in [0, 1]
-without normalisation or augmentation, two-class focal loss, image score from the averaged anomaly map.
+The protocol is the one AnomalyDiffusion and its successors use (DRAEM's segmentation network
+alone): RGB in [0, 1] without normalisation or augmentation, two-class focal loss as DRAEM smooths
+it, image score from the averaged anomaly map.
 """
 
 from __future__ import annotations
@@ -11,58 +12,51 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from helixbench.detect import trial
-from helixbench.metrics import Ranking, pro
+from helixbench.detect.unet import UNet
+from helixbench.metrics import Ranking
 from helixbench.records import derive_seed
-from helixbench.schema import Localization
+from helixbench.schema import Localization, Segmentation
 
 
-class _FullSizeSkip(smp.decoders.unet.decoder.UnetDecoder):
-    """Decoder that also joins the encoder's features of the full size, as DRAEM's does; the package's leaves them out."""
-
-    def __init__(self, encoder_channels: Sequence[int], decoder_channels: Sequence[int]):
-        # the package drops what comes first
-        super().__init__((0, *encoder_channels), decoder_channels, n_blocks=len(decoder_channels), interpolation_mode="bilinear")
-
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        """Features from the full size down -> (B, C, H, W)."""
-        return super().forward([features[0], *features])
-
-
-def build_unet(config: Localization, seed: int) -> nn.Module:
-    """U-Net (B, 3, H, W) -> logits (B, 2, H, W) without pretrained weights, seeded; one encoder level a decoder width.
-
-    With a VGG it is the segmentation network of DRAEM as far as the package has its parts (docs/detectors.md).
-    """
+def build_unet(config: Localization, seed: int) -> UNet:
+    """U-Net (B, 3, H, W) -> logits (B, 2, H, W), its first weights drawn from the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = smp.Unet(
-            encoder_name=config.encoder,
-            encoder_weights=None,
-            encoder_depth=len(config.decoder_channels),
-            decoder_channels=config.decoder_channels,
-            decoder_interpolation="bilinear",
-            in_channels=3,
-            classes=2,
-        )
-        if model.encoder.out_channels[0] != 3:  # otherwise the picture itself comes first
-            model.decoder = _FullSizeSkip(model.encoder.out_channels, config.decoder_channels)
-            model.initialize()
+        model = UNet(config.width)
     return model.to(memory_format=torch.channels_last)
 
 
-def focal_loss(logits: torch.Tensor, target: torch.Tensor, gamma: float) -> torch.Tensor:
+SMOOTH = 1e-5
+"""Smoothing of the localization's focal loss, as in DRAEM's code (`loss.py`)."""
+
+
+def focal_loss(
+    logits: torch.Tensor,
+    target: torch.Tensor,
+    gamma: float,
+    smooth: float = 0.0,
+) -> torch.Tensor:
     """Mean of -(1 - p)^gamma log p of the true class (Lin et al., ICCV 2017), no class weights.
 
     logits: (B, 2, H, W); target: (B, H, W) int64 in {0, 1}. gamma 0 is cross-entropy.
+    smooth: where above 0, p is what DRAEM's code takes: the softmax weighted by the one-hot target,
+    whose values lie in [smooth, 1 - smooth], plus smooth. A pixel that is surely wrong then costs
+    -log(2 smooth) at most, 10.8 with 1e-5, and hardly has a gradient, so that wrong masks do not
+    pull without limit.
     """
     log_p = F.log_softmax(logits.float(), dim=1).gather(1, target[:, None])
-    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+    p = log_p.exp()
+    if smooth:
+        p = (1 - smooth) * p + smooth * (1 - p) + smooth
+        log_p = p.log()
+    # p is 1 for a pixel that is surely right, and may exceed it by rounding
+    missing = (1 - p).clamp(min=torch.finfo(p.dtype).tiny)
+    return -(missing**gamma * log_p).mean()
 
 
 @dataclass(frozen=True)
@@ -116,14 +110,23 @@ class TrainingSet:
 class LocalizationLoss:
     """The trainer's loss(step, rng): draws a batch and returns its focal loss."""
 
-    def __init__(self, model: nn.Module, data: TrainingSet, config: Localization, device: torch.device):
+    def __init__(
+        self,
+        model: nn.Module,
+        data: TrainingSet,
+        config: Localization | Segmentation,
+        device: torch.device,
+        smooth: float = SMOOTH,
+    ):
         self.model, self.data, self.config, self.device = model, data, config, device
+        self.smooth = smooth
 
     def __call__(self, step: int, rng: torch.Generator) -> torch.Tensor:
         """Focal loss of the batch that `rng` draws."""
         images, target = self.data.draw(rng, self.config.optim.per_pass, self.config.normal_share)
         images = images.to(self.device, memory_format=torch.channels_last)
-        return focal_loss(self.model(images), target.to(self.device), self.config.focal_gamma)
+        logits, gamma = self.model(images), self.config.focal_gamma
+        return focal_loss(logits, target.to(self.device), gamma, self.smooth)
 
 
 @torch.no_grad()
@@ -154,19 +157,27 @@ def image_scores(maps: np.ndarray, window: int) -> np.ndarray:
 
 
 def evaluate(
-    maps: np.ndarray, masks: np.ndarray, regions: np.ndarray, scores: np.ndarray, labels: np.ndarray, pro_limit: float
+    maps: np.ndarray,
+    masks: np.ndarray,
+    regions: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    pro_limit: float,
+    pro_thresholds: int | None = None,
 ) -> dict[str, float]:
-    """Metrics in percent: maps, masks, regions (n, H, W); scores, labels (n,). Raises ValueError where one is not defined.
+    """Metrics in percent. Raises ValueError where one is not defined.
 
-    regions: the masks that PRO takes, usually `masks` itself.
+    maps, masks, regions: (n, H, W); scores, labels: (n,). regions: the masks that PRO takes,
+    usually `masks` itself. pro_limit, pro_thresholds: see `metrics.pro`.
     """
     image, pixel = Ranking(scores, labels), Ranking(maps, masks)
+    ranking = pixel if regions is masks else Ranking(maps, regions)
     found = {
         "image_auroc": image.auroc(),
         "image_ap": image.average_precision(),
         "pixel_auroc": pixel.auroc(),
         "pixel_ap": pixel.average_precision(),
-        "pro": pixel.pro(masks, pro_limit) if regions is masks else pro(maps, regions, pro_limit),
+        "pro": ranking.pro(regions, pro_limit, pro_thresholds),
         "f1_max": pixel.f1_max(),
     }
     return {name: 100 * value for name, value in found.items()}
@@ -182,6 +193,7 @@ CHOSEN_BY = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
 
 
 def describe(config: Localization, split: str, size: Sequence[int], checkpoint: str = "last") -> str:
-    """Protocol text, e.g. `unet(vgg13_bn) half split, pairs past the gate, last checkpoint, 1000 steps x 8, 256 px, lr 0.0001`."""
-    text = f"unet({config.encoder}) {trial.trained_text(split, checkpoint, config.optim)}, {size[0]} px"
-    return text + trial.truth_text(config.ground_truth, config.pro_limit) + trial.settings_text(config, {"encoder"})
+    """Protocol text, e.g. `unet(width 64) half split, pairs past the gate, last checkpoint, 1000 steps x 8, 256 px, lr 0.0001`."""
+    text = f"unet(width {config.width}) {trial.trained_text(split, checkpoint, config.optim)}, {size[0]} px"
+    truth = trial.truth_text(config.ground_truth, config.pro_limit, config.pro_thresholds)
+    return text + truth + trial.settings_text(config, {"width"})

@@ -102,7 +102,7 @@ def run(
         config,
         section,
         model=model,
-        loss=localization.LocalizationLoss(model, training, section, device),
+        loss=localization.LocalizationLoss(model, training, section, device, smooth=0.0),
         seed=own_seed,
         pictures_digest=training.digest(),
         device=device,

@@ -45,6 +45,9 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
     def scores(maps: np.ndarray) -> np.ndarray:
         return localization.image_scores(maps, section.score_window)
 
+    def measure(maps: np.ndarray) -> trial.Found:
+        return tests.measure(maps, scores(maps), section.pro_limit, section.pro_thresholds)
+
     def finish(predictions: dict[str, np.ndarray]) -> None:
         maps = predictions[section.checkpoints[0]]
         tests.write(out, maps, scores(maps))
@@ -60,7 +63,7 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
         pictures_digest=training.digest(),
         device=device,
         predict=lambda: localization.anomaly_maps(model, tests.images, device, section.optim.batch),
-        measure=lambda maps: tests.measure(maps, scores(maps), section.pro_limit),
+        measure=measure,
         chosen_by=localization.CHOSEN_BY,
         protocol=lambda kept: localization.describe(section, rule, normals.shape[1:3], kept),
         facts={"pairs": data.counts(used, left_out), "pictures": {"normals": len(normals), "test": len(tests.samples)}},

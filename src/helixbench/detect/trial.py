@@ -134,7 +134,16 @@ def score_rows(found: Found, **facts: object) -> list[Score]:
     ]
 
 
-_SAID_ELSEWHERE = {"kind", "label", "seeds", "checkpoints", "optim", "ground_truth", "pro_limit"}
+_SAID_ELSEWHERE = {
+    "kind",
+    "label",
+    "seeds",
+    "checkpoints",
+    "optim",
+    "ground_truth",
+    "pro_limit",
+    "pro_thresholds",
+}
 _SAID_OF_OPTIM = {"steps", "batch", "ema", "validate_every", "save_every_s", "log_every_s"}
 
 
@@ -161,10 +170,12 @@ def _plain(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower()
 
 
-def truth_text(ground_truth: str, pro_limit: float) -> str:
+def truth_text(ground_truth: str, pro_limit: float, pro_thresholds: int | None) -> str:
     """Protocol text of how pictures with known defects are read, nothing where it is as usual."""
     text = ", ground truth resized bilinearly, full-value pixels" if ground_truth == "full_value" else ""
-    return text + (f", PRO to {pro_limit}" if pro_limit != Localization.model_fields["pro_limit"].default else "")
+    if pro_limit != Localization.model_fields["pro_limit"].default:
+        text += f", PRO to {pro_limit}"
+    return text + (f", PRO from {pro_thresholds} thresholds" if pro_thresholds else "")
 
 
 def kept_text(checkpoint_name: str, optim) -> str:

@@ -16,7 +16,16 @@ from helixbench.records import ALL, Score, read_csv
 from helixbench.report.published import AVERAGE
 
 _PAPER_NAMES = {"inception_score": "IS", "ic_lpips": "IC-LPIPS"}
-_BY_NETWORK = ("IS", "kid", "IC-LPIPS", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan", "ic_lpips_dfmgan_zero")
+_BY_NETWORK = (
+    "IS",
+    "kid",
+    "IC-LPIPS",
+    "ic_lpips_defect",
+    "ic_lpips_anomalydiffusion",
+    "ic_lpips_seas",
+    "ic_lpips_dfmgan",
+    "ic_lpips_dfmgan_zero",
+)
 _STARTS_PRETRAINED = ("accuracy", "miou", "iou", "pixel_accuracy", "class_accuracy")
 """Metrics of detectors whose published numbers start from ImageNet's weights."""
 _COMPARATOR = " of anomalib "

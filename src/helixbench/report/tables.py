@@ -47,7 +47,16 @@ ARMS = (8, 9)
 KINDS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
 """Defect types that have rows of their own where a table of the paper has them, `logical/<category>`."""
 ALSO = {
-    1: ("kid", "ic_lpips_defect", "ic_lpips_seas", "ic_lpips_dfmgan", "mask_agreement", "mask_in_cells", "mask_cells_iou"),
+    1: (
+        "kid",
+        "ic_lpips_defect",
+        "ic_lpips_anomalydiffusion",
+        "ic_lpips_seas",
+        "ic_lpips_dfmgan",
+        "mask_agreement",
+        "mask_in_cells",
+        "mask_cells_iou",
+    ),
     2: ("accuracy", "miou", "iou", "pixel_accuracy", "class_accuracy"),
     4: ("image_ap", "pro", "f1_max"),
 }
@@ -74,6 +83,7 @@ NAMES = {
     "f1_max": "pixel F1-max",
     "kid": "KID (low is good)",
     "ic_lpips_defect": "IC-LPIPS of the defects",
+    "ic_lpips_anomalydiffusion": "IC-LPIPS as AnomalyDiffusion",
     "ic_lpips_seas": "IC-LPIPS as SeaS",
     "ic_lpips_dfmgan": "IC-LPIPS as DFMGAN",
     "mask_agreement": "image-mask agreement",
@@ -85,7 +95,15 @@ NAMES = {
     "pixel_accuracy": "segmentation pixel accuracy",
     "class_accuracy": "segmentation class accuracy",
 }
-DIGITS = {"IS": 2, "IC-LPIPS": 2, "ic_lpips_defect": 2, "ic_lpips_seas": 2, "ic_lpips_dfmgan": 2, "kid": 4}
+DIGITS = {
+    "IS": 2,
+    "IC-LPIPS": 2,
+    "ic_lpips_defect": 2,
+    "ic_lpips_anomalydiffusion": 2,
+    "ic_lpips_seas": 2,
+    "ic_lpips_dfmgan": 2,
+    "kid": 4,
+}
 """Decimals of a metric; 1 for the others, which are in percent."""
 
 

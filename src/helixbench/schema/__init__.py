@@ -52,12 +52,7 @@ class Config(Section):
     report: Report = Report()
 
     @model_validator(mode="after")
-    def _whole_cells_for_the_detector(self):
-        levels = len(self.detect.localization.decoder_channels)
-        if self.prepare.size % 2**levels:
-            raise ValueError(
-                f"prepare.size {self.prepare.size} must be a multiple of {2**levels}, as detect.localization has {levels} levels"
-            )
+    def _whole_cells_for_the_segmenters(self):
         if self.detect.segmentation and self.prepare.size % 32:
             raise ValueError(f"prepare.size {self.prepare.size} must be a multiple of 32, as detect.segmentation has 5 levels")
         return self

@@ -13,6 +13,10 @@ Checkpoints = Annotated[
     tuple[Literal["last", "best_on_test"], ...],
     Field(min_length=1, description="weights that are tested; best_on_test: chosen by the test pictures, every optim.validate_every steps"),
 ]
+MaxPairs = Annotated[
+    int | None,
+    Field(ge=1, description="pairs used per defect type; null: all (paper IV-D); rivals: 500"),
+]
 SegmentationEncoder = Literal["resnet18", "resnet34", "resnet50", "mit_b0", "mit_b1", "mit_b2", "mit_b3"]
 
 
@@ -26,18 +30,18 @@ def _some_point_to_choose(section):
 class Localization(Section):
     """U-Net trained on pairs and normals, tested on held-out real pictures."""
 
-    encoder: Literal["vgg11_bn", "vgg13_bn", "vgg16_bn", "resnet18", "resnet34", "resnet50", "mobilenet_v2"] = Field(
-        "vgg13_bn", description="segmentation-models-pytorch encoder, no pretrained weights"
-    )
-    decoder_channels: tuple[int, ...] = Field(
-        (512, 256, 128, 64, 64), min_length=3, max_length=5, description="decoder widths, deepest first"
-    )
+    width: int = Field(64, ge=1, le=256, description="channels of the first of the six levels; 64: DRAEM's")
     normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
-    max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
+    max_pairs: MaxPairs = None
     focal_gamma: float = Field(2.0, ge=0, description="gamma of the focal loss")
     score_window: int = Field(21, ge=1, description="side of the averaging window of the image score [pixel] (reading 21)")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
     pro_limit: float = Field(0.3, gt=0, le=1, description="false-positive rate up to which PRO is integrated")
+    pro_thresholds: int | None = Field(
+        None,
+        ge=2,
+        description="thresholds of PRO; null: all, exact; 100: public scripts (docs/detectors.md)",
+    )
     ground_truth: Literal["exact", "full_value"] = Field(
         "exact",
         description="exact: a pixel at least half covered is anomalous; full_value: masks as the public scripts have them, resized "
@@ -54,7 +58,7 @@ class Classification(Section):
     network: Literal["resnet18", "resnet34", "resnet50"] = Field("resnet34", description="torchvision network")
     weights: Literal["auto", "imagenet", "none"] = Field("auto", description="start; auto: imagenet where its file is on this machine")
     normalise: bool = Field(False, description="channels normalised as ImageNet's, which the published weights were trained with")
-    max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
+    max_pairs: MaxPairs = None
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
     checkpoints: Checkpoints = ("last",)
     optim: Optim
@@ -68,7 +72,7 @@ class Segmentation(Section):
         min_length=1, description="segmentation-models-pytorch encoder of each architecture, no pretrained weights"
     )
     normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
-    max_pairs: int = Field(500, ge=1, description="pairs used per defect type")
+    max_pairs: MaxPairs = None
     focal_gamma: float = Field(0.0, ge=0, description="gamma of the focal loss; 0: cross-entropy")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="training seeds; tables give mean and std")
     checkpoints: Checkpoints = ("last",)

@@ -25,10 +25,11 @@ class IcLpips(Section):
     cap: int = Field(50, ge=2, description="images kept per cluster")
     shuffles: int = Field(5, ge=1, description="seeded shuffles; mean and std are reported")
     defect: bool = Field(True, description="also on the defects alone: pictures cropped around their masks")
-    variants: tuple[Literal["seas", "dfmgan", "dfmgan_zero"], ...] = Field(
+    variants: tuple[Literal["seas", "dfmgan", "dfmgan_zero", "anomalydiffusion"], ...] = Field(
         (),
         description="also as others compute it; seas: cap 140; dfmgan: AlexNet, cap 200, all real pictures of the type as anchors; "
-        "dfmgan_zero: and clusters without a pair count 0",
+        "dfmgan_zero: and clusters without a pair count 0; "
+        "anomalydiffusion: VGG, cap 50, the first third of the real pictures as anchors",
     )
 
 

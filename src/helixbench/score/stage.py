@@ -43,8 +43,20 @@ PRESETS = {
     "seas": ("vgg", 140, "generator", False),
     "dfmgan": ("alex", 200, "all", False),
     "dfmgan_zero": ("alex", 200, "all", True),
+    "anomalydiffusion": ("vgg", 50, "third", False),
 }
 """IC-LPIPS of others: network (the configured one where its weights are not here), cap, anchors, 0 for clusters without a pair."""
+
+
+def first_third(known: Sequence[Sample]) -> np.ndarray:
+    """Which of a defect type's real pictures are the first floor(n/3) by file name, (n,) bool.
+
+    AnomalyDiffusion and DualAnoDiff take them as anchors. The split does not change them.
+    """
+    order = sorted(range(len(known)), key=lambda i: (known[i].source, known[i].id))
+    chosen = np.zeros(len(known), bool)
+    chosen[order[: len(known) // 3]] = True
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -73,15 +85,30 @@ class _Scorer:
     def pairwise(self, network: str) -> PairwiseLpips:
         return PairwiseLpips(build_lpips(network), self.device, self.config.batch, self.config.memory_gib)
 
-    def __call__(self, pairs: _Stack, real: _Stack, trains: np.ndarray) -> list[_Number]:
-        """All numbers of one defect type; trains (n,) bool: which real pictures the generator saw. They are the anchors."""
+    def __call__(
+        self,
+        pairs: _Stack,
+        real: _Stack,
+        trains: np.ndarray,
+        third: np.ndarray,
+    ) -> list[_Number]:
+        """All numbers of one defect type.
+
+        trains (n,) bool: which real pictures the generator saw, the anchors unless a variant says
+        otherwise; third (n,) bool: see `first_third`.
+        """
         anchors = real[trains]
+        others = {"generator": anchors, "all": real, "third": real[third]}
         numbers = [*self.distribution(pairs.images, real.images), *self.ic_lpips("ic_lpips", pairs, anchors)]
         for preset in self.config.ic_lpips.variants:
             network, cap, which, zero = PRESETS[preset]
             network = network if choose("auto", (network,)) == network else self.network
-            used = real if which == "all" else anchors
-            numbers += self.ic_lpips(f"ic_lpips_{preset}", pairs, used, network=network, cap=cap, anchors_are=which, zero=zero)[:1]
+            metric, used = f"ic_lpips_{preset}", others[which]
+            if not len(used.images):
+                log.warning("%s is left out: no real picture for an anchor", metric)
+                continue
+            how = {"network": network, "cap": cap, "anchors_are": which, "zero": zero}
+            numbers += self.ic_lpips(metric, pairs, used, **how)[:1]
         if self.config.ic_lpips.defect and anchors.masks.any((1, 2)).any():
             crops, real_crops = (_Stack(defect_crops(x.images, x.masks), x.masks) for x in (pairs, anchors))
             found = self.ic_lpips("ic_lpips_defect", crops, real_crops, of=len(pairs.images), note=", cropped around the masks")
@@ -126,7 +153,11 @@ class _Scorer:
         config, images = self.config.ic_lpips, pairs.images
         network, cap = network or self.network, cap or config.cap
         found = ic_lpips(images, anchors.images, self.pairwise(network), cap=cap, shuffles=config.shuffles, seed=self.seed)
-        which = f"generator part of split {self.split}" if anchors_are == "generator" else "all real pictures"
+        which = {
+            "generator": f"generator part of split {self.split}",
+            "all": "all real pictures",
+            "third": "first third of the real pictures",
+        }[anchors_are]
         protocol = (
             f"IC-LPIPS lpips {self.versions['lpips']}, {networks.describe(network)}, anchors: {which}, "
             f"cap {cap}, {config.shuffles} shuffles, {images.shape[1]} px, {of or len(images)} images a defect type"
@@ -243,7 +274,8 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
                 sizes = [f"{a.shape[2]}x{a.shape[1]}" for a in (made.images, others)]
                 raise UserError(f"{pairs}: pictures are {sizes[0]}, those of {what} {sizes[1]}; generate again")
         real = _Stack(images, pictures.sample_masks(prepared, known, images.shape[1:3]))
-        numbers[defect] = [*scorer(made, real, np.array([s.defect_trains for s in known])), *_gate_counts(own)]
+        trains = np.array([s.defect_trains for s in known])
+        numbers[defect] = [*scorer(made, real, trains, first_third(known)), *_gate_counts(own)]
         if pictures.pairs_follow_cells(pairs):
             numbers[defect] += _cell_numbers(own, made, known, real)
         texts = "  ".join(f"{x.metric} {x.value:.4g}" for x in numbers[defect])
