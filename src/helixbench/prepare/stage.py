@@ -17,7 +17,7 @@ from helixbench.prepare import pictures
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.sheet import Shown, draw_sheet
-from helixbench.prepare.split import check_leaks, roles, split_record
+from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
 from helixbench.provenance import manifest, sha256, write_json
 from helixbench.records import GOOD, LEAKING, RawSample, Sample, format_cells, parse_cells, write_csv
 
@@ -109,6 +109,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
     root, notes = Path(raw).absolute(), Notes()
     raw_samples = layouts.read(layout, Path(raw), dataset, category, notes)
     ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
+    notes.odd += told_apart(raw_samples, parts)
     progress = Progress(f"{dataset} {category}", len(raw_samples))
     with whole_folder(out) as folder, manifest(folder / "manifest.json", "prepare", config, dataset=dataset, category=category) as record:
         for name in ("images", "masks", "references"):
