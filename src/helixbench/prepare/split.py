@@ -85,8 +85,9 @@ def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -
             if groups:
                 why = f"of {many} object{'s' * (many > 1)}, which stay together"
             notes.problem(
-                f"{own[0].image.parent}: {n} picture{'s' * (n > 1)} only, {why}: none of the "
-                f"defect {defect} is left to train the generator; add pictures or remove the defect type with its masks"
+                f"{own[0].image.parent}: {n} picture{'s' * (n > 1)} only, {why}: none of the defect "
+                f"{defect} is left to train the generator; add pictures or remove the defect type "
+                "with its masks"
             )
         generator |= {s.image for s in own[:count]}
         tested |= {s.image for s in own[first:]}
