@@ -484,6 +484,21 @@ def attention(
 
 
 @report_app.command()
+def control(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained DH-Diff")],
+    config: ConfigFile,
+    prepared: Prepared,
+    out: Annotated[Path, typer.Option(help="PNG to write; PDF and JSON stand beside it")],
+    threads: Threads = None,
+) -> None:
+    """Figure 1: pairs under point, detailed and raw-mask control beside each other."""
+    from helixbench.generate import controlled
+
+    _threads(threads)
+    controlled.run(_slice(config), model=model, prepared=prepared, out=out)
+
+
+@report_app.command()
 def plots(
     config: ConfigFile,
     published: Annotated[Path, typer.Option(help="Folder of the published tables")],

@@ -1,4 +1,4 @@
-"""Methods of the paper's tables that exist here as published columns alone, and why none is rebuilt."""
+"""Methods of the paper's tables that are published columns alone here, and why none is rebuilt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PUBLISHED_ONLY = {
     ),
     "DTD": Only(
         "Cimpoi et al., CVPR 2014",
-        "a data set of textures: the paper does not say which detector the column is; `draem` pastes such textures",
+        "textures, not a detector: the paper does not say which one the column is; `draem` pastes them",
     ),
     "CutPaste": Only(
         "Li et al., CVPR 2021",
@@ -73,4 +73,5 @@ def rows(columns: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
     for number, methods in columns:
         for name in methods:
             tables.setdefault(name, []).append(number)
-    return [f"| {name} | {', '.join(tables.get(name, ()))} | {only.source} | {only.reason} |" for name, only in PUBLISHED_ONLY.items()]
+    cells = [(name, ", ".join(tables.get(name, ())), only.source, only.reason) for name, only in PUBLISHED_ONLY.items()]
+    return [f"| {' | '.join(row)} |" for row in cells]
