@@ -170,7 +170,13 @@ def generate(
     config: Annotated[
         Path | None, typer.Option(help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW)
     ] = None,
-    prepared: Annotated[Path | None, typer.Option(help="Folder written by `prepare`", rich_help_panel=WORKFLOW)] = None,
+    prepared: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder written by `prepare`; by hand: the gate learns from its masks",
+            rich_help_panel=WORKFLOW,
+        ),
+    ] = None,
     state: Annotated[Path | None, typer.Option(help="Folder for resume state", rich_help_panel=WORKFLOW)] = None,
     part: Annotated[str, typer.Option(help="K/N: the K-th of N jobs that share the pairs", rich_help_panel=WORKFLOW)] = "1/1",
     record: Annotated[
@@ -218,6 +224,7 @@ def generate(
             control=control,
             points=point or [],
             options={"steps": steps, "guidance": guidance, "sampler": sampler},
+            prepared=prepared,
         )
 
 
@@ -257,7 +264,10 @@ Name = Annotated[str | None, typer.Option(help="What the method is called in the
 
 
 def _settings(key: str, defaults: dict, file: Path | None, seed: int) -> Slice:
-    """Configuration of a stage by hand: the paper's values but for `defaults` and what the file says."""
+    """Configuration of a stage by hand: the paper's values but for `defaults` and the file.
+
+    Its key `gate` is that of the section `generate`; the slice has it as generate.gate.
+    """
     import yaml
 
     from helixbench.config import Slice, overlay
@@ -269,8 +279,9 @@ def _settings(key: str, defaults: dict, file: Path | None, seed: int) -> Slice:
         raise UserError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(given, dict):
         raise UserError(f"{file}: not a YAML mapping of keys; see the section {key} of params.yaml")
-    values = Slice({key: overlay(defaults, given), "run.seed": seed})
-    _ = values[key]  # checked before any work
+    gate = given.pop("gate", {})
+    values = Slice({key: overlay(defaults, given), "generate.gate": gate, "run.seed": seed})
+    _ = values[key], values["generate.gate"]  # checked before any work
     return values
 
 
@@ -307,7 +318,8 @@ def score(
     from helixbench.score import stage
 
     name = name or pairs.resolve().name
-    with outside.to_score(pairs, real, name=name, size=size) as given:
+    gate = values["generate.gate"]
+    with outside.to_score(pairs, real, name=name, size=size, settings=gate) as given:
         stage.run(name, outside.DATASET, given.category, values, prepared=given.prepared, pairs=given.pairs, out=out)
 
 
@@ -348,7 +360,8 @@ def detect(
 
     name = name or pairs.resolve().name
     state = state or out.with_name(f"{out.name}.state")
-    with outside.to_detect(pairs, normals, test, name=name, size=size) as given:
+    gate = values["generate.gate"]
+    with outside.to_detect(pairs, normals, test, name=name, size=size, settings=gate) as given:
         folders = {"prepared": given.prepared, "pairs": given.pairs, "state": state, "out": out}
         stage.run(name, outside.DATASET, given.category, values, seed=seed, **folders)
 
@@ -465,6 +478,21 @@ def attention(
         raise UserError("report attention: give each model as KEY=FOLDER")
     named = {key: Path(folder) for key, _, folder in (model.partition("=") for model in models)}
     attention.run(_slice(config), models=named, prepared=prepared, layer=layer, out=out)
+
+
+@report_app.command()
+def control(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained DH-Diff")],
+    config: ConfigFile,
+    prepared: Prepared,
+    out: Annotated[Path, typer.Option(help="PNG to write; PDF and JSON stand beside it")],
+    threads: Threads = None,
+) -> None:
+    """Figure 1: pairs under point, detailed and raw-mask control beside each other."""
+    from helixbench.generate import controlled
+
+    _threads(threads)
+    controlled.run(_slice(config), model=model, prepared=prepared, out=out)
 
 
 @report_app.command()

@@ -32,6 +32,7 @@ class RawSample:
     """A picture as its authors publish it, before anything is decided about it.
 
     `subset` is the authors' own train/test; `image` and `mask` are absolute paths, `mask` is None for normals.
+    `group`: pictures of one object share it, and a split leaves them together; empty: not known.
     """
 
     dataset: str
@@ -40,6 +41,7 @@ class RawSample:
     subset: str
     image: Path
     mask: Path | None
+    group: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,7 @@ from helixbench.datasets.notes import Notes
 from helixbench.datasets.procedural import draw
 from helixbench.errors import UserError
 from helixbench.prepare import stage
+from helixbench.prepare.split import roles
 from helixbench.records import Sample, read_csv
 from helixbench.schema import Procedural
 
@@ -147,3 +149,21 @@ def test_collected_problems_are_all_of_them(tmp_path):
     assert [line.partition("manifest.csv: ")[2].partition(":")[0] for line in notes.problems] == ["row 8", "row 9", "row 10"]
     with pytest.raises(UserError, match="row 8"):
         layouts.read("folder", tmp_path, "Mine", "bolt")
+
+
+def test_a_column_group_keeps_the_pictures_of_one_object_together(tmp_path):
+    """As `helixbench import` writes it of a layout that knows groups."""
+    rows = [("train/0.png", "", "good", "train", "")]
+    rows += [("test/0.png", "", "good", "test", "")]
+    rows += [(f"dent/{i}.png", f"mask/{i}.png", "dent", "test", f" part {i % 2} ") for i in range(4)]
+    for image, mask, *_ in rows:
+        for name in filter(None, (image, mask)):
+            (tmp_path / "c" / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "c" / name).touch()
+    with open(tmp_path / "c/manifest.csv", "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([("image", "mask", "defect", "split", "group"), *rows])
+    found = layouts.read("folder", tmp_path, "D", "c")
+    dents = [s for s in found if s.defect == "dent"]
+    assert [s.group for s in dents] == ["part 0", "part 1"] * 2
+    parts = dict(zip((s.image.stem for s in dents), roles(dents, "half"), strict=True))
+    assert parts["0"] == parts["2"] != parts["1"] == parts["3"]

@@ -16,10 +16,10 @@ from helixbench.config import Slice
 from helixbench.diffusion.data import Pictures, shift, symmetries, transform
 from helixbench.errors import UserError
 from helixbench.generate import gather, stage
-from helixbench.generate.gate import verdict
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.crop_paste import CropPasteMethod
 from helixbench.prepare.foreground import foreground
+from helixbench.prepare.gate import verdict
 from helixbench.provenance import sha256
 from helixbench.records import Pair, parse_cells, read_csv
 from helixbench.schema import Gate, Generate
@@ -160,7 +160,7 @@ def test_batch_size_changes_no_pair(prepared, tmp_path):
 
 
 def test_failing_masks_are_redrawn_counted_and_flagged(prepared, tmp_path):
-    pairs = run_crop_paste(prepared, tmp_path, generate(gate=Gate(min_area=0.2, redraws=2)))
+    pairs = run_crop_paste(prepared, tmp_path, generate(gate=Gate(limits="fixed", min_area=0.2, redraws=2)))
     assert {(pair.gate, pair.redraws) for pair in pairs} == {("small", 2)}
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["gate"] == {"small": 12} and manifest["redraws"] == 24

@@ -25,7 +25,7 @@ from helixbench.schema import Procedural
 
 DOCS = Path(__file__).parents[2] / "docs/data.md"
 REAL = Path(os.environ.get("HELIXBENCH_DATA", Path(__file__).parents[3] / "shared/data"))
-HEADER = ["dataset", "category", "defect", "split", "image", "mask", "width", "height", "sha256"]
+HEADER = ["dataset", "category", "defect", "split", "image", "mask", "width", "height", "sha256", "group"]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

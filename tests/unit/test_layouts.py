@@ -14,9 +14,10 @@ from typing import get_args
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from helixbench.config import Slice
-from helixbench.datasets import layouts
+from helixbench.datasets import layouts, magnetic_tile
 from helixbench.datasets.fingerprint import fingerprint
 from helixbench.datasets.notes import Notes
 from helixbench.datasets.procedural import draw
@@ -24,7 +25,8 @@ from helixbench.datasets.writers import WRITERS, Drawing, write
 from helixbench.errors import UserError
 from helixbench.prepare import stage
 from helixbench.prepare.pictures import read_mask, read_rgb
-from helixbench.records import Sample, read_csv
+from helixbench.prepare.split import roles, told_apart
+from helixbench.records import RawSample, Sample, read_csv
 from helixbench.schema import Procedural, RawLayout
 
 REAL = Path(os.environ.get("HELIXBENCH_DATA", Path(__file__).parents[3] / "shared/data"))
@@ -230,11 +232,74 @@ def test_the_real_magnetic_tiles():
     for sample in found:
         counts[sample.subset, sample.defect] = counts.get((sample.subset, sample.defect), 0) + 1
     assert counts == {
-        ("train", "good"): 762,
-        ("test", "good"): 190,
+        ("train", "good"): 761,
+        ("test", "good"): 191,
         ("test", "blowhole"): 115,
         ("test", "break"): 85,
         ("test", "crack"): 57,
         ("test", "fray"): 32,
         ("test", "uneven"): 99,
     }
+
+
+@pytest.mark.skipif(not (REAL / "magnetic_tile").is_dir(), reason="no magnetic tiles; set HELIXBENCH_DATA to the folder of magnetic_tile/")
+@pytest.mark.parametrize("rule", ["half", "third"])
+def test_real_tiles_and_exposures_are_split_alike(rule):
+    """Sorted by name, exposure 6 was tested only, and mean brightness told defects apart (0.64)."""
+    found = layouts.read("magnetic_tile", REAL, "MTD", "magnetic_tile")
+    parts = roles(found, rule)
+    assert told_apart(found, parts) == []
+    sides = {}
+    for sample, role in zip(found, parts, strict=True):
+        sides.setdefault(sample.group, set()).add(role == "test")
+    assert len(sides) == 214 and all(len(both) == 1 for both in sides.values())
+    exposures = {}
+    for sample, role in zip(found, parts, strict=True):
+        exposures.setdefault((sample.mask is None, role), []).append(sample.image.name[:4])
+    assert set(exposures) == {(True, "normal"), (True, "test"), (False, "generator"), (False, "test")}
+    for names in exposures.values():
+        shares = [names.count(f"exp{e}") / len(names) for e in range(1, 7)]
+        assert max(shares) - min(shares) < 0.04, shares
+    wanted = {"half": 1 / 2, "third": 1 / 3}[rule]
+    for defect in {s.defect for s in found if s.mask}:
+        own = [role for s, role in zip(found, parts, strict=True) if s.defect == defect]
+        # The largest tile of a type has 15 of its 57 pictures.
+        assert abs(own.count("generator") / len(own) - wanted) < 0.12
+    tests = [s for s, role in zip(found, parts, strict=True) if role == "test"]
+    grey = [np.asarray(Image.open(s.image).convert("L")).mean() for s in tests]
+    assert abs(roc_auc_score([s.mask is not None for s in tests], grey) - 0.5) < 0.04
+
+
+def test_frames_of_one_tile_are_one_group():
+    """Six exposures that follow one another, begun anywhere; two tiles side by side; other names."""
+    a = [("crack", f"exp{e}_num_{frame}") for e, frame in zip((4, 5, 6, 1, 2, 3), range(100, 220, 20), strict=True)]
+    b = [("good", f"exp{e}_num_{700 + 20 * e}") for e in range(1, 7)]
+    beside = [("break", f"exp{e}_num_{705 + 20 * e}") for e in range(1, 7)]
+    late = [("good", "exp3_num_9000")]
+    groups = magnetic_tile.tiles([*beside, *late, *b, *a, ("good", "exp0007"), ("good", "other")])
+    assert [set(groups[one] for one in tile) for tile in (a, b, beside, late)] == [
+        {"crack_100"},
+        {"good_720"},
+        {"break_725"},
+        {"good_9000"},
+    ]
+    assert len(groups) == 19, "names of another kind have no group"
+
+
+def test_a_tile_pictured_again_is_the_same_group():
+    names = [("good", f"exp{e}_num_{start + 10 * e - 10}") for start in (53011, 65001) for e in range(1, 7)]
+    assert set(magnetic_tile.tiles(names).values()) == {"good_53011"}
+
+
+def test_exposures_of_drawn_tiles_are_on_both_sides():
+    """Names of the reported case: exp<e>_num_<i>, of which the sorted half has e <= 3 only."""
+    names = [("crack", f"exp{e}_num_{i}") for e in range(1, 7) for i in range(8)]
+    groups = magnetic_tile.tiles(names)
+    raw = [
+        RawSample("d", "c", kind, "test", Path(f"/r/{name}.jpg"), Path("/m"), group)
+        for kind, name in names
+        for group in [groups[kind, name]]
+    ]
+    for rule, number in (("half", 24), ("third", 18)):
+        first = [s.image.name[:4] for s, role in zip(raw, roles(raw, rule), strict=True) if role == "generator"]
+        assert Counter(first) == {f"exp{e}": number // 6 for e in range(1, 7)}

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helixbench.config import Slice
+from helixbench.datasets.notes import Notes
 from helixbench.datasets.procedural import draw
 from helixbench.detect import data as detect_data
 from helixbench.diffusion.data import Pictures
@@ -20,7 +22,7 @@ from helixbench.pictures import bilinear_file
 from helixbench.prepare import pictures, stage
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
-from helixbench.prepare.split import check_leaks, generator_part, roles, split_record
+from helixbench.prepare.split import check_leaks, generator_part, roles, split_record, told_apart
 from helixbench.provenance import sha256, sha256_tree
 from helixbench.records import GOOD, LEAKING, RawSample, Sample, parse_cells, read_csv
 from helixbench.schema import Procedural
@@ -112,6 +114,78 @@ def test_the_rivals_count_one_picture_more(n, trains, both):
     found = roles(samples, "third_dualanodiff")
     extra = int(trains % 3 != 0)
     assert [found.count(role) for role in ("generator", "both", "test")] == [trains, extra, n - trains - extra + 1]
+
+
+def grouped(defect, name, group, subset="test"):
+    return dataclasses.replace(raw(defect, name, subset), group=group)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["dent", "hole"]), st.integers(1, 7)), min_size=6, max_size=30),
+    st.sampled_from(["half", "third"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_groups_stay_whole_and_the_share_is_the_rules(sizes, rule):
+    samples = [grouped(d, f"{n:02d}_{i}", f"{n:02d}") for n, (d, size) in enumerate(sizes) for i in range(size)]
+    samples += [grouped(GOOD, f"{n}", f"{n:02d}", "train") for n in range(len(sizes))]
+    parts = roles(samples, rule, Notes(collect=True))
+    sides = {}
+    for sample, role in zip(samples, parts, strict=True):
+        sides.setdefault(sample.group, set()).add(role == "test")
+    assert all(len(both) == 1 for both in sides.values())
+    for defect in ("dent", "hole"):
+        own = [role for s, role in zip(samples, parts, strict=True) if s.defect == defect]
+        part = {"half": 2, "third": 3}[rule]
+        assert abs(own.count("generator") - len(own) / part) <= 7
+
+
+def test_groups_that_cannot_be_split():
+    one = [grouped("dent", str(i), "a") for i in range(6)]
+    with pytest.raises(UserError, match="dent: 6 pictures only, of 1 object, which stay together: none of the defect dent"):
+        roles(one, "half")
+    normals = [grouped(GOOD, "0", "x", "train"), grouped(GOOD, "1", "x")]
+    with pytest.raises(UserError, match="/good/1.png: its group x is in training and in test"):
+        roles([raw("dent", "0"), raw("dent", "1"), *normals], "half")
+
+
+def told(train, test):
+    samples = [raw("dent", name) for name in (*train, *test)]
+    return told_apart(samples, ["generator"] * len(train) + ["test"] * len(test))
+
+
+@pytest.mark.parametrize(
+    "pattern, values",
+    [
+        ("exp{}_num_7{}", "exp1, exp2 against exp3, exp4"),
+        ("kos0{}_Part{}", "kos01, kos02 against kos03, kos04"),
+        ("audiojack_000_NG_C{}_2{}", "C1, C2 against C3, C4"),
+        ("2024013{}_12000{}", "20240131, 20240132 against 20240133, 20240134"),
+        ("IMG2024013{}12000{}", "IMG20240131, IMG20240132 against IMG20240133, IMG20240134"),
+        ("{}{}", None),
+        ("{1}_{0}", "1, 2 against 3, 4"),
+        ("part {}{}", None),
+    ],
+)
+def test_names_that_tell_the_sides_apart(pattern, values):
+    """Values 1 and 2 train, 3 and 4 test, five pictures each; a running number tells nothing."""
+    name = pattern.format
+    sides = [[name(group, i) for group in groups for i in range(5)] for groups in ((1, 2), (3, 4))]
+    lines = told(*sides)
+    assert len(lines) == (values is not None)
+    if values:
+        assert lines[0].startswith(f"c: names of dent tell training from test: {values}; if that is a camera")
+    mixed = [[one for i, one in enumerate(sides[0] + sides[1]) if i % 2 == k] for k in (0, 1)]
+    assert told(*mixed) == []
+
+
+def test_names_that_tell_sides_apart_are_noted_by_prepare(tmp_path):
+    draw(tmp_path / "raw", "drawn", "tile", Procedural(size=32, train_good=8, test_good=4, per_defect=4), seed=0)
+    for n, file in enumerate(sorted((tmp_path / "raw/tile").glob("*/good/*.png"))):
+        lot = 2 if file.parts[-3] == "test" else 1
+        file.rename(file.with_name(f"lot{lot}_{n:03}.png"))
+    stage.run("drawn", "tile", Slice(VALUES), layout="mvtec_ad", raw=tmp_path / "raw", out=tmp_path / "tile")
+    (line,) = json.loads((tmp_path / "tile/manifest.json").read_text())["odd"]
+    assert line.startswith("tile: names of good tell training from test: lot1 against lot2; if that is")
 
 
 def test_literal_leaks_its_own_pictures_and_no_others():

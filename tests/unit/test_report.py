@@ -5,13 +5,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from helixbench.config import Slice, load, slice_config
 from helixbench.detect import localization
 from helixbench.errors import UserError
 from helixbench.methods.registry import _KINDS
 from helixbench.records import Score, write_csv
-from helixbench.report import measured, published, render, tables
+from helixbench.report import measured, published, published_only, render, tables
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "resources" / "published"
@@ -158,6 +159,36 @@ def test_recomputed_averages_are_the_checked_ones(number):
         key = (row["dataset"], row["method"], row["metric"])
         assert table.recomputed[key] == pytest.approx(float(row["mean_of_rows"]), abs=6e-4)
         assert table.mismatch(*key) == (row["status"] == "MISMATCH"), key
+
+
+def runnable():
+    """Labels of the methods and comparators of params.yaml."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    named = [*values["train"]["methods"].values(), *values["detect"]["comparators"].values()]
+    return {entry["label"] for entry in named}
+
+
+COLUMNS_OF = {n: published.read(PUBLISHED, n).methods for n in range(1, 8)}
+
+
+def test_every_published_column_runs_here_or_is_named_with_a_reason():
+    columns = {name for methods in COLUMNS_OF.values() for name in methods}
+    assert columns - runnable() == set(published_only.PUBLISHED_ONLY)
+    assert not runnable() & set(published_only.PUBLISHED_ONLY)
+    assert all(only.source and only.reason for only in published_only.PUBLISHED_ONLY.values())
+    text = (ROOT / "docs/comparators.md").read_text(encoding="utf-8")
+    for row in published_only.rows((published.ROMAN[n], names) for n, names in COLUMNS_OF.items()):
+        assert row in text.splitlines()
+
+
+@pytest.mark.parametrize("number", COLUMNS_OF)
+def test_a_table_names_what_is_published_only(number, tmp_path):
+    _, md, tex = render_table(tmp_path, number, [])
+    html = (tmp_path / f"report/table_{number}.html").read_text(encoding="utf-8")
+    only = [name for name in COLUMNS_OF[number] if name in published_only.PUBLISHED_ONLY]
+    line = f"Published only: {', '.join(only)}; docs/comparators.md says why."
+    assert only and line in md and line in html and line in tex
+    assert published_only.remark(["DH-Diff", "PatchCore"]) == ""
 
 
 def test_paper_order():

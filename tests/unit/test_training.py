@@ -408,7 +408,7 @@ def folder_of(folder):
 def test_any_number_of_shards_makes_the_same_bytes_also_after_a_kill(prepared, model, tmp_path, monkeypatch):
     """Eleven blocks of two; a first run says which masks the gate must turn down for about half of the pairs to be drawn again."""
     whole = {"prepared": prepared, "model": model, "state": tmp_path / "s"}
-    loose = schema.Gate(min_area=0.0, max_area=1.0, max_border=1.0)
+    loose = schema.Gate(limits="fixed", min_area=0.0, max_area=1.0, max_border=1.0)
     config = a_slice("dhdiff", small.dhdiff(), generate(pairs=11, batch=2, gate=loose))
     generate_stage.run("dhdiff", "Data", "disc", config, **whole, out=tmp_path / "loose")
     middle = float(np.median([pair.mask_area for pair in read_csv(tmp_path / "loose/manifest.csv", Pair)]))

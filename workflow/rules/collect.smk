@@ -24,6 +24,7 @@ localrules:
     table_9,
     plots,
     report,
+    figure_1,
     figure_3,
     figure_5,
     figure_6,
@@ -166,6 +167,13 @@ rule tables:
         expand(rules.report_table.output, number=CONFIG.report.tables),
     message:
         "The tables are in {REPORT}"
+
+
+rule figure_1:
+    input:
+        each(rules.report_control.output.figure, datasets=SHOWN[1]) if first_dhdiff() else [],
+    message:
+        "Figure 1 is in {REPORT}/figure_1"
 
 
 rule figure_3:

@@ -286,6 +286,11 @@ def dda_and_plain() -> list[str]:
     return found if len(found) == 2 else []
 
 
+def first_dhdiff() -> list[str]:
+    """The DH-Diff of figure 1: the first method of that kind, in a list; empty without one."""
+    return [key for key in METHODS if getattr(CONFIG.train.methods[key], "kind", "") == "dhdiff"][:1]
+
+
 def all_scores() -> list[str]:
     """Score files of all methods, without the arms of the ablations."""
     located = each(rules.detect.output.scores, METHODS, SEEDS)

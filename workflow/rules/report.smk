@@ -103,6 +103,40 @@ rule report_attention:
         "2>&1 | tee {log:q}"
 
 
+rule report_control:
+    input:
+        prepared=rules.prepare.output.manifest,
+        model=expand(rules.train.output.manifest, method=first_dhdiff(), allow_missing=True),
+        config=config_slice("run.seed", "generate"),
+    output:
+        figure=report(f"{REPORT}/figure_1/{ONE}.png", caption="../report/control.rst", category="Control"),
+        pages=f"{REPORT}/figure_1/{ONE}.pdf",
+        given=f"{REPORT}/figure_1/{ONE}.json",
+    log:
+        f"{LOGS}/report_control/{ONE}.log",
+    benchmark:
+        f"{LOGS}/report_control/{ONE}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 4
+    resources:
+        gpu=1,
+        mem_mb=more_each_try(16000),
+        runtime="30m",
+    params:
+        prepared=subpath(input.prepared, parent=True),
+        model=lambda wildcards, input: Path(input.model[0]).parent,
+    message:
+        "Draw pairs of {wildcards.dataset} {wildcards.category} under control"
+    shell:
+        "helixbench report control {params.model:q} "
+        "--config {input.config:q} "
+        "--prepared {params.prepared:q} "
+        "--threads {threads} "
+        "--out {output.figure:q} "
+        "2>&1 | tee {log:q}"
+
+
 rule report_plots:
     input:
         scores=all_scores(),

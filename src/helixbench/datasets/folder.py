@@ -2,8 +2,9 @@
 
 The manifest stands at the root or in a category's folder and has the columns image, mask, defect (`good` for normals) and
 split (train, test); paths are relative to the manifest's own folder and stay inside it. At the root a column `category` says
-which rows are whose; without it all rows are of the one category that is asked for. What `helixbench import` writes is
-such a manifest; its other columns are not used.
+which rows are whose; without it all rows are of the one category that is asked for. Pictures of one
+object have the same word in a column `group`. What `helixbench import` writes is such a manifest;
+its other columns are not used.
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def _sample(folder: Path, dataset: str, category: str, row: dict[str, str], wher
     if not mvtec_ad.is_picture(PurePath(image).name):
         raise UserError(f"{where}: image {image!r} is no picture; name a file that ends in {', '.join(sorted(mvtec_ad.SUFFIXES))}")
     file = _path(folder, image, where, "image")
-    return RawSample(dataset, category, defect, split, file, _path(folder, mask, where, "mask") if mask else None)
+    own_mask = _path(folder, mask, where, "mask") if mask else None
+    return RawSample(dataset, category, defect, split, file, own_mask, row.get("group", "").strip())
 
 
 def shared_files(root: Path, category: str) -> list[Path]:

@@ -1,11 +1,20 @@
-"""The layout of the magnetic tile set (Huang et al., 2018): <category>/MT_<type>/Imgs/<name>.jpg with mask <name>.png.
+"""The layout of the magnetic tile set (Huang et al., 2018): <category>/MT_<type>/Imgs/<name>.jpg.
 
-MT_Free holds the normals, whose masks are empty. The set has no split of its own: here the last fifth of the sorted normals
-is for testing. Masks are antialiased; the few defects whose mask is empty as published are left out.
+The mask of a picture is <name>.png beside it, antialiased. MT_Free holds the normals, whose masks
+are empty; the few defects whose mask is empty as published are left out. The set has no split of
+its own: here about one in five of the normals is for testing.
+
+Names are exp<exposure>_num_<frame>: each tile was pictured under six exposures, in frames that
+follow one another. The pictures of one tile are one group, which stays on one side of every split.
+So each side has the same light, and no tile is on both.
 """
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from helixbench.datasets import mvtec_ad
@@ -18,6 +27,98 @@ TEST_SHARE = 5
 """One in so many normals is for testing."""
 
 MARKS = ("MT_*",)
+
+NAME = re.compile(r"exp(\d+)_num_(\d+)")
+NEXT, NEAR = 500, 100
+"""Most frames to a tile's next exposure, and to any other exposure that it still lacks."""
+
+SIDE_BY_SIDE = 32
+"""Series looked at for a picture."""
+
+AGAIN = (
+    (743, 797),
+    (5874, 13526),
+    (8676, 9196, 10334),
+    (37056, 37243, 37262, 37556),
+    (53011, 65001),
+    (85602, 85781, 86828, 88149),
+    (108719, 108889),
+    (116934, 116949),
+    (306586, 309352),
+    (320808, 320895),
+    (355636, 358102),
+)
+"""First frames of series that show one tile again, or that run side by side and look alike.
+
+Found by comparing the textures of all pictures (high-pass, 64 x 96 pixels, best shift): such series
+correlate by 0.84 and more. Pairs below that were looked at; they share a border, not a tile.
+"""
+
+
+@dataclass
+class _Series:
+    """Pictures taken for one tile, (kind, name) each, with what is known of the last of them."""
+
+    members: list[tuple[str, str]] = field(default_factory=list)
+    frames: set[int] = field(default_factory=set)
+    exposures: set[int] = field(default_factory=set)
+    frame: int = 0
+    exposure: int = 0
+
+    def add(self, frame: int, exposure: int, kind: str, name: str) -> None:
+        self.members.append((kind, name))
+        self.frames.add(frame)
+        self.exposures.add(exposure)
+        self.frame, self.exposure = frame, exposure
+
+    def lacks(self, frame: int, exposure: int) -> bool:
+        """Whether the next picture may be one of this tile."""
+        reach = NEXT if exposure == self.exposure + 1 else NEAR
+        return exposure not in self.exposures and frame - self.frame <= reach
+
+    def misfit(self, frame: int, exposure: int, kind: str) -> tuple[bool, bool, int]:
+        """The smaller, the likelier is a picture one of this tile."""
+        return exposure != self.exposure + 1, kind != self.members[-1][0], frame - self.frame
+
+
+def tiles(pictures: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """(kind, name) -> group, e.g. `break_116934`, of pictures whose name tells exposure and frame.
+
+    kind: defect type or `good`. Of several series that lack an exposure a picture joins one whose
+    next exposure it is, of these one whose last picture is of its kind, of these the nearest.
+    """
+    named = ((NAME.fullmatch(name), kind, name) for kind, name in pictures)
+    frames = [(int(found[2]), int(found[1]), kind, name) for found, kind, name in named if found]
+    every: list[_Series] = []
+    for frame, exposure, kind, name in sorted(frames):
+        # Older series are out of reach: no more than a few run side by side.
+        lacking = [one for one in every[-SIDE_BY_SIDE:] if one.lacks(frame, exposure)]
+        if lacking:
+            series = min(lacking, key=lambda one, now=(frame, exposure, kind): one.misfit(*now))
+        else:
+            series = _Series()
+            every.append(series)
+        series.add(frame, exposure, kind, name)
+    again = {frame: shown for shown in AGAIN for frame in shown}
+    groups, called = {}, {}
+    for series in every:
+        label = f"{series.members[0][0]}_{min(series.frames)}"
+        shown = next((again[frame] for frame in sorted(series.frames) if frame in again), None)
+        label = called.setdefault(shown, label) if shown else label
+        groups |= dict.fromkeys(series.members, label)
+    return groups
+
+
+def _tested(normals: list[str], groups: dict[tuple[str, str], str]) -> set[str]:
+    """Normals for testing: whole tiles, spread over the set; of other names the last fifth."""
+    test, seen, of_tile, others = set(), 0, defaultdict(list), []
+    for name in normals:
+        (of_tile[groups[GOOD, name]] if (GOOD, name) in groups else others).append(name)
+    for members in of_tile.values():
+        seen += len(members)
+        if len(test) + len(members) / 2 < seen / TEST_SHARE:
+            test.update(members)
+    return test | set(others[len(others) - max(1, len(others) // TEST_SHARE) :] if others else ())
 
 
 def check(root: Path, category: str, key: str) -> None:
@@ -58,26 +159,28 @@ def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSampl
     """Every picture, sorted; problems are missing or orphan masks and empty folders. Empty masks are noted as odd."""
     with notes.caught():
         check(root, category, f"prepare.datasets.{dataset}.root")
-    samples = []
+    found: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {}
     for path in mvtec_ad.folders_in(root / category):
         if not path.name.startswith("MT_"):
             notes.odd.append(f"{path}: not read; only MT_<type> is")
             continue
-        images, masks = _files(path / "Imgs", notes)
-        if path.name == FREE:
-            first_test = len(images) - max(1, len(images) // TEST_SHARE)
-            for number, image in enumerate(images.values()):
-                samples.append(RawSample(dataset, category, GOOD, "train" if number < first_test else "test", image, None))
-            continue
-        defect = path.name.removeprefix("MT_").lower()
+        defect = GOOD if path.name == FREE else path.name.removeprefix("MT_").lower()
+        found[defect] = _files(path / "Imgs", notes)
+    groups = tiles((defect, stem) for defect, (images, _) in found.items() for stem in images)
+    tested = _tested(list(found.get(GOOD, ({}, {}))[0]), groups)
+    samples = []
+    for defect, (images, masks) in found.items():
         for stem, image in images.items():
-            mask = masks.get(stem)
-            if mask is None:
+            mask, subset = masks.get(stem), "test"
+            if defect == GOOD:
+                mask, subset = None, "test" if stem in tested else "train"
+            elif mask is None:
                 notes.problem(f"{image}: its mask {stem}.png is missing; add the mask or remove the picture")
             elif _empty(mask):
                 notes.odd.append(f"{image}: left out, its mask {mask.name} is empty")
                 continue
-            samples.append(RawSample(dataset, category, defect, "test", image, mask))
+            group = groups.get((defect, stem), "")
+            samples.append(RawSample(dataset, category, defect, subset, image, mask, group))
     if len({s.defect for s in samples}) < 2:
         notes.problem(f"{root / category}: no defect types; put defective pictures with masks into MT_<type>/Imgs")
     return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))

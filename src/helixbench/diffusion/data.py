@@ -97,6 +97,14 @@ class Pictures:
         return sorted({self.samples[i].defect for i in self.defective})
 
     @cached_property
+    def defect_masks(self) -> dict[str, list[np.ndarray]]:
+        """Masks of the generator half by defect type, bool (S, S) each."""
+        found = {name: [] for name in self.defects}
+        for i in self.defective:
+            found[self.samples[i].defect].append(self.masks[i])
+        return found
+
+    @cached_property
     def index(self) -> dict[str, int]:
         """Sample id -> index."""
         return {s.id: i for i, s in enumerate(self.samples)}

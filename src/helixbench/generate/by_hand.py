@@ -13,10 +13,11 @@ from PIL import Image
 from helixbench import provenance
 from helixbench.datasets.folders import whole_folder
 from helixbench.errors import UserError
-from helixbench.generate.gate import verdict
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline, read_drawing
+from helixbench.prepare import gate
 from helixbench.prepare.pictures import read_mask, read_rgb, resize_rgb, write_png
 from helixbench.prepare.sheet import outline
+from helixbench.records import Sample, inside, read_csv
 from helixbench.schema import Gate
 
 log = logging.getLogger(__name__)
@@ -44,10 +45,13 @@ def run(
     control: Path | None,
     points: Sequence[str],
     options: dict,
+    prepared: Path | None = None,
 ) -> None:
     """Write 000.png, 000_mask.png ..., overview.png and manifest.json into the new folder `out`, which appears whole.
 
-    raw_mask: "5x5:1,7" or the file of a mask. Raises UserError for bad input, before anything is written.
+    raw_mask: "5x5:1,7" or the file of a mask. prepared: folder written by `prepare`; the limits of
+    the mask gate, which flags masks and redraws none, are then learned from its real masks. Raises
+    UserError for bad input, before anything is written.
     """
     if out.exists() and any(out.iterdir() if out.is_dir() else [out]):
         raise UserError(f"{out}: is there already; name a new folder")
@@ -56,6 +60,7 @@ def run(
     picture = None if reference is None else read_rgb(reference)
     drawing = None if control is None else read_rgb(control)
     cells = raw_mask if raw_mask is None or re.match(r"\d+x\d+:", raw_mask) else read_mask(Path(raw_mask))
+    limits = _limits(prepared, defect)
     pipeline = DHDiffPipeline.from_pretrained(model)
     pairs = pipeline(
         prompt,
@@ -71,7 +76,11 @@ def run(
     images, masks = [np.asarray(image) for image in pairs.images], [np.asarray(mask) > 0 for mask in pairs.masks]
     given = {"prompt": prompt, "defect": defect, "raw_mask": raw_mask, "points": list(points), "seed": seed, "options": options}
     sources = {name: None if file is None else provenance.sha256(file) for name, file in (("reference", reference), ("control", control))}
-    settings = {"settings": pipeline.method.describe(), "trained_on": pipeline.trained_on}
+    settings = {
+        "settings": pipeline.method.describe(),
+        "trained_on": pipeline.trained_on,
+        "gate_limits": gate.as_record({defect or "any": limits}),
+    }
     shown = [] if picture is None else [resize_rgb(picture, pipeline.size)]
     shown += [] if drawing is None else [_grey(read_drawing(drawing, pipeline.size))]
     rows = []
@@ -81,12 +90,23 @@ def run(
             write_png(folder / names[0], image)
             write_png(folder / names[1], mask)
             hashes = [provenance.sha256(folder / name) for name in names]
-            facts = {"seed": pairs.seeds[i], "gate": verdict(mask, Gate()), "mask_area": round(float(mask.mean()), 6)}
+            judged, area = gate.verdict(mask, limits), round(float(mask.mean()), 6)
+            facts = {"seed": pairs.seeds[i], "gate": judged, "mask_area": area}
             rows.append({"image": names[0], "mask": names[1], **facts, "sha256": hashes[0], "mask_sha256": hashes[1]})
         write_png(folder / "overview.png", overview(shown, images, masks))
         provenance.write_json(folder / "manifest.json", {**given, **sources, **settings, "pairs": rows, "versions": provenance.versions()})
-    bad = sum(row["gate"] != "ok" for row in rows)
-    log.info("%d pairs in %s, %d of them with an empty, tiny, huge or border-hugging mask", number, out, bad)
+    bad = gate.reasons(row["gate"] for row in rows)
+    log.info("%d pairs in %s; masks that the gate would refuse: %s", number, out, bad or "none")
+
+
+def _limits(prepared: Path | None, defect: str | None) -> gate.Limits:
+    """Of the mask gate: of one defect type, or of all if none is named; default without masks."""
+    if prepared is None:
+        return gate.learn([], Gate())
+    samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.defect_trains]
+    wanted = {s.defect for s in samples} if defect is None else {defect, defect.replace(" ", "_")}
+    own = [s for s in samples if s.defect in wanted]
+    return gate.learn((read_mask(inside(prepared, s.mask)) for s in own), Gate())
 
 
 def _grey(mask: np.ndarray) -> np.ndarray:

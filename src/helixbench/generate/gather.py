@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 class Block:
     """Neighbouring pairs of the plan that are drawn together, redraws included: what a shard and a resumed run count in.
 
-    identity: of configuration, data and model; number: from 0 to blocks - 1; settings, takes_raw_mask, device: of the
-    method that drew;
-    cost: as in a manifest.json, of this block alone; drawn: drawings that it took, redraws included.
+    identity: of configuration, data and model; number: from 0 to blocks - 1; settings, takes_raw_mask,
+    device: of the method that drew; limits: of the mask gate, by defect type; cost: as in a
+    manifest.json, of this block alone; drawn: drawings that it took, redraws included.
     """
 
     identity: str
@@ -33,6 +33,7 @@ class Block:
     blocks: int
     settings: str
     takes_raw_mask: bool
+    limits: dict[str, dict[str, float]]
     device: str
     cost: dict[str, float]
     drawn: int
@@ -94,6 +95,7 @@ def run(method: str, category: str, config: Slice, *, records: Sequence[Path], s
     with provenance.manifest(out / "manifest.json", "generate", config, **facts) as written:
         written["parts"] = len(records)
         written["drawn"] = sum(block.drawn for block in blocks)
+        written["gate_limits"] = blocks[0].limits
         written["gate"] = dict(Counter(pair.gate for pair in pairs))
         written["redraws"] = sum(pair.redraws for pair in pairs)
         log.info("%s %s: gate %s, %d redraws", method, category, written["gate"], written["redraws"])

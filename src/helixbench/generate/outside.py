@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,12 +11,13 @@ from tempfile import TemporaryDirectory
 from helixbench import provenance
 from helixbench.datasets.mvtec_ad import defective, pictures_in
 from helixbench.errors import UserError
-from helixbench.generate.gate import verdict
-from helixbench.prepare import pictures
+from helixbench.prepare import gate, pictures
 from helixbench.prepare.split import check_leaks, split_record
 from helixbench.prepare.stage import prepare_one, sample_ids
 from helixbench.records import GOOD, Pair, RawSample, Sample, write_csv
 from helixbench.schema import Gate
+
+log = logging.getLogger(__name__)
 
 DATASET = "outside"
 RULE = "given"
@@ -56,8 +58,9 @@ class Outside:
     is both trained on and tested on.
     """
 
-    def __init__(self, root: Path, size: int, category: str):
+    def __init__(self, root: Path, size: int, category: str, settings: Gate):
         self.prepared, self.pairs, self.size, self.category = root / "prepared", root / "pairs", size, category
+        self.settings = settings
         self.samples: list[Sample] = []
         self.contents: list[tuple[str, str, str]] = []
         for name in ("images", "masks", "references"):
@@ -71,9 +74,24 @@ class Outside:
             self.samples.append(sample)
             self.contents.append((str(raw.image), role, content))
 
-    def add_pairs(self, folder: Path, name: str) -> list[str]:
-        """Copy generated pairs, judged by the mask gate as ours are; nothing is drawn again. Returns their defect types."""
-        rows, counts = [], {}
+    def _limits(self) -> dict[str, gate.Limits]:
+        """Of the mask gate, by the defect types of the real pictures that were added."""
+        masks: dict[str, list] = {}
+        for sample in self.samples:
+            if sample.mask:
+                mask = pictures.read_mask(self.prepared / sample.mask)
+                masks.setdefault(sample.defect, []).append(mask)
+        return gate.learn_all(masks, self.settings)
+
+    def add_pairs(self, folder: Path, name: str, consequence: str) -> list[str]:
+        """Copy generated pairs, judged by the mask gate as ours are; nothing is drawn again.
+
+        The gate's limits are learned from the real masks added before; a line says how many pairs
+        it refuses and why. consequence: what becomes of these, for that line. Returns the defect
+        types.
+        """
+        rows, counts, limits = [], {}, self._limits()
+        configured = gate.learn([], self.settings)
         for raw in sorted(defective(_folder(folder), DATASET, self.category), key=lambda s: (s.defect, s.image.name)):
             image = pictures.read_rgb(raw.image)
             mask = pictures.read_mask(raw.mask, image.shape[:2])
@@ -99,7 +117,7 @@ class Outside:
                     background="",
                     raw_mask="",
                     prompt="",
-                    gate=verdict(mask, Gate()),
+                    gate=gate.verdict(mask, limits.get(raw.defect, configured)),
                     redraws=0,
                     mask_area=float(mask.mean()),
                     sha256=provenance.sha256(self.pairs / files[0]),
@@ -107,6 +125,18 @@ class Outside:
                 )
             )
         write_csv(self.pairs / "manifest.csv", rows, Pair)
+        for defect in counts:
+            own = limits.get(defect, configured)
+            learned = f"learned from {own.real_masks} real masks"
+            log.info(
+                "%s %s: gate: area %.2g to %.2g of the picture, border run to %.2g of a side (%s)",
+                *(name, defect, own.min_area, own.max_area, own.max_border),
+                learned if own.real_masks else "as configured",
+            )
+        refused = gate.reasons(row.gate for row in rows)
+        number = sum(row.gate != "ok" for row in rows)
+        text = f": {refused}; {consequence}" if refused else ""
+        log.info("%s: the mask gate refuses %d of %d pairs%s", name, number, len(rows), text)
         return list(counts)
 
     def close(self) -> None:
@@ -118,14 +148,24 @@ class Outside:
 
 
 @contextmanager
-def to_score(pairs: Path, real: Path, *, name: str, size: int) -> Iterator[Outside]:
-    """Pairs, and real defects as anchors; normals of real/train/good where there are some."""
+def to_score(
+    pairs: Path,
+    real: Path,
+    *,
+    name: str,
+    size: int,
+    settings: Gate | None = None,
+) -> Iterator[Outside]:
+    """Pairs, and real defects as anchors; normals of real/train/good where there are some.
+
+    settings: of the mask gate, whose limits are learned from the anchors.
+    """
     with TemporaryDirectory() as temporary:
-        outside = Outside(Path(temporary), size, _folder(real).resolve().name)
+        outside = Outside(Path(temporary), size, _folder(real).resolve().name, settings or Gate())
         outside.add(defective(_folder(real), DATASET, outside.category), "generator")
         outside.add(_normals(_folder(real), outside.category, required=False), "normal")
         known = {sample.defect for sample in outside.samples} - {GOOD}
-        for defect in outside.add_pairs(pairs, name):
+        for defect in outside.add_pairs(pairs, name, "they are scored all the same"):
             if defect not in known:
                 raise UserError(
                     f"{pairs}: no picture of {defect} in {real} ({', '.join(sorted(known))}); name defect types as there, or leave it out"
@@ -135,15 +175,26 @@ def to_score(pairs: Path, real: Path, *, name: str, size: int) -> Iterator[Outsi
 
 
 @contextmanager
-def to_detect(pairs: Path, normals: Path, test: Path, *, name: str, size: int) -> Iterator[Outside]:
-    """Pairs and normals to train on, test/good and test/<defect> of `test` to test on."""
+def to_detect(
+    pairs: Path,
+    normals: Path,
+    test: Path,
+    *,
+    name: str,
+    size: int,
+    settings: Gate | None = None,
+) -> Iterator[Outside]:
+    """Pairs and normals to train on, test/good and test/<defect> of `test` to test on.
+
+    settings: of the mask gate, whose limits are learned from the test masks, the only real ones.
+    """
     with TemporaryDirectory() as temporary:
-        outside = Outside(Path(temporary), size, _folder(test).resolve().name)
+        outside = Outside(Path(temporary), size, _folder(test).resolve().name, settings or Gate())
         good = pictures_in(_folder(test) / "test" / GOOD)
         if not good:
             raise UserError(f"{_folder(test) / 'test' / GOOD}: no pictures; put normal pictures there, metrics need both")
         outside.add([*_good("test", outside.category, good), *defective(_folder(test), DATASET, outside.category)], "test")
         outside.add(_normals(normals, outside.category, required=True), "normal")
-        outside.add_pairs(pairs, name)
+        outside.add_pairs(pairs, name, "they are not trained on")
         outside.close()
         yield outside

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from helixbench.devices import describe, pick_device
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.generate import gather
-from helixbench.generate.gate import verdict
 from helixbench.generate.gather import Block
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.method import Learner, Method
 from helixbench.methods.registry import method_class
+from helixbench.prepare import gate
+from helixbench.prepare.gate import Limits
 from helixbench.records import Pair, Plan, derive_seed
 from helixbench.schema import Generate
 
@@ -50,8 +52,16 @@ Kept = tuple[Plan, int, str, np.ndarray, np.ndarray]
 """Plan, attempt, gate verdict, image, mask."""
 
 
-def _draw(method: Method, data: Pictures, block: list[Plan], config: Generate) -> tuple[list[Kept], int]:
+def _draw(
+    method: Method,
+    data: Pictures,
+    block: list[Plan],
+    config: Generate,
+    limits: Mapping[str, Limits],
+) -> tuple[list[Kept], int]:
     """Draw a block until each pair passes the gate or was drawn again often enough; also how many drawings it took.
+
+    limits: of the gate, by defect type.
 
     Rounding may depend on the place and the neighbours in a batch. Here both depend on the plan and on verdicts inside the block
     only, so that its bytes are the same in every shard and in a resumed run.
@@ -62,9 +72,9 @@ def _draw(method: Method, data: Pictures, block: list[Plan], config: Generate) -
         drawn += len(asked)
         again = []
         for plan, image, mask in zip(asked, images, masks, strict=True):
-            gate = verdict(mask, config.gate)
-            if gate == "ok" or attempt == config.gate.redraws:
-                kept.append((plan, attempt, gate, image, mask))
+            judged = gate.verdict(mask, limits[plan.defect])
+            if judged == "ok" or attempt == config.gate.redraws:
+                kept.append((plan, attempt, judged, image, mask))
             else:
                 again.append(plan)
         asked = again
@@ -87,7 +97,7 @@ def load_method(name: str, config: Slice, model: Path | None) -> Method:
 def _write(kept: list[Kept], method: str, prompts: dict[str, str], out: Path) -> list[Pair]:
     """Write the pictures; returns their records."""
     pairs = []
-    for plan, attempt, gate, image, mask in kept:
+    for plan, attempt, judged, image, mask in kept:
         image_file = f"{plan.category}/test/{plan.defect}/{plan.index:03d}.png"
         mask_file = f"{plan.category}/ground_truth/{plan.defect}/{plan.index:03d}_mask.png"
         pairs.append(
@@ -104,7 +114,7 @@ def _write(kept: list[Kept], method: str, prompts: dict[str, str], out: Path) ->
                 background=plan.background,
                 raw_mask=plan.raw_mask,
                 prompt=prompts[plan.defect],
-                gate=gate,
+                gate=judged,
                 redraws=attempt,
                 mask_area=round(float(mask.mean()), 6),
                 sha256=_write_png(out / image_file, image),
@@ -164,12 +174,13 @@ def run_part(
     wanted, made = sum(len(blocks[number]) for number in mine), sum(len(block.pairs) for block in done.values())
     category, device = plans[0].category, describe(pick_device())
     prompts = {defect: generator.prompt(category, defect) for defect in data.defects}
+    limits = gate.learn_all(data.defect_masks, options.gate)
     name = f"{method} {category}" + (f" {part[0]}/{part[1]}" if part[1] > 1 else "")
     log.info("%s: %d of %d pairs to make on %s", name, wanted - made, wanted, device)
 
     def finish(number: int, kept: list[Kept], drawn: int, cost: dict[str, float]) -> Block:
         pairs = _write(kept, method, prompts, out)
-        about = generator.describe(), generator.takes_raw_mask, device
+        about = generator.describe(), generator.takes_raw_mask, gate.as_record(limits), device
         block = Block(identity, number, len(blocks), *about, cost, drawn, pairs)
         provenance.write_text(files[number], block.line())
         return block
@@ -182,7 +193,7 @@ def run_part(
         for number in mine:
             if number in done:
                 continue
-            kept, drawn = _draw(generator, data, blocks[number], options)
+            kept, drawn = _draw(generator, data, blocks[number], options, limits)
             if writing:
                 block = writing.result()  # a full disk stops the stage here
                 done[block.number] = block

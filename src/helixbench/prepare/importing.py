@@ -17,7 +17,7 @@ from helixbench.errors import UserError, UserErrors
 from helixbench.prepare import pictures
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.sheet import draw_lines, outlined
-from helixbench.prepare.split import check_leaks, roles
+from helixbench.prepare.split import check_leaks, roles, told_apart
 from helixbench.provenance import sha256
 from helixbench.records import GOOD, RawSample, write_csv
 
@@ -33,7 +33,11 @@ LARGE, SMALL = 0.5, 10
 
 @dataclass(frozen=True)
 class Imported:
-    """A row of the manifest: paths are relative to the root, width and height those of the upright picture [pixel]."""
+    """A row of the manifest: paths are relative to the root.
+
+    width, height: of the upright picture [pixel]; group: pictures of one object share it; empty
+    where nothing is known.
+    """
 
     dataset: str
     category: str
@@ -44,6 +48,7 @@ class Imported:
     width: int
     height: int
     sha256: str
+    group: str
 
 
 @dataclass
@@ -130,7 +135,7 @@ def look_at(layout: str, root: Path, dataset: str, folder: str, category: str, n
             progress.step()
     parts = roles(raw, "half", notes)
     check_leaks(((str(s.raw.image), role, s.content) for s, role in zip(found, parts, strict=True) if s.content), notes)
-    notes.odd += _odd(found, category)
+    notes.odd += [*told_apart(raw, parts), *_odd(found, category)]
     return found
 
 
@@ -193,10 +198,9 @@ def run(layout: str, root: Path, *, out: Path | None = None, report: Path | None
     if notes.problems:
         raise UserErrors(as_given(notes.problems))
     relative = lambda path: path.relative_to(home).as_posix() if path else ""  # noqa: E731
+    facts = lambda s: (s.defect, s.subset, relative(s.image), relative(s.mask))  # noqa: E731
     rows = [
-        Imported(dataset, category, s.raw.defect, s.raw.subset, relative(s.raw.image), relative(s.raw.mask), *s.size, s.sha256)
-        for category, all_seen in found.items()
-        for s in all_seen
+        Imported(dataset, category, *facts(s.raw), *s.size, s.sha256, s.raw.group) for category, all_seen in found.items() for s in all_seen
     ]
     if out is not None:
         _written(out, lambda: write_csv(out, rows, Imported))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,35 +37,124 @@ def generator_part(names: Sequence[str], rule: str) -> list[str]:
     return sorted(names)[: borders(len(names), rule)[0]]
 
 
+def _trains(samples: Sequence[RawSample], part: int) -> dict[str, bool]:
+    """Group -> whether its pictures train, of all groups that hold a defect.
+
+    Whole groups, spread over their order, so that of each defect type about one picture in `part`
+    trains. A group of several types counts for the one it has most of.
+    """
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for s in samples:
+        if s.group and s.defect != GOOD:
+            groups[s.group][s.defect] += 1
+    seen, given, trains = Counter(), Counter(), {}
+    for group, kinds in sorted(groups.items()):
+        main = min(kinds, key=lambda defect: (-kinds[defect], defect))
+        seen += kinds
+        trains[group] = given[main] + kinds[main] / 2 < seen[main] / part
+        if trains[group]:
+            given += kinds
+    return trains
+
+
 def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -> list[str]:
     """Role of each sample: train/good is `normal`; each defect type is split by `rule` into `generator` and `test`.
 
-    Where the rule leaks, pictures on both sides are `both`. A defect type with too few pictures to give the generator one is a
-    problem of `notes`, which raises UserError unless it collects.
+    Sorted files count. Where pictures come in groups, whole groups do, as near to the rule's share
+    as they allow, and a normal picture stays with the defects of its group. Where the rule leaks,
+    pictures on both sides are `both`. A defect type with too few pictures, or groups, to give the
+    generator one is a problem of `notes`, which raises UserError unless it collects.
     """
-    notes = notes or Notes()
+    notes, part = notes or Notes(), _part(rule)
     generator: set[Path] = set()
     tested: set[Path] = set()
+    trains = _trains(samples, part)
     for defect in sorted({s.defect for s in samples} - {GOOD}):
-        images = [s.image for s in samples if s.defect == defect]
-        first = generator_part(list(map(str, images)), rule)
-        if not first:
-            n = len(images)
+        own = [s for s in samples if s.defect == defect]
+        groups = {s.group for s in own} - {""}
+        count, first = borders(len(own), rule)
+        if groups:
+            own.sort(key=lambda s: (not trains.get(s.group, False), str(s.image)))
+            whole = sum(trains.get(s.group, False) for s in own)
+            count, first = count - len(own) // part + whole, first and whole
+        else:
+            own.sort(key=lambda s: str(s.image))
+        if not count:
+            n, many = len(own), len(groups)
+            why = f"and {_NAMES[part]} of {n} is 0"
+            if groups:
+                why = f"of {many} object{'s' * (many > 1)}, which stay together"
             notes.problem(
-                f"{images[0].parent}: {n} picture{'s' * (n > 1)} only, and {_NAMES[_part(rule)]} of {n} is 0: none of the defect {defect} "
-                "is left to train the generator; add pictures or remove the defect type with its masks"
+                f"{own[0].image.parent}: {n} picture{'s' * (n > 1)} only, {why}: none of the defect "
+                f"{defect} is left to train the generator; add pictures or remove the defect type "
+                "with its masks"
             )
-        generator |= set(map(Path, first))
-        tested |= set(map(Path, sorted(map(str, images))[borders(len(images), rule)[1] :]))
+        generator |= {s.image for s in own[:count]}
+        tested |= {s.image for s in own[first:]}
 
     def role(sample: RawSample) -> str:
         if sample.defect == GOOD:
-            return "normal" if sample.subset == "train" else "test"
+            return "normal" if trains.get(sample.group, sample.subset == "train") else "test"
         if sample.image in generator:
             return "both" if sample.image in tested else "generator"
         return "test"
 
-    return [role(sample) for sample in samples]
+    found = [role(sample) for sample in samples]
+    if rule not in LEAKING:
+        both = list(zip(samples, found, strict=True))
+        trained = {s.group for s, side in both if side != "test"} - {""}
+        again = {s.group: s.image for s, side in both if side == "test" and s.group in trained}
+        for group, image in sorted(again.items()):
+            what = f"{image}: its group {group} is in training and in test"
+            notes.problem(f"{what}; put the pictures of one object on one side")
+    return found
+
+
+_TOKEN = re.compile(r"[^\W\d_]+\d*|\d+")
+_STAMP = re.compile(r"([^\W\d_]*(?:19|20)\d{6})\d{4,}")
+"""A date that is followed by a time without anything between them."""
+
+FEW = 3
+"""Pictures a value of a part of the name has on average, at least: a running number has one."""
+
+
+def _tokens(sample: RawSample) -> list[str]:
+    found = _TOKEN.findall(sample.image.stem)
+    return [stamp[1] if (stamp := _STAMP.fullmatch(token)) else token for token in found]
+
+
+def _listed(values: set[str]) -> str:
+    values = sorted(values)
+    return ", ".join(values if len(values) < 6 else [*values[:2], "...", values[-1]])
+
+
+def told_apart(samples: Sequence[RawSample], parts: Sequence[str]) -> list[str]:
+    """A line when a part of the file names says which side most test pictures are on, else nothing.
+
+    Such a part, e.g. exp1 of exp1_num_7 or 20240131 of a time stamp, may be the camera, the lot,
+    the date or the exposure. More than half of the test pictures then have values that no training
+    picture has. parts: roles.
+    """
+    found: dict[str, tuple[set[str], set[str]]] = {}
+    sides = [(s.defect, _tokens(s), role == "test") for s, role in zip(samples, parts, strict=True)]
+    for defect in sorted({s.defect for s in samples}, key=lambda name: (name != GOOD, name)):
+        own = [(tokens, test) for kind, tokens, test in sides if kind == defect]
+        for place in range(min(len(tokens) for tokens, _ in own)):
+            train = {tokens[place] for tokens, test in own if not test}
+            values = [tokens[place] for tokens, test in own if test]
+            every = train | set(values)
+            unseen = sum(value not in train for value in values)
+            if train and 2 * unseen > len(values) and FEW * len(every) <= len(own):
+                found[defect] = (train, set(values))
+                break
+    if not found:
+        return []
+    (name, (train, test)), *others = found.items()
+    also = f" (also {', '.join(defect for defect, _ in others)})" if others else ""
+    return [
+        f"{samples[0].category}: names of {name} tell training from test: {_listed(train)} against "
+        f"{_listed(test)}{also}; if that is a camera, lot, date or exposure, scores measure it, too"
+    ]
 
 
 def check_leaks(samples: Iterable[tuple[str, str, str]], notes: Notes | None = None) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from helixbench.config import Slice
 from helixbench.datasets import layouts
@@ -14,12 +17,14 @@ from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
 from helixbench.pictures import bilinear_file
 from helixbench.prepare import pictures
+from helixbench.prepare.gate import Refusals
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.sheet import Shown, draw_sheet
-from helixbench.prepare.split import check_leaks, roles, split_record
+from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
 from helixbench.provenance import manifest, sha256, write_json
 from helixbench.records import GOOD, LEAKING, RawSample, Sample, format_cells, parse_cells, write_csv
+from helixbench.schema import Gate
 
 SHOWN = 3
 """Pictures of a role that the sheet shows."""
@@ -81,6 +86,15 @@ def prepare_one(raw: RawSample, name: str, role: str, root: Path, folder: Path, 
     return sample, content
 
 
+def _generator_masks(folder: Path, samples: Sequence[Sample]) -> dict[str, list[np.ndarray]]:
+    """Working masks (S, S) bool of the pictures that train the generator, by defect type."""
+    masks: dict[str, list[np.ndarray]] = {}
+    for sample in samples:
+        if sample.defect_trains:
+            masks.setdefault(sample.defect, []).append(pictures.read_mask(folder / sample.mask))
+    return dict(sorted(masks.items()))
+
+
 def _shown(folder: Path, sample: Sample) -> Shown:
     image = pictures.read_rgb(folder / sample.image)
     if not sample.mask:
@@ -102,13 +116,16 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
     """Prepare one category from the raw folder `raw` into `out`, which appears whole or not at all.
 
     Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/, samples.csv, split.json,
-    sheet.png and, last, manifest.json. Reads the keys `prepare.size`, `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for
-    bad raw data, for a defect type that cannot be split, and for a test picture that is also in training.
+    sheet.png and, last, manifest.json, which counts the real masks that the mask gate would refuse
+    by its default settings. Reads the keys `prepare.size`, `prepare.split` and
+    `prepare.raw_mask_cells`. Raises UserError for bad raw data, for a defect type that cannot be
+    split, and for a test picture that is also in training.
     """
     size, rule, k = config["prepare.size"], config["prepare.split"], config["prepare.raw_mask_cells"]
     root, notes = Path(raw).absolute(), Notes()
     raw_samples = layouts.read(layout, Path(raw), dataset, category, notes)
     ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
+    notes.odd += told_apart(raw_samples, parts)
     progress = Progress(f"{dataset} {category}", len(raw_samples))
     with whole_folder(out) as folder, manifest(folder / "manifest.json", "prepare", config, dataset=dataset, category=category) as record:
         for name in ("images", "masks", "references"):
@@ -120,6 +137,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         record["distinct_pictures"] = check_leaks((str(Path(raw) / sample.source), sample.role, content) for sample, content in prepared)
         samples = sorted((sample for sample, _ in prepared), key=lambda s: s.id)
         split = split_record(rule, k, dataset, category, ((s.id, s.defect, s.role) for s in samples))
+        refusals = Refusals.count(_generator_masks(folder, samples), Gate())
         write_csv(folder / "samples.csv", samples, Sample)
         write_json(folder / "split.json", split)
         _sheet(folder, samples)
@@ -132,5 +150,6 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         if rule in LEAKING:
             record["leaking"] = parts.count("both")  # these count twice above
         record["defects"] = sorted(split["defects"])
+        record["gate"] = dataclasses.asdict(refusals)
         record["odd"] = notes.odd
-    progress.done(notes.odd)
+    progress.done([*notes.odd, refusals.line()])

@@ -24,7 +24,7 @@ TILE = 128
 """Side of a picture of the gallery [pixel]."""
 OUTLINE = (255, 32, 32)
 _WORDS = {
-    "overview": "Results at a glance (Figure 1)",
+    "overview": "Results at a glance",
     "training": "Training",
     "cost": "Cost",
     "detector": "Detectors on held-out real pictures",

@@ -101,7 +101,7 @@ def _legend(figure: Figure, handles: dict[str, object]) -> None:
 
 
 def overview(folder: Folder, entries: list[Measured], published: Path) -> Figure:
-    """Figure 1: the mean of every data set, a bar a method with its spread; a diamond where the paper prints a number."""
+    """The mean of every data set, a bar a method with its spread; a diamond where the paper prints a number."""
     names, labels = list(folder.datasets), list(folder.labels.values())
     height = 0.75 + len(names) * (0.35 + 0.19 * len(labels))
     figure, axes = _figure(len(names), len(OVERVIEW), TWO_COLUMNS, height, sharey=True)

@@ -6,7 +6,7 @@ import html as _html
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,11 +19,12 @@ LEGEND = (
 )
 
 
-def _restored(categories: tuple[str, ...]) -> list[str]:
+def restored(categories: tuple[str, ...]) -> str:
+    """A line about the published rows of these categories; empty without any."""
     if not categories:
-        return []
-    rows = ", ".join(categories)
-    return [f"The published rows {rows} were scrambled in the source text and re-ordered; their column means agree with the paper."]
+        return ""
+    rows = f"The published rows {', '.join(categories)} were scrambled in the source text"
+    return f"{rows} and re-ordered; their column means agree with the paper."
 
 
 def _marks_used(columns: Iterable[tuple[int, Column]], rows: Iterable[Row]) -> set[str]:
@@ -67,8 +68,8 @@ def _md_header(column: Column) -> str:
     return _md(text) + _md_sup([column.mark])
 
 
-def markdown(title: str, blocks: list[Block], names: dict[str, str], restored: tuple[str, ...] = ()) -> str:
-    """One Markdown table a metric, footnotes below each."""
+def markdown(title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()) -> str:
+    """One Markdown table a metric, footnotes below each, remarks below the first block."""
     lines = [f"# {_md(title)}", "", LEGEND, ""]
     for number, block in enumerate(blocks):
         if number:
@@ -89,7 +90,7 @@ def markdown(title: str, blocks: list[Block], names: dict[str, str], restored: t
             notes = [f"<sup>{mark}</sup> {_md(text)}" for mark, text in block.notes.items() if mark in used]
             lines += ["", *(f"{note}  " for note in notes), ""]
         if not number:
-            lines += [line for text in _restored(restored) for line in (text, "")]
+            lines += [line for text in remarks for line in (text, "")]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -108,7 +109,7 @@ def _html_sup(marks: Iterable[str]) -> str:
     return f"<sup>{joined}</sup>" if joined else ""
 
 
-def html(title: str, blocks: list[Block], names: dict[str, str], restored: tuple[str, ...] = ()) -> str:
+def html(title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()) -> str:
     """A fragment: one table a metric, measured columns marked by a class, footnotes below each."""
     lines = [f"<h3>{_html.escape(title)}</h3>"]
     for number, block in enumerate(blocks):
@@ -137,7 +138,7 @@ def html(title: str, blocks: list[Block], names: dict[str, str], restored: tuple
             if notes:
                 lines.append(f"<details><summary>notes</summary><p>{'<br>'.join(notes)}</p></details>")
         if not number:
-            lines += [f"<p>{_html.escape(text)}</p>" for text in _restored(restored)]
+            lines += [f"<p>{_html.escape(text)}</p>" for text in remarks]
     return "\n".join(lines) + "\n"
 
 
@@ -244,11 +245,11 @@ def _tex_table(label: str, caption: str, block: Block, names: dict[str, str]) ->
     return [*lines, r"\end{table*}"]
 
 
-def latex(label: str, title: str, blocks: list[Block], names: dict[str, str], restored: tuple[str, ...] = ()) -> str:
+def latex(label: str, title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()) -> str:
     r"""A fragment for \input: one booktabs table a block, in a two-column-wide float, in panels where it has more than WIDE columns."""
     lines = [r"% needs \usepackage{booktabs,graphicx}"]
     for number, block in enumerate(blocks):
         caption = re.sub(r"^Table [IVX]+: ", "", title) + (", also measured" if number else "") + ". "
-        caption += " ".join([LEGEND, *([] if number else _restored(restored))])
+        caption += " ".join([LEGEND, *([] if number else remarks)])
         lines += ["", *_tex_table(label + "-also" * bool(number), caption, block, names)]
     return "\n".join(lines) + "\n"

@@ -17,7 +17,7 @@ from pathlib import Path
 from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.provenance import write_text
-from helixbench.report import render
+from helixbench.report import published_only, render
 from helixbench.report.measured import Measured, collect, labels
 from helixbench.report.published import (
     AVERAGE,
@@ -190,11 +190,12 @@ def run(number: int, config: Slice, *, published: Path, scores: list[Path], out:
     if also:
         blocks.append(build(table, measured, also, configured))
     title = f"Table {ROMAN[number]}: {TITLES[number]}"
+    remarks = list(filter(None, (render.restored(table.restored), published_only.remark(table.methods))))
     out = Path(out)
     write_text(out / f"table_{number}.csv", long_form(table, measured, wanted, configured))
-    write_text(out / f"table_{number}.md", render.markdown(title, blocks, NAMES, table.restored))
-    write_text(out / f"table_{number}.html", render.html(title, blocks, NAMES, table.restored))
-    write_text(out / f"table_{number}.tex", render.latex(f"tab:{number}", title, blocks, NAMES, table.restored))
+    write_text(out / f"table_{number}.md", render.markdown(title, blocks, NAMES, remarks))
+    write_text(out / f"table_{number}.html", render.html(title, blocks, NAMES, remarks))
+    write_text(out / f"table_{number}.tex", render.latex(f"tab:{number}", title, blocks, NAMES, remarks))
 
 
 def _as_printed(entry: Measured, table: Published) -> Measured | None:

@@ -12,6 +12,11 @@ from helixbench.schema.section import Section
 class Gate(Section):
     """When a generated mask is redrawn (counted in the manifest)."""
 
+    limits: Literal["learned", "fixed"] = Field(
+        "learned",
+        description="learned: limits widened for each defect type to its real masks; fixed: as given",
+    )
+    margin: float = Field(1.25, ge=1, description="learned limits over the real masks [factor]")
     min_area: float = Field(0.0005, ge=0, le=1, description="smallest mask [share of the picture]")
     max_area: float = Field(0.6, gt=0, le=1, description="largest mask [share of the picture]")
     max_border: float = Field(1 / 3, gt=0, le=1, description="longest run on a picture side [share of the side]")

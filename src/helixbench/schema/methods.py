@@ -135,7 +135,7 @@ class CutPaste(Section):
     """CutPaste (Li et al., CVPR 2021): a rectangle of a normal pasted elsewhere in it, as patch or as scar."""
 
     kind: Literal["cutpaste"]
-    label: str = Field("CutPaste", description="name in the tables")
+    label: str = Field("CutPaste synthesis", description="name in the tables; CutPaste there is its own detector")
     area: tuple[float, float] = Field((0.02, 0.15), description="area of a patch [share of the picture]")
     aspect: tuple[float, float] = Field((0.3, 3.3), description="height by width of a patch")
     jitter: float = Field(0.1, ge=0, lt=1, description="change of brightness, contrast and saturation")
