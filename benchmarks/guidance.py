@@ -8,7 +8,9 @@ Of a finished run (`snakemake ... --configfile OVERLAY`), on its own plan and se
   ceiling      agreement of the real pairs of the test half as they are, and after a pass through the autoencoder
 
     python benchmarks/guidance.py --overlay config/rivals.yaml [--method dhdiff] [--pairs 60] [--picture guidance.png]
-        [--out results/measured/guidance.csv]
+        [--out results/measured/guidance.csv] [--pairs-to FOLDER]
+
+--pairs-to keeps the pairs of each way in a folder of its own, in the layout of MVTec AD, for `helixbench detect --pairs`.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from helixbench.diffusion.data import Pictures, to_tensor
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.dhdiff.guidance import guidance
 from helixbench.methods.dhdiff.method import DHDiffMethod
+from helixbench.prepare.pictures import write_png
 from helixbench.prepare.sheet import outline
 from helixbench.records import Sample, read_csv
 from helixbench.score.alignment import MaskAgreement
@@ -88,6 +91,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--picture", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--pairs-to", type=Path)
     parser.add_argument("--note", default="")
     options = parser.parse_args()
     settings = config.load("params.yaml", options.overlay)
@@ -132,6 +136,17 @@ def main() -> None:
         record.write(options.out, result, options.note)
     if options.picture:
         write_sheet(options.picture, made, cells)
+    for name, pairs in made.items() if options.pairs_to else ():
+        write_pairs(options.pairs_to / name / category, plans, *pairs)
+
+
+def write_pairs(folder: Path, plans: list, images: np.ndarray, masks: np.ndarray) -> None:
+    """Pairs in the layout of MVTec AD."""
+    for plan, image, mask in zip(plans, images, masks, strict=True):
+        files = f"test/{plan.defect}/{plan.index:03d}.png", f"ground_truth/{plan.defect}/{plan.index:03d}_mask.png"
+        for file, array in zip(files, (image, mask), strict=True):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            write_png(folder / file, array)
 
 
 def write_sheet(file: Path, made: dict, cells: np.ndarray) -> None:
