@@ -23,7 +23,6 @@ from helixbench.generate import gather
 from helixbench.generate import stage as generate_stage
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods import training
-from helixbench.methods.dhdiff.guidance import guidance
 from helixbench.methods.dhdiff.method import DHDiffMethod, clean_mask
 from helixbench.records import Pair, read_csv
 
@@ -196,21 +195,6 @@ def test_training_learns(prepared, base, tmp_path):
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
     for domain in ("image", "annotation"):
         assert np.mean([row[domain] for row in rows[-20:]]) < 0.5 * rows[0][domain]
-
-
-def test_every_condition_guides_a_trained_model(prepared, base, tmp_path):
-    """Exchanged between pairs, each moves the noise prediction of the stream that it guides by 2 % of its RMS.
-
-    The audit's measure: the raw mask of a model that was trained with it only in the reference moved 0.03 %.
-    """
-    folder = train(prepared, base, tmp_path, optim=small.optim(steps=150, lr=3e-3), reference="background", reference_noise="none")
-    method = DHDiffMethod.load(small.dhdiff(reference="background", reference_noise="none"), folder, small.sampling())
-    moved = guidance(method, Pictures.load(prepared))
-    print(moved)
-    assert min(moved["raw_mask"]) > 0.02 and min(moved["control"]) > 0.02
-    assert max(moved["prompt"]) > 0.02 and moved["reference"][0] > 0.02
-    method.config = method.config.model_copy(update={"annotation_input": "none"})
-    assert "raw_mask" not in guidance(method, Pictures.load(prepared))
 
 
 def test_resume_after_a_kill_equals_the_unbroken_run(prepared, base, model, tmp_path, monkeypatch):

@@ -43,7 +43,9 @@ def run(config: Slice, *, model: Path, prepared: Path, out: Path) -> None:
     pipeline = DHDiffPipeline.from_pretrained(model)
     if pipeline.size != data.size:
         raise UserError(f"{model}: trained at {pipeline.size} pixel, {prepared} has {data.size}")
-    sampling = config["generate"].sampling.model_dump(exclude={"control"})
+    options = config["generate"].sampling
+    unread = {"control"} | ({"strength"} if options.start == "noise" else set())
+    sampling = options.model_dump(exclude=unread)
     rows, given = [], []
     for defect in data.defects[:ROWS]:
         own = [i for i in data.defective if data.samples[i].defect == defect]
