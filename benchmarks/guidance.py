@@ -3,6 +3,7 @@
 Of a finished run (`snakemake ... --configfile OVERLAY`), on its own plan and seeds:
   moves_*      change of the noise prediction at t = T/2 when a condition is exchanged between pairs [% of its RMS]
   x0_error_*   squared error of the clean latents that one noise prediction implies, by share of T; 1: nothing known
+  coupling_*   change of the noise prediction when merging or SSM of one layer is cut between the streams [% of its RMS]
   own, shuffled, mask_shuffled   image-mask agreement and mask in the planned cells, with the planned raw masks, with
                those of other pairs, and with those of other pairs for the annotation stream alone
   control      IoU of the masks with the planned real mask, which is given as control and not given
@@ -29,7 +30,7 @@ from helixbench import config, pictures
 from helixbench.devices import describe, pick_device
 from helixbench.diffusion.data import Pictures, to_tensor
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods.dhdiff.guidance import guidance, x0_error
+from helixbench.methods.dhdiff.guidance import coupling, guidance, x0_error
 from helixbench.methods.dhdiff.method import DHDiffMethod
 from helixbench.prepare.pictures import write_png
 from helixbench.prepare.sheet import outline
@@ -108,6 +109,9 @@ def main() -> None:
     for at in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
         for stream, error in zip(("image", "annotation"), x0_error(method, data, at), strict=True):
             result[f"x0_error_{stream}_{at:g}"] = round(error, 4)
+    for (layer, module), (image, annotation) in coupling(method, data).items():
+        result[f"coupling_{module}_{layer}_image"] = round(100 * image, 2)
+        result[f"coupling_{module}_{layer}_annotation"] = round(100 * annotation, 2)
 
     per_type = -(-options.pairs // len(data.defects))
     plans = make_plan(data, settings.generate.model_copy(update={"pairs": per_type}), settings.run.seed)

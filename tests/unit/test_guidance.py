@@ -8,7 +8,7 @@ import torch
 
 from helixbench.diffusion.base import build
 from helixbench.diffusion.data import Pictures
-from helixbench.methods.dhdiff.guidance import Probe, guidance, x0_error
+from helixbench.methods.dhdiff.guidance import Probe, coupling, guidance, x0_error
 from helixbench.methods.dhdiff.method import DHDiffMethod
 from helixbench.trainer import fit
 
@@ -79,3 +79,17 @@ def test_the_error_of_clean_latents_is_that_of_the_noise_by_signal_to_noise(data
     found = x0_error(method, data, 0.3)
     for error, z, x0 in zip(found, probe.z, probe.x0, strict=True):
         assert error == pytest.approx(float((z / abar.sqrt() - x0).square().mean()), rel=1e-3)
+
+
+def test_a_cut_layer_is_one_that_the_streams_hear_each_other_through(method, data):
+    before = {name: weight.clone() for name, weight in method.unet.state_dict().items()}
+    found = coupling(method, data)
+    layers = {layer.key for layer in method.unet.layers}
+    assert {key for key, module in found if module == "merging"} == layers
+    assert all(torch.equal(weight, before[name]) for name, weight in method.unet.state_dict().items()), "put back"
+    assert max(max(change) for change in found.values()) > 1e-3
+    plain = untrained(data)
+    # At its start merging carries nothing, and the mean of the two maps does.
+    changes = coupling(plain, data)
+    assert all(change == (0.0, 0.0) for (_, module), change in changes.items() if module == "merging")
+    assert max(max(change) for (_, module), change in changes.items() if module == "ssm") > 0

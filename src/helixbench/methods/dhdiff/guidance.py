@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 
 from helixbench.diffusion.data import Pictures, to_tensor
 from helixbench.methods.dhdiff.method import DHDiffMethod
+from helixbench.methods.dhdiff.modules import Merging, SemanticScoreMapModification
 from helixbench.prepare.raw_mask import cells_to_mask
 from helixbench.records import parse_cells
 
@@ -116,6 +120,53 @@ def x0_error(method: DHDiffMethod, data: Pictures, at: float, *, pairs: int = 16
     abar = float(method.base.scheduler.alphas_cumprod[int(probe.t[0])])
     error = (probe() - probe.noise[:2]).square().flatten(1).mean(1) * (1 - abar) / abar
     return float(error[0]), float(error[1])
+
+
+@torch.no_grad()
+def coupling(
+    method: DHDiffMethod, data: Pictures, *, at: float = 0.5, pairs: int = 16, seed: int = 0
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """What each stream hears of the other, layer by layer: (layer key, module) -> image and annotation stream.
+
+    The number is the RMS of the change over the RMS of the noise prediction when that layer's merging or SSM is cut
+    between the streams. Cut, merging keeps what it gives a stream of itself, and SSM mixes a stream's score map with itself. Arguments as of
+    `Probe`.
+    """
+    probe = Probe(method, data, at, pairs, seed)
+    plain, found = probe(), {}
+    for layer in method.unet.layers:
+        modules = method.unet.helix[layer.key.replace(".", "_")]
+        for name, cut in (("merging", _cut_merging), ("ssm", _cut_ssm)):
+            if name in modules:
+                with cut(modules[name]):
+                    change = probe() - plain
+                image, annotation = (_rms(c) / _rms(o) for c, o in zip(change, plain, strict=True))
+                found[layer.key, name] = image, annotation
+    return found
+
+
+@contextmanager
+def _cut_merging(merging: Merging) -> Iterator[None]:
+    """Without the weights from one stream to the other."""
+    weight = merging.conv.weight
+    kept, half = weight.clone(), len(weight) // 2
+    weight[:half, half:] = 0
+    weight[half:, :half] = 0
+    try:
+        yield
+    finally:
+        weight.copy_(kept)
+
+
+@contextmanager
+def _cut_ssm(ssm: SemanticScoreMapModification) -> Iterator[None]:
+    """Each stream's map in both places."""
+    real = ssm.modify
+    ssm.modify = lambda s_i, s_a, flow: (real(s_i, s_i, flow)[0], real(s_a, s_a, flow)[1])
+    try:
+        yield
+    finally:
+        del ssm.modify
 
 
 def _rms(x: torch.Tensor) -> float:
