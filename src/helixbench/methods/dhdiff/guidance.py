@@ -129,8 +129,8 @@ def coupling(
     """What each stream hears of the other, layer by layer: (layer key, module) -> image and annotation stream.
 
     The number is the RMS of the change over the RMS of the noise prediction when that layer's merging or SSM is cut
-    between the streams. Cut, merging keeps what it gives a stream of itself, and SSM mixes a stream's score map with itself. Arguments as of
-    `Probe`.
+    between the streams. Cut, merging keeps what it gives a stream of itself, and SSM mixes a stream's score map with
+    itself. Arguments as of `Probe`.
     """
     probe = Probe(method, data, at, pairs, seed)
     plain, found = probe(), {}
