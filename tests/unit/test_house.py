@@ -18,6 +18,7 @@ CORE = [
     "weights",
     "fetch",
     "records",
+    "raw_mask",
     "pictures",
     "metrics",
     "checkpoint",

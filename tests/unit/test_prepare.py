@@ -21,9 +21,9 @@ from helixbench.errors import UserError
 from helixbench.pictures import bilinear_file
 from helixbench.prepare import pictures, stage
 from helixbench.prepare.progress import Progress
-from helixbench.prepare.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.split import check_leaks, generator_part, roles, split_record, told_apart
 from helixbench.provenance import sha256, sha256_tree
+from helixbench.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.records import GOOD, LEAKING, RawSample, Sample, parse_cells, read_csv
 from helixbench.schema import Procedural
 

@@ -11,9 +11,9 @@ from helixbench.config import Slice
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline
-from helixbench.prepare.raw_mask import cells_to_mask
 from helixbench.prepare.sheet import outline
 from helixbench.provenance import write_atomic, write_json
+from helixbench.raw_mask import cells_to_mask
 from helixbench.records import derive_seed, parse_cells
 
 CONTROLS = ("point", "detailed mask", "raw mask")

@@ -6,7 +6,7 @@ import numpy as np
 
 from helixbench.diffusion.data import Pictures, shift, symmetries, to_tensor, transform
 from helixbench.methods.method import Conditions
-from helixbench.prepare.raw_mask import BLANK, cells_to_mask, raw_mask_cells
+from helixbench.raw_mask import BLANK, cells_to_mask, raw_mask_cells
 from helixbench.records import Plan, derive_seed, format_cells, parse_cells
 from helixbench.schema import Generate
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from helixbench.prepare.pictures import resize_mask
-from helixbench.prepare.raw_mask import cell_edges
 from helixbench.provenance import write_atomic
+from helixbench.raw_mask import cell_edges
 
 TILE, GAP, LABEL, HEAD = 128, 4, 104, 18
 OUTLINE, CELL = (255, 32, 32), (255, 200, 0)

@@ -19,10 +19,10 @@ from helixbench.pictures import bilinear_file
 from helixbench.prepare import pictures
 from helixbench.prepare.gate import Refusals
 from helixbench.prepare.progress import Progress
-from helixbench.prepare.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
 from helixbench.provenance import manifest, sha256, write_json
+from helixbench.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.records import GOOD, LEAKING, RawSample, Sample, format_cells, parse_cells, write_csv
 from helixbench.schema import Gate
 

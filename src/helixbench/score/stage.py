@@ -15,7 +15,7 @@ from helixbench import pictures
 from helixbench.config import Slice
 from helixbench.devices import pick_device
 from helixbench.errors import UserError
-from helixbench.prepare.raw_mask import cells_to_mask
+from helixbench.raw_mask import cells_to_mask
 from helixbench.records import ALL, Pair, Sample, Score, derive_seed, parse_cells, read_csv, write_csv
 from helixbench.schema import ScoreSection
 from helixbench.score import networks

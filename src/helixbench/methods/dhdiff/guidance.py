@@ -11,7 +11,7 @@ import torch
 from helixbench.diffusion.data import Pictures, to_tensor
 from helixbench.methods.dhdiff.method import DHDiffMethod
 from helixbench.methods.dhdiff.modules import Merging, SemanticScoreMapModification
-from helixbench.prepare.raw_mask import cells_to_mask
+from helixbench.raw_mask import cells_to_mask
 from helixbench.records import parse_cells
 
 CONDITIONS = ("raw_mask", "control", "prompt", "reference")

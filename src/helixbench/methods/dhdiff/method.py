@@ -23,8 +23,8 @@ from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
 from helixbench.methods.method import Conditions, Learner
-from helixbench.prepare.raw_mask import cells_to_mask, reference_crop
 from helixbench.provenance import write_json
+from helixbench.raw_mask import cells_to_mask, reference_crop
 from helixbench.records import derive_seed, parse_cells
 from helixbench.schema import DHDiff, Sampling
 

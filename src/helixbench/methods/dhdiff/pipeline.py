@@ -24,7 +24,7 @@ from helixbench.devices import pick_device
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.method import DHDiffMethod, disc
 from helixbench.prepare.pictures import resize_rgb
-from helixbench.prepare.raw_mask import BLANK, cells_to_mask, raw_mask_cells
+from helixbench.raw_mask import BLANK, cells_to_mask, raw_mask_cells
 from helixbench.records import derive_seed, parse_cells
 from helixbench.schema import DHDiff, Sampling
 
