@@ -114,7 +114,7 @@ def table(categories: int, stage: str, compared: bool = False) -> dict[str, int]
         ("table_6", table(12, "detect", compared=True)),
         ("table_7", table(5, "detect", compared=True)),
         ("table_8", {"prepare": 15, "train": 75, **drawn(75), "detect": 75, "report_table": 1}),
-        ("table_9", {"prepare": 15, "train": 60, **drawn(60), "detect": 60, "report_table": 1}),
+        ("table_9", {"prepare": 15, "train": 75, **drawn(75), "detect": 75, "report_table": 1}),
         ("figure_1", {"prepare": 15, "train": 15, "report_control": 15}),
         ("figure_3", {"prepare": 15, "train": 30, "report_attention": 15}),
         ("figure_6", {"prepare": 6, "train": 6 * LEARNERS, **drawn(6 * METHODS), "report_grid": 1}),
