@@ -164,6 +164,7 @@ def test_failing_masks_are_redrawn_counted_and_flagged(prepared, tmp_path):
     assert {(pair.gate, pair.redraws) for pair in pairs} == {("small", 2)}
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["gate"] == {"small": 12} and manifest["redraws"] == 24
+    assert manifest["takes_raw_mask"] is False, "a pasted defect is where it was, not where it is asked for"
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(prepared, tmp_path, monkeypatch):

@@ -14,7 +14,8 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from helixbench import weights
 from helixbench.config import Slice
 from helixbench.errors import UserError
-from helixbench.records import Pair, Sample, Score, read_csv, write_csv
+from helixbench.raw_mask import cells_to_mask, raw_mask_cells
+from helixbench.records import Pair, Sample, Score, format_cells, parse_cells, read_csv, write_csv
 from helixbench.score import inception_score, stage
 from helixbench.score.ic_lpips import IcLpipsResult, PairwiseLpips, build_lpips, defect_crops
 
@@ -96,6 +97,37 @@ def test_rows(folders, tmp_path):
     assert rows["hole", "mask_agreement_real"].n == 2 and "nearest 8 normals" in rows["hole", "mask_agreement"].protocol
     assert {(row.split, row.split_sha256, row.seed, row.config_digest) for row in rows.values()} == {("half", "f" * 64, 4, config().digest)}
     assert run(folders, tmp_path / "again.csv") == rows
+
+
+def test_mask_in_cells_is_a_share_and_an_overlap():
+    masks, cells = np.zeros((3, 4, 4), bool), np.zeros((3, 4, 4), bool)
+    masks[0, 0] = masks[1, :2, :2] = True  # four pixels each; the third mask is empty
+    cells[:2, :2, :2] = True
+    share, overlap = stage.mask_in_cells(masks, cells)
+    assert share == pytest.approx([0.5, 1.0]) and overlap == pytest.approx([2 / 6, 1.0])
+
+
+def test_masks_in_cells_are_scored_where_the_cells_were_given(folders, tmp_path):
+    """Real masks beside them; not for methods whose cells are the donor's own and nothing that they were given."""
+    prepared, pairs = folders
+    cells = [format_cells(5, raw_mask_cells(square(i) > 0, 5)) for i in range(6)]
+    rows = [dataclasses.replace(pair, raw_mask=cells[pair.index]) for pair in read_csv(pairs / "manifest.csv", Pair)]
+    rows[0] = dataclasses.replace(rows[0], raw_mask="5x5:24")  # beside its mask
+    write_csv(pairs / "manifest.csv", rows, Pair)
+    samples = read_csv(prepared / "samples.csv", Sample)
+    samples = [dataclasses.replace(s, raw_mask=cells[int(s.id[-1])] if s.mask else "") for s in samples]
+    write_csv(prepared / "samples.csv", samples, Sample)
+    (pairs / "manifest.json").write_text(json.dumps({"takes_raw_mask": False}))
+    assert not any("cells" in metric for _, metric in run(folders, tmp_path / "without.csv"))
+    (pairs / "manifest.json").write_text(json.dumps({"takes_raw_mask": True}))
+    found = run(folders, tmp_path / "scores.csv")
+    assert found["crack", "mask_in_cells"].value == pytest.approx(100 * 5 / 6) and found["hole", "mask_in_cells"].value == 100
+    assert found["all", "mask_in_cells"].n == 12 and "5 x 5 cells" in found["all", "mask_in_cells"].protocol
+    held = [square(i) > 0 for i in range(2)]
+    given = [cells_to_mask(5, parse_cells(cells[i])[1], SIZE) for i in range(2)]
+    real = np.mean([(mask & cell).sum() / (mask | cell).sum() for mask, cell in zip(held, given, strict=True)])
+    assert found["hole", "mask_cells_iou_real"].value == pytest.approx(100 * real)
+    assert found["hole", "mask_cells_iou"].value < 100
 
 
 def test_what_differs_from_category_to_category_is_no_part_of_a_protocol(folders, tmp_path):

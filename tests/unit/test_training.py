@@ -411,6 +411,7 @@ def test_any_number_of_shards_makes_the_same_bytes_also_after_a_kill(prepared, m
 
     generate_stage.run("dhdiff", "Data", "disc", config, **whole, out=tmp_path / "whole")
     expected = folder_of(tmp_path / "whole")
+    assert json.loads((tmp_path / "whole/manifest.json").read_text())["takes_raw_mask"] is True
     redraws = [pair.redraws for pair in read_csv(tmp_path / "whole/manifest.csv", Pair)]
     assert len(expected) == 2 * 22 + 1 and 0 < sum(redraws) < 2 * 22
     for n in (1, 2, 3):
