@@ -1,10 +1,10 @@
 """What an autoencoder leaves of real defects: the detector trained on them as they are, and decoded again.
 
-Of a run whose base is there (`snakemake base ... --configfile OVERLAY`): the defects of the generator's half are the pairs, the
+Of a run whose base is there (`snakemake base ... --configfile OVERLAYS`): the defects of the generator's half are the pairs, the
 held-out half is the test, and the detector is the run's own. No method that decodes its pictures can be much better than
 the second number; what is between the two is lost by the autoencoder alone.
 
-    python benchmarks/ceiling.py --overlay config/rivals.yaml [--seeds 0 1 2] [--out results/measured/ceiling.csv]
+    python benchmarks/ceiling.py --overlays config/rivals.yaml [--seeds 0 1 2] [--out results/measured/ceiling.csv]
 """
 
 from __future__ import annotations
@@ -63,12 +63,12 @@ def detect(folder: Path, way: str, seed: int, size: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--overlay", type=Path, default=Path("config/rivals.yaml"))
+    parser.add_argument("--overlays", type=Path, nargs="+", default=[Path("config/rivals.yaml")])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--note", default="")
     options = parser.parse_args()
-    settings = config.load("params.yaml", options.overlay)
+    settings = config.load("params.yaml", *options.overlays)
     (dataset, chosen), *_ = settings.prepare.datasets.items()
     category, run = chosen.categories[0], Path("results") / settings.run.name
     prepared = run / "prepare" / dataset / category

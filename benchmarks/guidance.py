@@ -1,6 +1,6 @@
 """Does what a user gives reach the pairs of a trained DH-Diff? And what can they agree at most?
 
-Of a finished run (`snakemake ... --configfile OVERLAY`), on its own plan and seeds:
+Of a finished run (`snakemake ... --configfile OVERLAYS`), on its own plan and seeds:
   moves_*      change of the noise prediction at t = T/2 when a condition is exchanged between pairs [% of its RMS]
   x0_error_*   squared error of the clean latents that one noise prediction implies, by share of T; 1: nothing known
   coupling_*   change of the noise prediction when merging or SSM of one layer is cut between the streams [% of its RMS]
@@ -9,7 +9,7 @@ Of a finished run (`snakemake ... --configfile OVERLAY`), on its own plan and se
   control      IoU of the masks with the planned real mask, which is given as control and not given
   ceiling      agreement of the real pairs of the test half as they are, and after a pass through the autoencoder
 
-    python benchmarks/guidance.py --overlay config/rivals.yaml [--method dhdiff] [--pairs 60] [--picture guidance.png]
+    python benchmarks/guidance.py --overlays config/rivals.yaml [--method dhdiff] [--pairs 60] [--picture guidance.png]
         [--out results/measured/guidance.csv] [--pairs-to FOLDER]
 
 --pairs-to keeps the pairs of each way in a folder of its own, in the layout of MVTec AD, for `helixbench detect --pairs`.
@@ -88,7 +88,7 @@ def ceiling(method: DHDiffMethod, prepared: Path, agreement: MaskAgreement) -> d
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--overlay", type=Path, default=Path("config/bottle.yaml"))
+    parser.add_argument("--overlays", type=Path, nargs="+", default=[Path("config/bottle.yaml")])
     parser.add_argument("--method", default="dhdiff")
     parser.add_argument("--pairs", type=int, default=60)
     parser.add_argument("--picture", type=Path)
@@ -96,7 +96,7 @@ def main() -> None:
     parser.add_argument("--pairs-to", type=Path)
     parser.add_argument("--note", default="")
     options = parser.parse_args()
-    settings = config.load("params.yaml", options.overlay)
+    settings = config.load("params.yaml", *options.overlays)
     (dataset, prepared), *_ = settings.prepare.datasets.items()
     category, run = prepared.categories[0], Path("results") / settings.run.name
     folder = run / "prepare" / dataset / category
