@@ -184,6 +184,32 @@ def test_what_lies_under_the_mask_weighs_more(prepared, base, monkeypatch):
     torch.testing.assert_close(losses["annotation"], noise[1].square().mean())
 
 
+def test_a_batch_has_its_raw_masks(prepared, base):
+    """Those of the pictures, none for normals; dropped with the prompt, and by themselves (reading 9)."""
+    config = small.dhdiff(optim=small.optim(batch=64), prompt_drop=0.2, raw_mask_drop=0.25, normal_share=0.5)
+    method, data = DHDiffMethod.create(config, BaseModel.load(base), 0), Pictures.load(prepared)
+    method.begin(data)
+    batch = method.batch(data, torch.Generator().manual_seed(0))
+    empty = method.base.encode(torch.zeros(1, 3, small.SIZE, small.SIZE))[0]
+    torch.testing.assert_close(batch["raw_mask"][0], empty, rtol=1e-2, atol=1e-2)
+    has_cells = (batch["raw_mask"] != batch["raw_mask"][0]).flatten(1).any(1)
+    assert has_cells.tolist() == [False] * 32 + [True] * 32
+    dropped = torch.tensor([prompt == "" for prompt in batch["prompts"]])
+    assert 4 <= dropped.sum() <= 24 and not batch["has_raw"][dropped].any()
+    alone = ~batch["has_raw"] & ~dropped
+    assert 4 <= alone.sum() <= 26, "a quarter of those with a prompt"
+
+
+def test_guidance_is_away_from_no_prompt_and_no_raw_mask(model, prepared, monkeypatch):
+    method = DHDiffMethod.load(small.dhdiff(), model, small.sampling(steps=1, guidance=2.0))
+    real, given = method.inputs, []
+    monkeypatch.setattr(method, "inputs", lambda ref, raw, t, has: given.append(raw is not None) or real(ref, raw, t, has))
+    data = Pictures.load(prepared)
+    plans = make_plan(data, schema.Generate(pairs=1), 0)[:1]
+    method.sample(conditions(data, plans), [torch.Generator().manual_seed(0)])
+    assert given == [True, False]
+
+
 def test_a_missing_part_of_the_base_is_one_line(base, tmp_path):
     with pytest.raises(UserError, match="unet: no such folder"):
         BaseModel.load(tmp_path)
