@@ -10,6 +10,7 @@ from PIL import Image
 
 from helixbench.diffusion import base as base_model
 from helixbench.diffusion.base import BaseModel
+from helixbench.diffusion.data import Pictures
 from helixbench.raw_mask import raw_mask_cells
 from helixbench.records import Sample, format_cells, write_csv
 from helixbench.schema import (
@@ -47,6 +48,14 @@ def scratch(**changes) -> Scratch:
 
 def base(seed: int = 0) -> BaseModel:
     return base_model.build(scratch(), SIZE, ["disc", "scratch", "hole"], seed)
+
+
+def scale_latents(model: BaseModel, data: Pictures) -> BaseModel:
+    """The model, with its random autoencoder's latents scaled to unit variance, as a trained one's are."""
+    pictures, _ = data.autoencoder_batch(16, 0.25, torch.Generator().manual_seed(0))
+    scale = model.vae.config.scaling_factor / float(model.encode(pictures).std())
+    model.vae.register_to_config(scaling_factor=scale)
+    return model
 
 
 def dhdiff(**changes) -> DHDiff:

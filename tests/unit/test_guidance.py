@@ -23,9 +23,7 @@ def untrained(data: Pictures, **changes) -> DHDiffMethod:
     settings = small.scratch()
     unet = settings.unet.model_copy(update={"prediction": "v_prediction"})
     base = build(settings.model_copy(update={"unet": unet}), small.SIZE, ["disc"], 0)
-    pictures, _ = data.autoencoder_batch(16, 0.25, torch.Generator().manual_seed(0))
-    scale = base.vae.config.scaling_factor / float(base.encode(pictures).std())
-    base.vae.register_to_config(scaling_factor=scale)
+    small.scale_latents(base, data)
     config = {"reference": "background", "reference_noise": "none", "loss_weighting": "v", **changes}
     method = DHDiffMethod.create(small.dhdiff(**config), base, 0)
     method.begin(data)
