@@ -27,7 +27,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 def command(folder: Path, name: str, processes: int, **changes) -> list[str]:
-    options = small.dhdiff(optim=small.optim(**{"steps": 3, "accumulate": 4, "lr": 1e-5, "log_every_s": 1e-9, "ema": 0.5, **changes}))
+    # Without the raw mask, whose blank latents let a tiny random base amplify rounding.
+    options = small.dhdiff(
+        annotation_input="none", optim=small.optim(**{"steps": 3, "accumulate": 4, "lr": 1e-5, "log_every_s": 1e-9, "ema": 0.5, **changes})
+    )
     values = {"run.seed": 0, "train.methods.dhdiff": options.model_dump(mode="json")}
     (folder / f"{name}.json").write_text(json.dumps(values))
     places = ["--config", folder / f"{name}.json", "--prepared", folder / "prepared", "--base", folder / "base"]
@@ -50,8 +53,8 @@ def test_two_processes_train_the_model_that_one_does(folder):
     logged = [[json.loads(line) for line in (folder / name / "stats.jsonl").read_text().splitlines()] for name in ("one", "two")]
     for a, b in zip(*logged, strict=True):
         assert a["step"] == b["step"]
-        for key, tolerance in (("image", 1e-3), ("annotation", 1e-3), ("grad_norm", 3e-3)):
-            assert a[key] == pytest.approx(b[key], rel=tolerance)
+        for key in ("image", "annotation", "grad_norm"):
+            assert a[key] == pytest.approx(b[key], rel=1e-3)
     # Adam's first steps have the learning rate's length even where a gradient is rounding alone: no closer than that.
     assert max(float((one[key] - two[key]).abs().max()) for key in one) < 3 * 2 * 1e-5
 
