@@ -1,10 +1,13 @@
-"""What an autoencoder leaves of real defects: the detector trained on them as they are, and decoded again.
+"""What an autoencoder leaves of real defects: the detector trained on them as they are, and decoded
+again.
 
-Of a run whose base is there (`snakemake base ... --configfile OVERLAYS`): the defects of the generator's half are the pairs, the
-held-out half is the test, and the detector is the run's own. No method that decodes its pictures can be much better than
-the second number; what is between the two is lost by the autoencoder alone.
+Of a run whose base is there (`snakemake base ... --configfile OVERLAYS`): the defects of the
+generator's half are the pairs, the held-out half is the test, and the detector is the run's own. No
+method that decodes its pictures can be much better than the second number; what is between the two
+is lost by the autoencoder alone.
 
-    python benchmarks/ceiling.py --overlays config/rivals.yaml [--seeds 0 1 2] [--out results/measured/ceiling.csv]
+    python benchmarks/ceiling.py --overlays config/rivals.yaml [--seeds 0 1 2] [--out
+    results/measured/ceiling.csv]
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ def decoded(base: BaseModel, images: np.ndarray) -> np.ndarray:
     return (out.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def write(folder: Path, samples: list[Sample], images: np.ndarray, masks: np.ndarray, subset: str = "test") -> None:
+def write(
+    folder: Path, samples: list[Sample], images: np.ndarray, masks: np.ndarray, subset: str = "test"
+) -> None:
     """Pictures, and masks of the defective ones, in the layout of MVTec AD."""
     for number, (sample, image, mask) in enumerate(zip(samples, images, masks, strict=True)):
         files = {folder / subset / sample.defect / f"{number:03d}.png": image}
@@ -53,16 +58,38 @@ def write(folder: Path, samples: list[Sample], images: np.ndarray, masks: np.nda
 
 def detect(folder: Path, way: str, seed: int, size: int) -> dict[str, float]:
     """Scores of all defect types together, of a detector trained on `folder/<way>`."""
-    command = [sys.executable, "-m", "helixbench.cli", "detect", "--size", str(size), "--seed", str(seed)]
-    command += ["--pairs", folder / way, "--normals", folder / "normals", "--test", folder / "held_out"]
+    command = [
+        sys.executable,
+        "-m",
+        "helixbench.cli",
+        "detect",
+        "--size",
+        str(size),
+        "--seed",
+        str(seed),
+    ]
+    command += [
+        "--pairs",
+        folder / way,
+        "--normals",
+        folder / "normals",
+        "--test",
+        folder / "held_out",
+    ]
     command += ["--settings", folder / "detect.yaml", "-o", folder / f"{way}{seed}"]
     subprocess.run(list(map(str, command)), check=True)
     with (folder / f"{way}{seed}/scores.csv").open(encoding="utf-8", newline="") as file:
-        return {row["metric"]: float(row["value"]) for row in csv.DictReader(file) if row["defect"] == "all"}
+        return {
+            row["metric"]: float(row["value"])
+            for row in csv.DictReader(file)
+            if row["defect"] == "all"
+        }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--overlays", type=Path, nargs="+", default=[Path("config/rivals.yaml")])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path)
@@ -74,9 +101,15 @@ def main() -> None:
     prepared = run / "prepare" / dataset / category
     base = BaseModel.load(run / "train/base" / dataset / category).to(pick_device())
     samples = read_csv(prepared / "samples.csv", Sample)
-    parts = {"normals": [s for s in samples if s.role == "normal"], "held_out": [s for s in samples if s.role == "test"]}
+    parts = {
+        "normals": [s for s in samples if s.role == "normal"],
+        "held_out": [s for s in samples if s.role == "test"],
+    }
     parts["real"] = [s for s in samples if s.role == "generator"]
-    result: dict[str, object] = {"name": f"ceiling, {settings.run.name} {category}", "device": describe(pick_device())}
+    result: dict[str, object] = {
+        "name": f"ceiling, {settings.run.name} {category}",
+        "device": describe(pick_device()),
+    }
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, own in parts.items():

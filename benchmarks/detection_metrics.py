@@ -1,11 +1,13 @@
-"""Detection metrics of n test pictures against scikit-learn, torchmetrics and anomalib, exact on all sides (no binning).
+"""Detection metrics of n test pictures against scikit-learn, torchmetrics and anomalib, exact on
+all sides (no binning).
 
-One call each of pixel AUROC, pixel AP and F1-max, on the CPU as the stage runs them; `theirs_s` is the fastest of the
-packages. anomalib's area under the precision-recall curve is a trapezoid's and not compared by value. Of PRO anomalib has
-the only one: `pro_s`, `pro_anomalib_s`, and `pro_abs_diff` (its sums are float32). `peak_mib`: most that our metrics held
-beyond the inputs.
+One call each of pixel AUROC, pixel AP and F1-max, on the CPU as the stage runs them; `theirs_s` is
+the fastest of the packages. anomalib's area under the precision-recall curve is a trapezoid's and
+not compared by value. Of PRO anomalib has the only one: `pro_s`, `pro_anomalib_s`, and
+`pro_abs_diff` (its sums are float32). `peak_mib`: most that our metrics held beyond the inputs.
 
-    python benchmarks/detection_metrics.py [--pictures 100] [--size 256] [--repeats 3] [--note "..."] [--out FILE.csv]
+    python benchmarks/detection_metrics.py [--pictures 100] [--size 256] [--repeats 3] [--note
+    "..."] [--out FILE.csv]
 """
 
 from __future__ import annotations
@@ -25,14 +27,19 @@ from anomalib.metrics.auroc import _AUROC
 from anomalib.metrics.f1_score import _F1Max
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_precision_recall_curve
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_average_precision,
+    binary_precision_recall_curve,
+)
 
 from helixbench.devices import describe
 from helixbench.metrics import Ranking
 
 
 def pictures(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (n, size, size) float32 in [0, 1] and masks, a third of them empty; regions of many sizes."""
+    """Maps (n, size, size) float32 in [0, 1] and masks, a third of them empty; regions of many
+    sizes."""
     rng = np.random.default_rng(0)
     field = ndimage.gaussian_filter(rng.normal(size=(n, size, size)).astype(np.float32), (0, 9, 9))
     masks = field > 2.3 * field.std()
@@ -52,13 +59,21 @@ def largest_f1(precision: np.ndarray, recall: np.ndarray) -> float:
 
 def scikit_learn(maps: np.ndarray, masks: np.ndarray) -> list[float]:
     x, y = maps.ravel(), masks.ravel()
-    return [roc_auc_score(y, x), average_precision_score(y, x), largest_f1(*precision_recall_curve(y, x)[:2])]
+    return [
+        roc_auc_score(y, x),
+        average_precision_score(y, x),
+        largest_f1(*precision_recall_curve(y, x)[:2]),
+    ]
 
 
 def torchmetrics(maps: np.ndarray, masks: np.ndarray) -> list[float]:
     x, y = torch.from_numpy(maps).ravel(), torch.from_numpy(masks).ravel().long()
     precision, recall, _ = binary_precision_recall_curve(x, y)
-    return [float(binary_auroc(x, y)), float(binary_average_precision(x, y)), largest_f1(precision.numpy(), recall.numpy())]
+    return [
+        float(binary_auroc(x, y)),
+        float(binary_average_precision(x, y)),
+        largest_f1(precision.numpy(), recall.numpy()),
+    ]
 
 
 def anomalib(maps: np.ndarray, masks: np.ndarray) -> list[float]:
@@ -94,7 +109,10 @@ def main() -> None:
     options = parser.parse_args()
     maps, masks = pictures(options.pictures, options.size)
     mine_s, mine = best(ours, maps, masks, repeats=options.repeats)
-    rivals = {f.__name__: best(f, maps, masks, repeats=options.repeats) for f in (scikit_learn, torchmetrics, anomalib)}
+    rivals = {
+        f.__name__: best(f, maps, masks, repeats=options.repeats)
+        for f in (scikit_learn, torchmetrics, anomalib)
+    }
     fastest = min(seconds for seconds, _ in rivals.values())
     ranking = Ranking(maps, masks)
     pro_s, pro = best(ranking.pro, masks, 0.3, repeats=options.repeats)
@@ -112,7 +130,15 @@ def main() -> None:
         "theirs_s": round(fastest, 3),
         **{f"{name}_s": round(seconds, 3) for name, (seconds, _) in rivals.items()},
         "ratio": round(fastest / mine_s, 2),
-        "max_abs_diff": float(np.nanmax([abs(a - b) for _, values in rivals.values() for a, b in zip(mine, values, strict=True)])),
+        "max_abs_diff": float(
+            np.nanmax(
+                [
+                    abs(a - b)
+                    for _, values in rivals.values()
+                    for a, b in zip(mine, values, strict=True)
+                ]
+            )
+        ),
         "pro_s": round(pro_s, 3),
         "pro_anomalib_s": round(their_pro_s, 3),
         "pro": round(pro, 4),

@@ -1,7 +1,9 @@
-"""What a run leaves on the disk: bytes of a pair, of a prepared category, of a trained model and of its resume state.
+"""What a run leaves on the disk: bytes of a pair, of a prepared category, of a trained model and of
+its resume state.
 
-Pairs and prepared pictures: a real run of prepare and generate at the paper's 256 pixel, MVTec AD bottle with Crop&Paste, whose
-pixels are real pictures'. Models at the size of Stable Diffusion 1.5: weights counted without data, 4 bytes each.
+Pairs and prepared pictures: a real run of prepare and generate at the paper's 256 pixel, MVTec AD
+bottle with Crop&Paste, whose pixels are real pictures'. Models at the size of Stable Diffusion 1.5:
+weights counted without data, 4 bytes each.
 
     python benchmarks/disk.py FOLDER_OF_MVTEC_AD [--pairs 30] [--note "..."] [--out FILE.csv]
 """
@@ -37,17 +39,27 @@ def pictures(raw: Path, pairs: int) -> list[dict[str, object]]:
         paper = load("params.yaml")
         overlay = {
             "run": {"name": "disk"},
-            "prepare": {"use": ["MVTec-AD"], "datasets": {"MVTec-AD": {"root": str(raw.resolve()), "categories": ["bottle"]}}},
-            "train": {"methods": {name: None for name in paper.train.methods if name != "crop_paste"}},
+            "prepare": {
+                "use": ["MVTec-AD"],
+                "datasets": {"MVTec-AD": {"root": str(raw.resolve()), "categories": ["bottle"]}},
+            },
+            "train": {
+                "methods": {name: None for name in paper.train.methods if name != "crop_paste"}
+            },
             "generate": {"pairs": pairs},
-            "score": {"inception_score": {"network": "random"}, "ic_lpips": {"network": "random"}},  # not run: no weights needed
+            "score": {
+                "inception_score": {"network": "random"},
+                "ic_lpips": {"network": "random"},
+            },  # not run: no weights needed
             "report": {"tables": [1]},
         }
         (place / "disk.yaml").write_text(yaml.safe_dump(overlay), encoding="utf-8")
         run("snakemake", "--cores", "1", "pairs", "--configfile", "disk.yaml", cwd=place)
         results = place / "results/disk"
         made = results / "generate/crop_paste/MVTec-AD/bottle"
-        images, masks = (sorted(made.rglob(f"bottle/{kind}/**/*.png")) for kind in ("test", "ground_truth"))
+        images, masks = (
+            sorted(made.rglob(f"bottle/{kind}/**/*.png")) for kind in ("test", "ground_truth")
+        )
         if len(images) != len(masks) or not images:
             sys.exit(f"{len(images)} pictures and {len(masks)} masks in {made}")
         prepared = [file for file in (results / "prepare").rglob("*") if file.is_file()]
@@ -67,7 +79,8 @@ def per(files: list[Path], units: int) -> dict[str, float]:
 
 
 def weights() -> list[dict[str, object]]:
-    """Trained models, and what training them keeps to be gone on with (weights and moments, twice: the one before stays)."""
+    """Trained models, and what training them keeps to be gone on with (weights and moments, twice:
+    the one before stays)."""
     methods = load("params.yaml").train.methods
 
     def size(*parts: torch.nn.Module) -> int:
@@ -85,9 +98,19 @@ def weights() -> list[dict[str, object]]:
         {"what": "Stable Diffusion 1.5", "n": 1, "bytes": base},
         {"what": "trained model of dhdiff", "n": 1, "bytes": size(helix, *frozen)},
         {"what": "trained model of dfmgan", "n": 1, "bytes": size(dfmgan.module)},
-        {"what": "resume state of dhdiff, newest and the one before", "n": 1, "files": 2, "bytes": 2 * state},
+        {
+            "what": "resume state of dhdiff, newest and the one before",
+            "n": 1,
+            "files": 2,
+            "bytes": 2 * state,
+        },
         # RealNet trains the whole U-Net and averages it.
-        {"what": "resume state of realnet, newest and the one before", "n": 1, "files": 2, "bytes": 2 * 4 * whole},
+        {
+            "what": "resume state of realnet, newest and the one before",
+            "n": 1,
+            "files": 2,
+            "bytes": 2 * 4 * whole,
+        },
     ]
 
 

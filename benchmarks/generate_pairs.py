@@ -1,9 +1,11 @@
-"""Making DH-Diff pairs against the floor of two plain pictures: sampling with the same plain diffusers U-Net.
+"""Making DH-Diff pairs against the floor of two plain pictures: sampling with the same plain
+diffusers U-Net.
 
-Floor of a step: the passes on image + annotation latents (2B) that classifier-free guidance needs, with the prompt padded as
-diffusers pads it; no reference, no new modules. Both sides run in one process, in turns; the medians are compared. Scratch size on
-a CPU, Stable Diffusion 1.5's size on a GPU (random weights do for speed). `s_per_pair` is the whole of `sample` at the
-full number of steps: text, reference, sampling, decoding, masks.
+Floor of a step: the passes on image + annotation latents (2B) that classifier-free guidance needs,
+with the prompt padded as diffusers pads it; no reference, no new modules. Both sides run in one
+process, in turns; the medians are compared. Scratch size on a CPU, Stable Diffusion 1.5's size on a
+GPU (random weights do for speed). `s_per_pair` is the whole of `sample` at the full number of
+steps: text, reference, sampling, decoding, masks.
 
     python benchmarks/generate_pairs.py [--batch 8] [--repeats 5] [--steps 20]
 """
@@ -50,7 +52,9 @@ def main() -> None:
     base = build(bottle.train.scratch, size, ["bottle", "broken large"], 0)
     if device.type == "cuda":  # the text model stays small: it runs once
         width = base.text_encoder.config.hidden_size
-        base.unet = UNet2DConditionModel(sample_size=size // 8, cross_attention_dim=width, attention_head_dim=8)
+        base.unet = UNet2DConditionModel(
+            sample_size=size // 8, cross_attention_dim=width, attention_head_dim=8
+        )
         base.vae = AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
@@ -59,20 +63,38 @@ def main() -> None:
         )
     plain = copy.deepcopy(base.unet).to(device).eval()
     method = DHDiff(kind="dhdiff", optim=Optim(steps=1, batch=b, lr=1e-4))
-    ours = DHDiffMethod(method, base, Sampling(sampler="dpmsolver++", steps=options.steps)).to(device)
+    ours = DHDiffMethod(method, base, Sampling(sampler="dpmsolver++", steps=options.steps)).to(
+        device
+    )
     ours.unet.eval()
-    shape = (b, base.vae.config.latent_channels, size // base.latent_factor, size // base.latent_factor)
+    shape = (
+        b,
+        base.vae.config.latent_channels,
+        size // base.latent_factor,
+        size // base.latent_factor,
+    )
     z, a, r = (torch.randn(shape, device=device) for _ in range(3))
     t = torch.full((b,), 500, device=device)
-    texts = {True: ours.embed(["a photo of a bottle with broken large"] * b), False: ours.embed([""] * b)}
+    texts = {
+        True: ours.embed(["a photo of a bottle with broken large"] * b),
+        False: ours.embed([""] * b),
+    }
 
     @torch.no_grad()
     def our_step() -> None:
         with autocast(device, "auto"):
             reference = ours.unet.encode_reference(r, t, texts[False])
-            guided(lambda conditional: torch.cat(ours.unet(z, a, t, texts[conditional], reference), dim=1), 2.5)
+            guided(
+                lambda conditional: torch.cat(
+                    ours.unet(z, a, t, texts[conditional], reference), dim=1
+                ),
+                2.5,
+            )
 
-    padded = {True: base.embed(["a photo of a bottle with broken large"] * b), False: base.embed([""] * b)}  # as diffusers does
+    padded = {
+        True: base.embed(["a photo of a bottle with broken large"] * b),
+        False: base.embed([""] * b),
+    }  # as diffusers does
 
     @torch.no_grad()
     def floor_step() -> None:
@@ -92,12 +114,27 @@ def main() -> None:
         ours.sample(conditions, [torch.Generator().manual_seed(i) for i in range(b)])
 
     with torch.no_grad():  # the two are the same function at DH-Diff's zero start on equal streams
-        difference = float((ours.unet(z, z, t, texts[True])[0] - plain(z, t, texts[True]).sample).abs().max())
+        difference = float(
+            (ours.unet(z, z, t, texts[True])[0] - plain(z, t, texts[True]).sample).abs().max()
+        )
     our_step(), floor_step(), pairs()
-    times = np.array([(clock(our_step, device), clock(floor_step, device)) for _ in range(options.repeats)])
+    times = np.array(
+        [(clock(our_step, device), clock(floor_step, device)) for _ in range(options.repeats)]
+    )
     mine, floor = (statistics.median(column) for column in times.T)
-    result = {"name": "generate_pairs", "device": describe(device), "batch": b, "ours_s": round(mine, 4), "theirs_s": round(floor, 4)}
-    result |= {"ratio": round(mine / floor, 3), "max_abs_diff": difference, "size": size, "steps": options.steps}
+    result = {
+        "name": "generate_pairs",
+        "device": describe(device),
+        "batch": b,
+        "ours_s": round(mine, 4),
+        "theirs_s": round(floor, 4),
+    }
+    result |= {
+        "ratio": round(mine / floor, 3),
+        "max_abs_diff": difference,
+        "size": size,
+        "steps": options.steps,
+    }
     result["s_per_pair"] = round(min(clock(pairs, device) for _ in range(2)) / b, 4)
     if device.type == "cuda":
         result["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) // 2**20

@@ -1,18 +1,20 @@
 """Does what a user gives reach the pairs of a trained DH-Diff? And what can they agree at most?
 
-Of a finished run (`snakemake ... --configfile OVERLAYS`), on its own plan and seeds:
-  moves_*      change of the noise prediction at t = T/2 when a condition is exchanged between pairs [% of its RMS]
-  x0_error_*   squared error of the clean latents that one noise prediction implies, by share of T; 1: nothing known
-  coupling_*   change of the noise prediction when merging or SSM of one layer is cut between the streams [% of its RMS]
-  own, shuffled, mask_shuffled   image-mask agreement and mask in the planned cells, with the planned raw masks, with
-               those of other pairs, and with those of other pairs for the annotation stream alone
-  control      IoU of the masks with the planned real mask, which is given as control and not given
-  ceiling      agreement of the real pairs of the test half as they are, and after a pass through the autoencoder
+Of a finished run (`snakemake ... --configfile OVERLAYS`), on its own plan and seeds: moves_*
+  change of the noise prediction at t = T/2 when a condition is exchanged between pairs [% of its
+  RMS] x0_error_*   squared error of the clean latents that one noise prediction implies, by share
+  of T; 1: nothing known coupling_*   change of the noise prediction when merging or SSM of one
+  layer is cut between the streams [% of its RMS] own, shuffled, mask_shuffled   image-mask
+  agreement and mask in the planned cells, with the planned raw masks, with those of other pairs,
+  and with those of other pairs for the annotation stream alone control      IoU of the masks with
+  the planned real mask, which is given as control and not given ceiling      agreement of the real
+  pairs of the test half as they are, and after a pass through the autoencoder
 
-    python benchmarks/guidance.py --overlays config/rivals.yaml [--method dhdiff] [--pairs 60] [--picture guidance.png]
-        [--out results/measured/guidance.csv] [--pairs-to FOLDER]
+    python benchmarks/guidance.py --overlays config/rivals.yaml [--method dhdiff] [--pairs 60]
+        [--picture guidance.png] [--out results/measured/guidance.csv] [--pairs-to FOLDER]
 
---pairs-to keeps the pairs of each way in a folder of its own, in the layout of MVTec AD, for `helixbench detect --pairs`.
+--pairs-to keeps the pairs of each way in a folder of its own, in the layout of MVTec AD, for
+`helixbench detect --pairs`.
 """
 
 from __future__ import annotations
@@ -59,8 +61,12 @@ def drawn(method: DHDiffMethod, given: list, plans: list) -> tuple[np.ndarray, n
 
 
 def annotation_only(method: DHDiffMethod):
-    """A method whose annotation stream gets the raw mask of the next pair, while the image stream keeps its own."""
-    zeta, real = method.unet.inputs.zeta["raw_annotation"], method.unet.inputs.zeta["raw_annotation"].forward
+    """A method whose annotation stream gets the raw mask of the next pair, while the image stream
+    keeps its own."""
+    zeta, real = (
+        method.unet.inputs.zeta["raw_annotation"],
+        method.unet.inputs.zeta["raw_annotation"].forward,
+    )
     zeta.forward = lambda latent: real(latent.roll(1, 0))
     return lambda: setattr(zeta, "forward", real)
 
@@ -79,7 +85,9 @@ def ceiling(method: DHDiffMethod, prepared: Path, agreement: MaskAgreement) -> d
     base = method.base
     through = torch.cat([base.decode(base.encode(x)).cpu() for x in to_tensor(images).split(BATCH)])
     as_pictures = to_tensor(masks).expand(-1, 3, -1, -1)
-    again = torch.cat([base.decode(base.encode(x)).cpu().mean(1) > 0.5 for x in as_pictures.split(BATCH)]).numpy()
+    again = torch.cat(
+        [base.decode(base.encode(x)).cpu().mean(1) > 0.5 for x in as_pictures.split(BATCH)]
+    ).numpy()
     return {
         "ceiling_real": 100 * agreement(images, masks).own.mean(),
         "ceiling_through_autoencoder": 100 * agreement(as_bytes(through), again).own.mean(),
@@ -87,7 +95,9 @@ def ceiling(method: DHDiffMethod, prepared: Path, agreement: MaskAgreement) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--overlays", type=Path, nargs="+", default=[Path("config/bottle.yaml")])
     parser.add_argument("--method", default="dhdiff")
     parser.add_argument("--pairs", type=int, default=60)
@@ -102,10 +112,18 @@ def main() -> None:
     folder = run / "prepare" / dataset / category
     data, device = Pictures.load(folder), pick_device()
     model = run / "train" / options.method / dataset / category
-    method = DHDiffMethod.load(settings.train.methods[options.method], model, settings.generate.sampling).to(device)
-    result: dict[str, object] = {"name": f"guidance, {settings.run.name} {category}", "device": describe(device)}
+    method = DHDiffMethod.load(
+        settings.train.methods[options.method], model, settings.generate.sampling
+    ).to(device)
+    result: dict[str, object] = {
+        "name": f"guidance, {settings.run.name} {category}",
+        "device": describe(device),
+    }
     for name, (image, annotation) in guidance(method, data).items():
-        result |= {f"moves_{name}_image": round(100 * image, 2), f"moves_{name}_annotation": round(100 * annotation, 2)}
+        result |= {
+            f"moves_{name}_image": round(100 * image, 2),
+            f"moves_{name}_annotation": round(100 * annotation, 2),
+        }
     for at in (0.1, 0.3, 0.5, 0.7, 0.9, 1.0):
         for stream, error in zip(("image", "annotation"), x0_error(method, data, at), strict=True):
             result[f"x0_error_{stream}_{at:g}"] = round(error, 4)
@@ -114,7 +132,9 @@ def main() -> None:
         result[f"coupling_{module}_{layer}_annotation"] = round(100 * annotation, 2)
 
     per_type = -(-options.pairs // len(data.defects))
-    plans = make_plan(data, settings.generate.model_copy(update={"pairs": per_type}), settings.run.seed)
+    plans = make_plan(
+        data, settings.generate.model_copy(update={"pairs": per_type}), settings.run.seed
+    )
     planned = [conditions(data, plans[i : i + BATCH]) for i in range(0, len(plans), BATCH)]
     detailed = [replace(one, control=one.donor_mask) for one in planned]
     shuffled = [replace(one, raw_mask=one.raw_mask.roll(1, 0)) for one in planned]
@@ -136,7 +156,10 @@ def main() -> None:
             f"{name}_mask_cells_iou": round(100 * overlap.mean(), 1),
         }
     result["planned_mask_cells_iou"] = round(100 * mask_in_cells(real, cells)[1].mean(), 1)
-    result |= {"control_iou": round(100 * iou(made["control"][1], real), 1), "no_control_iou": round(100 * iou(made["own"][1], real), 1)}
+    result |= {
+        "control_iou": round(100 * iou(made["control"][1], real), 1),
+        "no_control_iou": round(100 * iou(made["own"][1], real), 1),
+    }
     result |= {name: round(value, 1) for name, value in ceiling(method, folder, agreement).items()}
     for name, value in result.items():
         print(f"{name:32} {value}")
@@ -151,14 +174,18 @@ def main() -> None:
 def write_pairs(folder: Path, plans: list, images: np.ndarray, masks: np.ndarray) -> None:
     """Pairs in the layout of MVTec AD."""
     for plan, image, mask in zip(plans, images, masks, strict=True):
-        files = f"test/{plan.defect}/{plan.index:03d}.png", f"ground_truth/{plan.defect}/{plan.index:03d}_mask.png"
+        files = (
+            f"test/{plan.defect}/{plan.index:03d}.png",
+            f"ground_truth/{plan.defect}/{plan.index:03d}_mask.png",
+        )
         for file, array in zip(files, (image, mask), strict=True):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             write_png(folder / file, array)
 
 
 def write_sheet(file: Path, made: dict, cells: np.ndarray) -> None:
-    """For some pairs, one row per way of making them: picture, and picture with mask (red) and planned cells (blue)."""
+    """For some pairs, one row per way of making them: picture, and picture with mask (red) and
+    planned cells (blue)."""
     chosen = range(0, len(cells), max(1, len(cells) // 16))
     rows = []
     for images, masks in made.values():

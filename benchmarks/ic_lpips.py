@@ -1,11 +1,13 @@
 """IC-LPIPS of n generated images against the pairwise calls that the public scripts make.
 
-Theirs: one call of the `lpips` package for every (image, anchor) and for every pair of a cluster's kept images (one
-shuffle, cap 50). There are too many to wait for, so `--sample` random calls are timed and extrapolated to all of them; the same calls
-give the largest difference. Ours: the whole score, embeddings and matrix products. Smooth random pictures do for both.
+Theirs: one call of the `lpips` package for every (image, anchor) and for every pair of a cluster's
+kept images (one shuffle, cap 50). There are too many to wait for, so `--sample` random calls are
+timed and extrapolated to all of them; the same calls give the largest difference. Ours: the whole
+score, embeddings and matrix products. Smooth random pictures do for both.
 
-    python benchmarks/ic_lpips.py [--images 500] [--anchors 10] [--size 256] [--sample 100] [--network auto | --network vgg --untrained]
-        [--memory-gib 4] [--note "..."] [--out FILE.csv]
+    python benchmarks/ic_lpips.py [--images 500] [--anchors 10] [--size 256] [--sample 100]
+        [--network auto | --network vgg --untrained] [--memory-gib 4] [--note "..."] [--out
+        FILE.csv]
 """
 
 from __future__ import annotations
@@ -42,13 +44,16 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--sample", type=int, default=100, help="pairwise calls that are timed")
     parser.add_argument("--network", default="auto")
-    parser.add_argument("--untrained", action="store_true", help="time a network whose weights are not here")
+    parser.add_argument(
+        "--untrained", action="store_true", help="time a network whose weights are not here"
+    )
     parser.add_argument("--memory-gib", type=float, default=MEMORY_GIB)
     parser.add_argument("--note", default="", help="what else the machine did meanwhile")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     device = pick_device()
-    if options.untrained:  # as fast as the trained one; the weights of LPIPS itself are the published ones all the same
+    # as fast as the trained one; the weights of LPIPS itself are the published ones all the same
+    if options.untrained:
         network = f"{options.network} (untrained)"
         module = lpips.LPIPS(net=options.network, pnet_rand=True, verbose=False).eval().to(device)
     else:
@@ -58,7 +63,9 @@ def main() -> None:
     anchors = smooth(options.anchors, options.size, rng)
     # each image is a disturbed anchor: clusters of one size, as even generators give
     owner = np.arange(options.images) % options.anchors
-    images = (0.7 * anchors[owner] + 0.3 * smooth(options.images, options.size, rng)).astype(np.uint8)
+    images = (0.7 * anchors[owner] + 0.3 * smooth(options.images, options.size, rng)).astype(
+        np.uint8
+    )
     pairwise = PairwiseLpips(module, device, memory_gib=options.memory_gib)
     pairwise.embed(images[:2])
 
@@ -71,7 +78,9 @@ def main() -> None:
     kept = np.minimum(np.bincount(owner), CAP)
     calls = options.images * options.anchors + int((kept * (kept - 1) // 2).sum())
     pairs = rng.integers(0, options.images, (options.sample, 2))
-    as_input = lambda i: torch.from_numpy(images[i]).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1  # noqa: E731
+    as_input = lambda i: (
+        torch.from_numpy(images[i]).to(device).permute(2, 0, 1)[None].float() / 127.5 - 1
+    )
     theirs = []
     with torch.no_grad():
         module(as_input(0), as_input(1))
@@ -83,7 +92,8 @@ def main() -> None:
     matrix = pairwise.distances(images[chosen])
     mine = [matrix[np.searchsorted(chosen, i), np.searchsorted(chosen, j)] for i, j in pairs]
     result = {
-        "name": f"ic_lpips, {options.network}{' untrained' * options.untrained}, {options.memory_gib:g} GiB",
+        "name": f"ic_lpips, {options.network}{' untrained' * options.untrained}, "
+        f"{options.memory_gib:g} GiB",
         "device": describe(device),
         "network": network,
         "images": options.images,

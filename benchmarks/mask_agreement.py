@@ -1,4 +1,5 @@
-"""The image-mask agreement where its order is known: own masks, the same moved, another picture's (the table of docs/scores.md).
+"""The image-mask agreement where its order is known: own masks, the same moved, another picture's
+(the table of docs/scores.md).
 
 python benchmarks/mask_agreement.py data/mvtec_ad [--out results/measured/mask_agreement.csv]
 """
@@ -26,27 +27,44 @@ DRAWN = Procedural(size=SIZE, train_good=16, test_good=2, per_defect=6)
 def pictures(root: Path, category: str, each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normals, and `each` defective pictures of every type with their masks."""
     samples = layouts.read("mvtec_ad", root, "any", category)
-    read = lambda sample: resize_rgb(read_rgb(sample.image), SIZE)  # noqa: E731
+    read = lambda sample: resize_rgb(read_rgb(sample.image), SIZE)
     by_type: dict[str, list] = {}
     for sample in samples:
         if sample.mask:
             by_type.setdefault(sample.defect, []).append(sample)
     chosen = [sample for defect in sorted(by_type) for sample in by_type[defect][:each]]
     masks = [resize_mask(read_mask(sample.mask), SIZE) for sample in chosen]
-    return np.stack([read(s) for s in samples if s.subset == "train"]), np.stack([read(s) for s in chosen]), np.stack(masks)
+    return (
+        np.stack([read(s) for s in samples if s.subset == "train"]),
+        np.stack([read(s) for s in chosen]),
+        np.stack(masks),
+    )
 
 
-def measure(what: str, normals: np.ndarray, images: np.ndarray, masks: np.ndarray) -> dict[str, object]:
+def measure(
+    what: str, normals: np.ndarray, images: np.ndarray, masks: np.ndarray
+) -> dict[str, object]:
     agreement = MaskAgreement(normals, torch.device("cpu"), size=SIZE)
     own = agreement(images, masks)
     moved = agreement(images, np.roll(masks, (SIZE // 16, SIZE // 16), (1, 2))).own
-    values = {"own masks": own.own, "moved by a sixteenth": moved, "another picture's": own.shuffled}
+    values = {
+        "own masks": own.own,
+        "moved by a sixteenth": moved,
+        "another picture's": own.shuffled,
+    }
     means = {name: round(100 * float(value.mean()), 1) for name, value in values.items()}
-    return {"name": f"mask_agreement, {what}", "device": describe(torch.device("cpu")), "pictures": len(images), **means}
+    return {
+        "name": f"mask_agreement, {what}",
+        "device": describe(torch.device("cpu")),
+        "pictures": len(images),
+        **means,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("mvtec_ad", type=Path)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

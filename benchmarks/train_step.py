@@ -1,8 +1,10 @@
-"""A DH-Diff training step against its floor: the passes of the same plain diffusers U-Net that it cannot do without.
+"""A DH-Diff training step against its floor: the passes of the same plain diffusers U-Net that it
+cannot do without.
 
-Floor: forward and backward of image stream + annotation stream (one plain U-Net pass on 2B latents), and of the part
-of the U-Net that the reference needs (the down blocks on B latents). Both sides run in one process, in turns, and the
-medians are compared. Scratch size on a CPU, Stable Diffusion 1.5's size on a GPU (random weights do for speed).
+Floor: forward and backward of image stream + annotation stream (one plain U-Net pass on 2B
+latents), and of the part of the U-Net that the reference needs (the down blocks on B latents). Both
+sides run in one process, in turns, and the medians are compared. Scratch size on a CPU, Stable
+Diffusion 1.5's size on a GPU (random weights do for speed).
 
     python benchmarks/train_step.py [--batch 8] [--repeats 5] [--compile]
 """
@@ -37,19 +39,32 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--compile", action="store_true", help="ours with `compile: true`; the floor stays plain")
+    parser.add_argument(
+        "--compile", action="store_true", help="ours with `compile: true`; the floor stays plain"
+    )
     options = parser.parse_args()
     device, b = pick_device(), options.batch
     torch.manual_seed(0)
     if device.type == "cuda":
         size, tokens, width = 32, 77, 768
-        plain = UNet2DConditionModel(sample_size=size, cross_attention_dim=width, attention_head_dim=8)
+        plain = UNet2DConditionModel(
+            sample_size=size, cross_attention_dim=width, attention_head_dim=8
+        )
     else:
         bottle = config.load("params.yaml", "config/bottle.yaml")
         scratch = bottle.train.scratch
-        size, tokens, width = bottle.prepare.size // 4, scratch.text_encoder.max_tokens, scratch.text_encoder.width
+        size, tokens, width = (
+            bottle.prepare.size // 4,
+            scratch.text_encoder.max_tokens,
+            scratch.text_encoder.width,
+        )
         plain = build_unet(scratch.unet, scratch.autoencoder.latent_channels, size, width)
-    method = DHDiff(kind="dhdiff", trainable="all", compile=options.compile, optim=Optim(steps=1, batch=b, lr=1e-4))
+    method = DHDiff(
+        kind="dhdiff",
+        trainable="all",
+        compile=options.compile,
+        optim=Optim(steps=1, batch=b, lr=1e-4),
+    )
     ours = DHDiffUNet(copy.deepcopy(plain), method).trainable_().to(device)
     plain = plain.to(device)
     channels = plain.config.in_channels
@@ -69,7 +84,11 @@ def main() -> None:
             embedding = plain.time_embedding(plain.time_proj(t))
             hidden = plain.conv_in(r)
             for down in plain.down_blocks:
-                extra = {"encoder_hidden_states": text} if getattr(down, "has_cross_attention", False) else {}
+                extra = (
+                    {"encoder_hidden_states": text}
+                    if getattr(down, "has_cross_attention", False)
+                    else {}
+                )
                 hidden, _ = down(hidden_states=hidden, temb=embedding, **extra)
             loss = out.float().square().mean() + hidden.float().square().mean()
         loss.backward()

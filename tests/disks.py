@@ -1,7 +1,8 @@
 """Small disks of their own for tests: full ones, read-only ones.
 
-Mounting takes a right that only root has. Where the tests run without it, those marked `mounts` run in a child of their own
-under `unshare -Urm`, all of one file together. Where that is not possible either, they are skipped; in CI they fail.
+Mounting takes a right that only root has. Where the tests run without it, those marked `mounts` run
+in a child of their own under `unshare -Urm`, all of one file together. Where that is not possible
+either, they are skipped; in CI they fail.
 """
 
 from __future__ import annotations
@@ -57,7 +58,9 @@ def fill(folder: Path, leave: int = 0) -> Path:
 @functools.cache
 def _can_mount(*before: str) -> bool:
     try:
-        return not subprocess.run([*before, "unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode
+        return not subprocess.run(
+            [*before, "unshare", "-m", "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True
+        ).returncode
     except FileNotFoundError:
         return False
 
@@ -65,8 +68,21 @@ def _can_mount(*before: str) -> bool:
 @functools.cache
 def _in_a_namespace(file: str) -> tuple[set[str], str]:
     """Tests of a file that mount and passed in a namespace where they may, and what pytest said."""
-    command = [*NAMESPACE, sys.executable, "-m", "pytest", "-rA", "-m", "mounts", "-p", "no:cacheprovider", str(ROOT / file)]
-    told = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
+    command = [
+        *NAMESPACE,
+        sys.executable,
+        "-m",
+        "pytest",
+        "-rA",
+        "-m",
+        "mounts",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / file),
+    ]
+    told = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ).stdout
     return set(re.findall(r"^PASSED (.+)$", told, flags=re.M)), told
 
 
@@ -78,7 +94,9 @@ def mounts(test):
         if _can_mount():
             return test(**arguments)
         if not _can_mount(*NAMESPACE):
-            (pytest.fail if os.environ.get("CI") else pytest.skip)("no file system can be mounted here, nor under `unshare -Urm`")
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(
+                "no file system can be mounted here, nor under `unshare -Urm`"
+            )
         name = os.environ["PYTEST_CURRENT_TEST"].removesuffix(" (call)")
         passed, told = _in_a_namespace(name.partition("::")[0])
         assert name in passed, told[-6000:]

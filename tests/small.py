@@ -51,7 +51,8 @@ def base(seed: int = 0) -> BaseModel:
 
 
 def scale_latents(model: BaseModel, data: Pictures) -> BaseModel:
-    """The model, with its random autoencoder's latents scaled to unit variance, as a trained one's are."""
+    """The model, with its random autoencoder's latents scaled to unit variance, as a trained one's
+    are."""
     pictures, _ = data.autoencoder_batch(16, 0.25, torch.Generator().manual_seed(0))
     scale = model.vae.config.scaling_factor / float(model.encode(pictures).std())
     model.vae.register_to_config(scaling_factor=scale)
@@ -59,7 +60,15 @@ def scale_latents(model: BaseModel, data: Pictures) -> BaseModel:
 
 
 def dhdiff(**changes) -> DHDiff:
-    return DHDiff(**{"kind": "dhdiff", "trainable": "all", "text_tokens": "prompt", "optim": optim(), **changes})
+    return DHDiff(
+        **{
+            "kind": "dhdiff",
+            "trainable": "all",
+            "text_tokens": "prompt",
+            "optim": optim(),
+            **changes,
+        }
+    )
 
 
 def dualanodiff(**changes) -> DualAnoDiff:
@@ -78,11 +87,25 @@ def dualanodiff(**changes) -> DualAnoDiff:
 
 
 def stage(**changes) -> Stage:
-    return Stage(**{"kind": "stage", "widths": (16, 32, 16), "sampling_steps": 10, "optim": optim(), **changes})
+    return Stage(
+        **{
+            "kind": "stage",
+            "widths": (16, 32, 16),
+            "sampling_steps": 10,
+            "optim": optim(),
+            **changes,
+        }
+    )
 
 
 def anomalydiffusion(**changes) -> AnomalyDiffusion:
-    values = {"kind": "anomalydiffusion", "sampling_steps": 6, "mask_sampling_steps": 4, "mask_vectors": 3, "optim": optim()}
+    values = {
+        "kind": "anomalydiffusion",
+        "sampling_steps": 6,
+        "mask_sampling_steps": 4,
+        "mask_vectors": 3,
+        "optim": optim(),
+    }
     values |= {"prompt": "*", "mask_prompt": "*"}  # the small text encoder reads 12 tokens
     return AnomalyDiffusion(**{**values, **changes})
 
@@ -92,7 +115,15 @@ def realnet(**changes) -> RealNet:
 
 
 def dfmgan(**changes) -> DFMGAN:
-    sizes = {"z": 16, "w": 16, "channel_base": 256, "channel_max": 16, "match_base": 128, "match_max": 8, "defect_side": 16}
+    sizes = {
+        "z": 16,
+        "w": 16,
+        "channel_base": 256,
+        "channel_max": 16,
+        "match_base": 128,
+        "match_max": 8,
+        "defect_side": 16,
+    }
     steps = AdversarialOptim(**{**optim().model_dump(), "lr": 2.5e-3, "grad_clip": None})
     return DFMGAN(**{"kind": "dfmgan", "backbone_steps": 2, **sizes, "optim": steps, **changes})
 
@@ -113,7 +144,13 @@ def randomise(module: torch.nn.Module, scale: float = 0.2, seed: int = 0) -> Non
             parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
 
 
-def prepared(folder: Path, normals: int = 4, defective: int = 4, defects: tuple[str, ...] = ("hole", "scratch"), size: int = SIZE) -> Path:
+def prepared(
+    folder: Path,
+    normals: int = 4,
+    defective: int = 4,
+    defects: tuple[str, ...] = ("hole", "scratch"),
+    size: int = SIZE,
+) -> Path:
     """A folder as `prepare` writes it: grey noise pictures, a bright square as the defect."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)

@@ -1,6 +1,8 @@
-"""The smoke run's stages as commands, in processes that can be killed at any moment and yet start at once.
+"""The smoke run's stages as commands, in processes that can be killed at any moment and yet start
+at once.
 
-A fork server has torch and the stages loaded; each command is a fork of it, so that a test may kill dozens.
+A fork server has torch and the stages loaded; each command is a fork of it, so that a test may kill
+dozens.
 """
 
 from __future__ import annotations
@@ -75,7 +77,8 @@ class Process:
 
 
 class Run:
-    """A folder with the slices of the smoke configuration and the outputs of its stages, one folder each."""
+    """A folder with the slices of the smoke configuration and the outputs of its stages, one folder
+    each."""
 
     def __init__(self, folder: Path, changes: dict):
         self.folder = folder
@@ -95,39 +98,101 @@ class Run:
             "detect": ("run.seed", "detect.localization"),
             "classify": ("run.seed", "detect.classification"),
             "segment": ("run.seed", "detect.segmentation"),
-            "report": ("report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"),
+            "report": (
+                "report",
+                "train.methods",
+                "train.ablations",
+                "prepare.datasets",
+                "detect.comparators",
+            ),
         }
         folder.mkdir(parents=True, exist_ok=True)
         for stage, wanted in keys.items():
             (folder / f"{stage}.json").write_text(json.dumps(slice_config(config, wanted)))
 
-    def start(self, stage: str, out: Path | None = None, state: Path | None = None, name: str = "") -> Process:
-        """A stage on the earlier stages' outputs in this folder; out, state: other places than its own."""
+    def start(
+        self, stage: str, out: Path | None = None, state: Path | None = None, name: str = ""
+    ) -> Process:
+        """A stage on the earlier stages' outputs in this folder; out, state: other places than its
+        own."""
         out = out or self.folder / stage
         state = state or self.folder / f"{stage}.state"
         one = ["Procedural", "disc", "--config", self.folder / f"{stage}.json"]
-        prepared, pairs = ["--prepared", self.folder / "prepare"], ["--pairs", self.folder / "generate"]
+        prepared, pairs = (
+            ["--prepared", self.folder / "prepare"],
+            ["--pairs", self.folder / "generate"],
+        )
         kept, there = ["--state", state, "--threads", "1"], ["--out", out]
-        drawn = ["generate", "dhdiff", *one, *prepared, "--model", self.folder / "train", *kept, *there]
+        drawn = [
+            "generate",
+            "dhdiff",
+            *one,
+            *prepared,
+            "--model",
+            self.folder / "train",
+            *kept,
+            *there,
+        ]
         record = ["--record", self.folder / "record.jsonl"]
         arguments = {
             "draw": ["draw", *one, "--out", self.folder / "raw"],
             "prepare": ["prepare", *one, "--raw", self.folder / "raw", "--out", out],
             "base": ["train", "base", *one, *prepared, *kept, *there],
-            "train": ["train", "dhdiff", *one, *prepared, "--base", self.folder / "base", *kept, *there],
+            "train": [
+                "train",
+                "dhdiff",
+                *one,
+                *prepared,
+                "--base",
+                self.folder / "base",
+                *kept,
+                *there,
+            ],
             "generate": drawn,
             "part": [*drawn, "--part", "1/1", *record],
             "gather": ["gather", "dhdiff", *one, *record, "--state", state, *there],
-            "score": ["score", "dhdiff", *one, *prepared, *pairs, "--threads", "1", "--out", out / "scores.csv"],
+            "score": [
+                "score",
+                "dhdiff",
+                *one,
+                *prepared,
+                *pairs,
+                "--threads",
+                "1",
+                "--out",
+                out / "scores.csv",
+            ],
             "detect": ["detect", "dhdiff", *one, *prepared, *pairs, *kept, *there],
             "classify": ["classify", "dhdiff", *one, *prepared, *pairs, *kept, *there],
-            "segment": ["segment", "dhdiff", *one, *prepared, *pairs, *kept, *there, "--architecture", "unet"],
+            "segment": [
+                "segment",
+                "dhdiff",
+                *one,
+                *prepared,
+                *pairs,
+                *kept,
+                *there,
+                "--architecture",
+                "unet",
+            ],
             "report": [
-                *("report", "table", "2", "--config", self.folder / "report.json", "--published", ROOT / "resources/published"),
+                *(
+                    "report",
+                    "table",
+                    "2",
+                    "--config",
+                    self.folder / "report.json",
+                    "--published",
+                    ROOT / "resources/published",
+                ),
                 *("--scores", self.folder / "detect/scores.csv", *there),
             ],
         }
-        return Process([str(part) for part in arguments[stage]], self.folder / f"{stage}{name}.log", self.folder)
+        return Process(
+            [str(part) for part in arguments[stage]],
+            self.folder / f"{stage}{name}.log",
+            self.folder,
+        )
 
     def do(self, *stages: str) -> None:
         """Run stages to their end."""
@@ -138,7 +203,9 @@ class Run:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a stage's output that must be the same each time."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in PICTURES]
+    files = [
+        file for file in sorted(folder.rglob("*")) if file.is_file() and file.name not in PICTURES
+    ]
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 

@@ -1,4 +1,5 @@
-"""The console script `helixbench`: one thin command a stage; the only file that imports across rooms.
+"""The console script `helixbench`: one thin command a stage; the only file that imports across
+rooms.
 
 Rooms are imported inside the commands, so that `--help` loads neither torch nor the schema.
 """
@@ -32,7 +33,9 @@ app = typer.Typer(
 Dataset = Annotated[str, typer.Argument(help="Data set, as named in params.yaml")]
 Category = Annotated[str, typer.Argument(help="Category of the data set")]
 Method = Annotated[str, typer.Argument(help="Method key of params.yaml")]
-ConfigFile = Annotated[Path, typer.Option("--config", help="Configuration slice (JSON) written by the workflow")]
+ConfigFile = Annotated[
+    Path, typer.Option("--config", help="Configuration slice (JSON) written by the workflow")
+]
 Prepared = Annotated[Path, typer.Option(help="Folder written by `prepare`")]
 Pairs = Annotated[Path, typer.Option(help="Folder written by `generate`")]
 State = Annotated[Path, typer.Option(help="Folder for resume state")]
@@ -44,7 +47,9 @@ _COLLECT = gc.get_threshold()
 
 
 def _collect_as_usual() -> None:
-    """Undo what `main` set for the time of imports. What packages are made of stays: it is never looked at again."""
+    """Undo what `main` set for the time of imports. What packages are made of stays: it is never
+    looked at again.
+    """
     if gc.get_threshold() != _COLLECT:
         gc.freeze()
         gc.set_threshold(*_COLLECT)
@@ -66,10 +71,16 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks for errors of the input, too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Tracebacks for errors of the input, too.")
+    ] = False,
 ) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
     if debug:
         os.environ["HELIXBENCH_DEBUG"] = "1"
 
@@ -86,13 +97,22 @@ def draw(
     category: Category,
     config: ConfigFile,
     out: Out,
-    layout: Annotated[str | None, typer.Option(help="Raw layout to write it in, instead of the configured one")] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Raw layout to write it in, instead of the configured one")
+    ] = None,
 ) -> None:
     """Draw a category of the procedural data set in a raw layout."""
     from helixbench.datasets import procedural
 
     values = _slice(config)
-    procedural.draw(out, dataset, category, values[f"prepare.datasets.{dataset}.procedural"], values["run.seed"], layout)
+    procedural.draw(
+        out,
+        dataset,
+        category,
+        values[f"prepare.datasets.{dataset}.procedural"],
+        values["run.seed"],
+        layout,
+    )
 
 
 @app.command()
@@ -112,13 +132,21 @@ def prepare(
 
 @app.command("import")
 def import_pictures(
-    root: Annotated[Path, typer.Argument(help="Raw folder: holds one folder a category, or is one")],
+    root: Annotated[
+        Path, typer.Argument(help="Raw folder: holds one folder a category, or is one")
+    ],
     layout: Annotated[str, typer.Option(help="Raw folder layout; `folder`: pictures of your own")],
     out: Annotated[Path | None, typer.Option(help="Manifest (CSV) to write")] = None,
-    report: Annotated[Path | None, typer.Option(help="Contact sheet (PNG) with mask outlines to write")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Name of the data set in the manifest")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Contact sheet (PNG) with mask outlines to write")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Name of the data set in the manifest")
+    ] = None,
 ) -> None:
-    """Check raw pictures and describe them: a summary, a manifest, a contact sheet; or all that is wrong with them."""
+    """Check raw pictures and describe them: a summary, a manifest, a contact sheet; or all that is
+    wrong with them.
+    """
     from helixbench.prepare import importing
 
     importing.run(layout, root, out=out, report=report, dataset=dataset)
@@ -126,16 +154,25 @@ def import_pictures(
 
 @app.command()
 def train(
-    method: Annotated[str, typer.Argument(help="Method key of params.yaml, or `base` for the base model")],
+    method: Annotated[
+        str, typer.Argument(help="Method key of params.yaml, or `base` for the base model")
+    ],
     dataset: Dataset,
     category: Category,
     config: ConfigFile,
     prepared: Prepared,
     state: State,
     out: Out,
-    base: Annotated[Path | None, typer.Option(help="Base-model folder (not for `base` itself)")] = None,
+    base: Annotated[
+        Path | None, typer.Option(help="Base-model folder (not for `base` itself)")
+    ] = None,
     threads: Threads = None,
-    processes: Annotated[int, typer.Option(min=0, help="Processes that share the training, a GPU each (not for `base`); 0 is 1")] = 1,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Processes that share the training, a GPU each (not for `base`); 0 is 1"
+        ),
+    ] = 1,
 ) -> None:
     """Train the base model or a method on one category."""
     processes = 1 if method == "base" else max(1, processes)
@@ -152,7 +189,16 @@ def train(
     else:
         from helixbench.methods import training
 
-        training.run(method, dataset, category, _slice(config), prepared=prepared, base=base, state=state, out=out)
+        training.run(
+            method,
+            dataset,
+            category,
+            _slice(config),
+            prepared=prepared,
+            base=base,
+            state=state,
+            out=out,
+        )
 
 
 WORKFLOW, BY_HAND = "In the workflow", "By hand"
@@ -162,13 +208,25 @@ _hand = {"rich_help_panel": BY_HAND}
 @app.command()
 def generate(
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder")],
-    method: Annotated[str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)] = None,
-    dataset: Annotated[str | None, typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW)] = None,
-    category: Annotated[str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)] = None,
-    model: Annotated[Path | None, typer.Option(help="Trained model folder (methods that learn)")] = None,
+    method: Annotated[
+        str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Trained model folder (methods that learn)")
+    ] = None,
     threads: Threads = None,
     config: Annotated[
-        Path | None, typer.Option(help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW)
+        Path | None,
+        typer.Option(
+            help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW
+        ),
     ] = None,
     prepared: Annotated[
         Path | None,
@@ -177,31 +235,66 @@ def generate(
             rich_help_panel=WORKFLOW,
         ),
     ] = None,
-    state: Annotated[Path | None, typer.Option(help="Folder for resume state", rich_help_panel=WORKFLOW)] = None,
-    part: Annotated[str, typer.Option(help="K/N: the K-th of N jobs that share the pairs", rich_help_panel=WORKFLOW)] = "1/1",
-    record: Annotated[
-        Path | None, typer.Option(help="Record of this part (JSON lines); `gather` makes the manifest of all", rich_help_panel=WORKFLOW)
+    state: Annotated[
+        Path | None, typer.Option(help="Folder for resume state", rich_help_panel=WORKFLOW)
     ] = None,
-    prompt: Annotated[str | None, typer.Option(help='Text, e.g. "a photo of a bottle with broken_large"', **_hand)] = None,
-    defect: Annotated[str | None, typer.Option(help="Defect type instead of a prompt; what --control is about", **_hand)] = None,
-    reference: Annotated[Path | None, typer.Option(help="Picture that the reference is cut from", **_hand)] = None,
-    raw_mask: Annotated[str | None, typer.Option(help="Cells of the defect, e.g. 5x5:1,7, or a mask file", **_hand)] = None,
-    control: Annotated[Path | None, typer.Option(help="Drawn mask or sketch, bright on dark", **_hand)] = None,
-    point: Annotated[list[str] | None, typer.Option(help="Where the defect is: x,y from 0 to 1; repeat for more", **_hand)] = None,
+    part: Annotated[
+        str,
+        typer.Option(help="K/N: the K-th of N jobs that share the pairs", rich_help_panel=WORKFLOW),
+    ] = "1/1",
+    record: Annotated[
+        Path | None,
+        typer.Option(
+            help="Record of this part (JSON lines); `gather` makes the manifest of all",
+            rich_help_panel=WORKFLOW,
+        ),
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help='Text, e.g. "a photo of a bottle with broken_large"', **_hand)
+    ] = None,
+    defect: Annotated[
+        str | None,
+        typer.Option(help="Defect type instead of a prompt; what --control is about", **_hand),
+    ] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Picture that the reference is cut from", **_hand)
+    ] = None,
+    raw_mask: Annotated[
+        str | None, typer.Option(help="Cells of the defect, e.g. 5x5:1,7, or a mask file", **_hand)
+    ] = None,
+    control: Annotated[
+        Path | None, typer.Option(help="Drawn mask or sketch, bright on dark", **_hand)
+    ] = None,
+    point: Annotated[
+        list[str] | None,
+        typer.Option(help="Where the defect is: x,y from 0 to 1; repeat for more", **_hand),
+    ] = None,
     number: Annotated[int, typer.Option("--number", "-n", help="Pairs to make", **_hand)] = 1,
     seed: Annotated[int, typer.Option(help="Root seed of the pairs", **_hand)] = 0,
     steps: Annotated[int, typer.Option(help="Denoising steps", **_hand)] = 50,
     guidance: Annotated[float, typer.Option(help="Guidance scale", **_hand)] = 2.5,
     sampler: Annotated[str, typer.Option(help="ddim or dpmsolver++", **_hand)] = "ddim",
 ) -> None:
-    """Make image+mask pairs: the planned ones of a category (workflow), or some by hand from a trained DH-Diff."""
+    """Make image+mask pairs: the planned ones of a category (workflow), or some by hand from a
+    trained DH-Diff.
+    """
     _threads(threads)
-    planned = {"METHOD": method, "DATASET": dataset, "CATEGORY": category, "--config": config, "--prepared": prepared, "--state": state}
+    planned = {
+        "METHOD": method,
+        "DATASET": dataset,
+        "CATEGORY": category,
+        "--config": config,
+        "--prepared": prepared,
+        "--state": state,
+    }
     if method is not None:
         _all_given(planned)
         from helixbench.generate import stage
 
-        values, folders = _slice(config), {"prepared": prepared, "model": model, "state": state, "out": out}
+        values, folders = (
+            _slice(config),
+            {"prepared": prepared, "model": model, "state": state, "out": out},
+        )
         if record is None and part == "1/1":
             stage.run(method, dataset, category, values, **folders)
         else:
@@ -229,8 +322,12 @@ def generate(
 
 
 @app.command()
-def gpus(expect: Annotated[int, typer.Option(min=0, help="How many this job asked for")] = 1) -> None:
-    """Print the GPUs that this job sees, and fail unless they are as many as it asked for and compute."""
+def gpus(
+    expect: Annotated[int, typer.Option(min=0, help="How many this job asked for")] = 1,
+) -> None:
+    """Print the GPUs that this job sees, and fail unless they are as many as it asked for and
+    compute.
+    """
     from helixbench import devices
 
     print("\n".join(devices.check_gpus(expect)))
@@ -242,11 +339,17 @@ def gather_pairs(
     dataset: Dataset,
     category: Category,
     config: ConfigFile,
-    record: Annotated[list[Path], typer.Option(help="Record of `generate --record`; repeat for each part")],
+    record: Annotated[
+        list[Path], typer.Option(help="Record of `generate --record`; repeat for each part")
+    ],
     state: State,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder that `generate` wrote the pictures into")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder that `generate` wrote the pictures into")
+    ],
 ) -> None:
-    """Write the manifest of generated pairs, however many jobs drew them, once every picture is there and unchanged."""
+    """Write the manifest of generated pairs, however many jobs drew them, once every picture is
+    there and unchanged.
+    """
     from helixbench.generate import gather
 
     gather.run(method, category, _slice(config), records=record, state=state, out=out)
@@ -255,12 +358,23 @@ def gather_pairs(
 def _all_given(options: dict, command: str = "generate") -> None:
     missing = [name for name, value in options.items() if value is None]
     if missing:
-        raise UserError(f"{command}: {', '.join(missing)} not given; see helixbench {command} --help")
+        raise UserError(
+            f"{command}: {', '.join(missing)} not given; see helixbench {command} --help"
+        )
 
 
-Size = Annotated[int, typer.Option(help="Working side of all pictures [pixel]", min=32, max=1024, **_hand)]
-Settings = Annotated[Path | None, typer.Option(help="YAML with what differs of the section of params.yaml", **_hand)]
-Name = Annotated[str | None, typer.Option(help="What the method is called in the rows; otherwise the folder of the pairs", **_hand)]
+Size = Annotated[
+    int, typer.Option(help="Working side of all pictures [pixel]", min=32, max=1024, **_hand)
+]
+Settings = Annotated[
+    Path | None, typer.Option(help="YAML with what differs of the section of params.yaml", **_hand)
+]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="What the method is called in the rows; otherwise the folder of the pairs", **_hand
+    ),
+]
 
 
 def _settings(key: str, defaults: dict, file: Path | None, seed: int) -> Slice:
@@ -287,17 +401,37 @@ def _settings(key: str, defaults: dict, file: Path | None, seed: int) -> Slice:
 
 @app.command()
 def score(
-    pairs: Annotated[Path, typer.Option(help="Folder of pairs: written by `generate`, or in the layout of MVTec AD")],
+    pairs: Annotated[
+        Path,
+        typer.Option(help="Folder of pairs: written by `generate`, or in the layout of MVTec AD"),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output file (CSV)")],
-    method: Annotated[str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)] = None,
-    dataset: Annotated[str | None, typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW)] = None,
-    category: Annotated[str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)] = None,
+    method: Annotated[
+        str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)
+    ] = None,
     threads: Threads = None,
     config: Annotated[
-        Path | None, typer.Option(help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW)
+        Path | None,
+        typer.Option(
+            help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW
+        ),
     ] = None,
-    prepared: Annotated[Path | None, typer.Option(help="Folder written by `prepare`", rich_help_panel=WORKFLOW)] = None,
-    real: Annotated[Path | None, typer.Option(help="Real defects in the layout of MVTec AD; train/good is used, too", **_hand)] = None,
+    prepared: Annotated[
+        Path | None, typer.Option(help="Folder written by `prepare`", rich_help_panel=WORKFLOW)
+    ] = None,
+    real: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real defects in the layout of MVTec AD; train/good is used, too", **_hand
+        ),
+    ] = None,
     name: Name = None,
     size: Size = 256,
     seed: Annotated[int, typer.Option(help="Root seed of the shuffles", **_hand)] = 0,
@@ -306,51 +440,111 @@ def score(
     """Score pairs: IS, KID, IC-LPIPS, image-mask agreement; of the workflow, or of any folder."""
     _threads(threads)
     if method is not None:
-        given = {"DATASET": dataset, "CATEGORY": category, "--config": config, "--prepared": prepared}
+        given = {
+            "DATASET": dataset,
+            "CATEGORY": category,
+            "--config": config,
+            "--prepared": prepared,
+        }
         _all_given(given, "score")
         from helixbench.score import stage
 
-        stage.run(method, dataset, category, _slice(config), prepared=prepared, pairs=pairs, out=out)
+        stage.run(
+            method, dataset, category, _slice(config), prepared=prepared, pairs=pairs, out=out
+        )
         return
     _all_given({"--real": real}, "score")
-    values = _settings("score", {"inception_score": {"network": "auto"}, "ic_lpips": {"network": "auto"}}, settings, seed)
+    values = _settings(
+        "score",
+        {"inception_score": {"network": "auto"}, "ic_lpips": {"network": "auto"}},
+        settings,
+        seed,
+    )
     from helixbench.generate import outside
     from helixbench.score import stage
 
     name = name or pairs.resolve().name
     gate = values["generate.gate"]
     with outside.to_score(pairs, real, name=name, size=size, settings=gate) as given:
-        stage.run(name, outside.DATASET, given.category, values, prepared=given.prepared, pairs=given.pairs, out=out)
+        stage.run(
+            name,
+            outside.DATASET,
+            given.category,
+            values,
+            prepared=given.prepared,
+            pairs=given.pairs,
+            out=out,
+        )
 
 
 @app.command()
 def detect(
-    pairs: Annotated[Path, typer.Option(help="Folder of pairs: written by `generate`, or in the layout of MVTec AD")],
+    pairs: Annotated[
+        Path,
+        typer.Option(help="Folder of pairs: written by `generate`, or in the layout of MVTec AD"),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Output folder")],
-    method: Annotated[str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)] = None,
-    dataset: Annotated[str | None, typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW)] = None,
-    category: Annotated[str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)] = None,
-    state: Annotated[Path | None, typer.Option(help="Folder for resume state; by hand: <out>.state")] = None,
+    method: Annotated[
+        str | None, typer.Argument(help="Method key of params.yaml", rich_help_panel=WORKFLOW)
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Argument(help="Data set, as named in params.yaml", rich_help_panel=WORKFLOW),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Argument(help="Category of the data set", rich_help_panel=WORKFLOW)
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="Folder for resume state; by hand: <out>.state")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Training seed")] = 0,
     threads: Threads = None,
     config: Annotated[
-        Path | None, typer.Option(help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW)
+        Path | None,
+        typer.Option(
+            help="Configuration slice (JSON) written by the workflow", rich_help_panel=WORKFLOW
+        ),
     ] = None,
-    prepared: Annotated[Path | None, typer.Option(help="Folder written by `prepare`", rich_help_panel=WORKFLOW)] = None,
-    normals: Annotated[Path | None, typer.Option(help="Normal pictures: train/good in it, or the folder itself", **_hand)] = None,
-    test: Annotated[Path | None, typer.Option(help="Pictures to test on, in the layout of MVTec AD", **_hand)] = None,
+    prepared: Annotated[
+        Path | None, typer.Option(help="Folder written by `prepare`", rich_help_panel=WORKFLOW)
+    ] = None,
+    normals: Annotated[
+        Path | None,
+        typer.Option(help="Normal pictures: train/good in it, or the folder itself", **_hand),
+    ] = None,
+    test: Annotated[
+        Path | None, typer.Option(help="Pictures to test on, in the layout of MVTec AD", **_hand)
+    ] = None,
     name: Name = None,
     size: Size = 256,
     settings: Settings = None,
 ) -> None:
-    """Train the localization U-Net on pairs and normals, test it on held-out real pictures; of the workflow, or any folders."""
+    """Train the localization U-Net on pairs and normals, test it on held-out real pictures; of the
+    workflow, or any folders.
+    """
     _threads(threads)
     if method is not None:
-        given = {"DATASET": dataset, "CATEGORY": category, "--config": config, "--prepared": prepared, "--state": state}
+        given = {
+            "DATASET": dataset,
+            "CATEGORY": category,
+            "--config": config,
+            "--prepared": prepared,
+            "--state": state,
+        }
         _all_given(given, "detect")
         from helixbench.detect import stage
 
-        stage.run(method, dataset, category, _slice(config), seed=seed, prepared=prepared, pairs=pairs, state=state, out=out)
+        stage.run(
+            method,
+            dataset,
+            category,
+            _slice(config),
+            seed=seed,
+            prepared=prepared,
+            pairs=pairs,
+            state=state,
+            out=out,
+        )
         return
     _all_given({"--normals": normals, "--test": test}, "detect")
     optim = {"steps": 12500, "batch": 8, "lr": 1e-4, "decay": "multistep"}
@@ -383,7 +577,17 @@ def classify(
     from helixbench.detect import classification
 
     _threads(threads)
-    classification.run(method, dataset, category, _slice(config), seed=seed, prepared=prepared, pairs=pairs, state=state, out=out)
+    classification.run(
+        method,
+        dataset,
+        category,
+        _slice(config),
+        seed=seed,
+        prepared=prepared,
+        pairs=pairs,
+        state=state,
+        out=out,
+    )
 
 
 @app.command()
@@ -405,7 +609,9 @@ def segment(
 
     _threads(threads)
     folders = {"prepared": prepared, "pairs": pairs, "state": state, "out": out}
-    segmentation.run(method, dataset, category, _slice(config), architecture=architecture, seed=seed, **folders)
+    segmentation.run(
+        method, dataset, category, _slice(config), architecture=architecture, seed=seed, **folders
+    )
 
 
 @app.command()
@@ -426,7 +632,16 @@ def compare(
     from helixbench.detect import comparators
 
     _threads(threads)
-    comparators.run(comparator, dataset, category, _slice(config), seed=seed, prepared=prepared, state=state, out=out)
+    comparators.run(
+        comparator,
+        dataset,
+        category,
+        _slice(config),
+        seed=seed,
+        prepared=prepared,
+        state=state,
+        out=out,
+    )
 
 
 report_app = typer.Typer(help="Render tables and figures.", no_args_is_help=True)
@@ -453,7 +668,9 @@ def grid(
     config: ConfigFile,
     results: Annotated[Path, typer.Option(help="Run folder that holds prepare/ and generate/")],
     out: Out,
-    arms: Annotated[bool, typer.Option("--arms", help="The rows of Table VIII instead of the methods")] = False,
+    arms: Annotated[
+        bool, typer.Option("--arms", help="The rows of Table VIII instead of the methods")
+    ] = False,
 ) -> None:
     """Generated pairs beside real ones, in the manner of the paper's Figure 5."""
     from helixbench.report import figures
@@ -463,10 +680,15 @@ def grid(
 
 @report_app.command()
 def attention(
-    models: Annotated[list[str], typer.Argument(help="KEY=FOLDER: a DH-Diff of train.methods and its trained folder")],
+    models: Annotated[
+        list[str],
+        typer.Argument(help="KEY=FOLDER: a DH-Diff of train.methods and its trained folder"),
+    ],
     config: ConfigFile,
     prepared: Prepared,
-    out: Annotated[Path, typer.Option(help="PNG to write; a PDF and the shares as JSON stand beside it")],
+    out: Annotated[
+        Path, typer.Option(help="PNG to write; a PDF and the shares as JSON stand beside it")
+    ],
     layer: Annotated[str, typer.Option(help="Layer shown")] = "encoder.1.0",
     threads: Threads = None,
 ) -> None:
@@ -561,15 +783,21 @@ def measured(
     export.run(results, out, command=command, date=today)
 
 
-fetch_app = typer.Typer(help="Download what is not in the repository, with checksums.", no_args_is_help=True)
+fetch_app = typer.Typer(
+    help="Download what is not in the repository, with checksums.", no_args_is_help=True
+)
 app.add_typer(fetch_app, name="fetch")
 
 
 @fetch_app.command("base")
 def fetch_base(
     out: Annotated[Path, typer.Option(help="Folder to put it in")],
-    repository: Annotated[str, typer.Option(help="Repository on the hub")] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
-    revision: Annotated[str, typer.Option(help="Full commit hash")] = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    repository: Annotated[
+        str, typer.Option(help="Repository on the hub")
+    ] = "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    revision: Annotated[
+        str, typer.Option(help="Full commit hash")
+    ] = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
 ) -> None:
     """Stable Diffusion v1.5 in diffusers format (4 GB)."""
     from helixbench import fetch
@@ -578,7 +806,11 @@ def fetch_base(
 
 
 @fetch_app.command("weights")
-def fetch_weights(network: Annotated[list[str], typer.Argument(help="inception-v3, squeezenet1_1, vgg, alex, squeeze")]) -> None:
+def fetch_weights(
+    network: Annotated[
+        list[str], typer.Argument(help="inception-v3, squeezenet1_1, vgg, alex, squeeze")
+    ],
+) -> None:
     """Weights of scoring networks, to where their packages look for them."""
     from helixbench import fetch, weights
 
@@ -609,8 +841,12 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Entry point: a UserError is one line, UserErrors a line each, a full or read-only disk is one line, too; exit code 2."""
-    gc.set_threshold(1_000_000, 10, 10)  # looking for garbage takes a fifth of the time that importing torch does
+    """Entry point: a UserError is one line, UserErrors a line each, a full or read-only disk is one
+    line, too; exit code 2.
+    """
+    gc.set_threshold(
+        1_000_000, 10, 10
+    )  # looking for garbage takes a fifth of the time that importing torch does
     try:
         app()
     except Exception as error:
@@ -621,7 +857,9 @@ def main() -> None:
             print(f"helixbench: {' '.join(str(line).splitlines())}", file=sys.stderr)
         sys.exit(2)
     finally:
-        gc.set_threshold(*_COLLECT)  # whoever called `main` from Python gets back the process as it was
+        gc.set_threshold(
+            *_COLLECT
+        )  # whoever called `main` from Python gets back the process as it was
 
 
 if __name__ == "__main__":

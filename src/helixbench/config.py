@@ -1,4 +1,6 @@
-"""Configuration: load params.yaml and overlays, validate, cut the slice that one job may read, digest."""
+"""Configuration: load params.yaml and overlays, validate, cut the slice that one job may read,
+digest.
+"""
 
 from __future__ import annotations
 
@@ -38,15 +40,19 @@ def _unwrap(annotation: Any) -> Any:
 
 
 def _walk(root: Any, location: Iterable) -> tuple[list[str], Any]:
-    """Follow pydantic's location of an error: the key as the user wrote it, and the schema type there.
+    """Follow pydantic's location of an error: the key as the user wrote it, and the schema type
+    there.
 
-    Pydantic names the tag of a discriminated union (`kind`) as a step of its own, which is no key of the file.
+    Pydantic names the tag of a discriminated union (`kind`) as a step of its own, which is no key
+    of the file.
     """
     parts, node = [], _unwrap(root)
     for part in location:
         if get_origin(node) in (Union, UnionType):
             tagged = [m for m in get_args(node) if "kind" in getattr(m, "model_fields", {})]
-            node = next((m for m in tagged if part in get_args(m.model_fields["kind"].annotation)), None)
+            node = next(
+                (m for m in tagged if part in get_args(m.model_fields["kind"].annotation)), None
+            )
             if node is not None:
                 continue  # otherwise a setting of a method from outside, which has no tag
         if part == "[key]" or str(part).startswith("function-"):
@@ -64,31 +70,47 @@ def _one_line(error: ValidationError, source: str, root: Any) -> str:
     lines = []
     for item in error.errors():
         location = item["loc"]
-        key = ".".join(_walk(root, location)[0] + (["kind"] if item["type"].startswith("union_tag") else []))
+        key = ".".join(
+            _walk(root, location)[0] + (["kind"] if item["type"].startswith("union_tag") else [])
+        )
         if item["type"] == "extra_forbidden":
             known = getattr(_walk(root, location[:-1])[1], "model_fields", {})
             near = difflib.get_close_matches(str(location[-1]), known, 1)
             lines.append(f"{key}: no such key" + (f" (did you mean {near[0]}?)" if near else ""))
         else:
             value = item.get("input")
-            shown = f", not {value!r}" if not isinstance(value, Mapping) and item["type"] != "missing" else ""
+            shown = (
+                f", not {value!r}"
+                if not isinstance(value, Mapping) and item["type"] != "missing"
+                else ""
+            )
             lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}{shown}")
     return f"{source}: " + "; ".join(lines)
 
 
 def _without_removed(values: Mapping) -> dict:
-    """A null data set, method, ablation or comparator is taken out: the one thing that merging dictionaries cannot say.
+    """A null data set, method, ablation or comparator is taken out: the one thing that merging
+    dictionaries cannot say.
 
     The ablations of a method go with it.
     """
     values = dict(values)
     removed: set[str] = set()
-    for section, key in (("prepare", "datasets"), ("train", "methods"), ("train", "ablations"), ("detect", "comparators")):
+    for section, key in (
+        ("prepare", "datasets"),
+        ("train", "methods"),
+        ("train", "ablations"),
+        ("detect", "comparators"),
+    ):
         entries = values[section].get(key) if isinstance(values.get(section), Mapping) else None
         if isinstance(entries, Mapping):
             kept = {name: entry for name, entry in entries.items() if entry is not None}
             if key == "ablations":
-                kept = {name: e for name, e in kept.items() if not (isinstance(e, Mapping) and e.get("of") in removed)}
+                kept = {
+                    name: e
+                    for name, e in kept.items()
+                    if not (isinstance(e, Mapping) and e.get("of") in removed)
+                }
             removed = entries.keys() - kept.keys()
             values[section] = {**values[section], key: kept}
     return values
@@ -97,8 +119,8 @@ def _without_removed(values: Mapping) -> dict:
 def validate(values: Mapping, source: str = "params.yaml") -> Config:
     """Parsed YAML in, configuration out; UserError with every wrong key's full name.
 
-    A null under `prepare.datasets`, `train.methods`, `train.ablations` or `detect.comparators` removes that entry, so that
-    an overlay can drop what it merges with.
+    A null under `prepare.datasets`, `train.methods`, `train.ablations` or `detect.comparators`
+    removes that entry, so that an overlay can drop what it merges with.
     """
     try:
         return Config.model_validate(_without_removed(values))
@@ -122,7 +144,9 @@ def load(path: str | Path = "params.yaml", *overlays: str | Path) -> Config:
 
 
 def lookup(config: Config, key: str) -> Any:
-    """The value at a dotted key; `train.methods.<name>` is also the configuration of an ablation's arm."""
+    """The value at a dotted key; `train.methods.<name>` is also the configuration of an ablation's
+    arm.
+    """
     node: Any = config
     parts = key.split(".")
     if parts[:2] == ["train", "methods"] and parts[2:3] and parts[2] in config.train.arms:
@@ -176,16 +200,23 @@ class Slice(Mapping):
         try:
             return cls(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: not a configuration slice ({error}); let Snakemake write it") from None
+            raise UserError(
+                f"{path}: not a configuration slice ({error}); let Snakemake write it"
+            ) from None
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:
-            raise UndeclaredKey(f"{key}: not in the configuration slice of this job; it holds {', '.join(self._values)}")
+            raise UndeclaredKey(
+                f"{key}: not in the configuration slice of this job; it holds "
+                f"{', '.join(self._values)}"
+            )
         value = self._values[key]
         try:
             return _type_at(key).validate_python(value)
         except ValidationError as error:
-            raise UserError(_one_line(error, f"configuration slice, {key}", _type_at(key)._type)) from None
+            raise UserError(
+                _one_line(error, f"configuration slice, {key}", _type_at(key)._type)
+            ) from None
 
     def __iter__(self):
         return iter(self._values)

@@ -13,15 +13,17 @@ from helixbench.errors import UserError
 from helixbench.lease import lease
 
 TEAM = "HELIXBENCH_TEAM"
-"""Set for the processes of a team (team.py): other launchers set WORLD_SIZE and LOCAL_RANK for reasons of their own."""
+"""Set for the processes of a team (team.py): other launchers set WORLD_SIZE and LOCAL_RANK for
+reasons of their own."""
 
 
 @cache
 def pick_device() -> torch.device:
     """The device of this process: HELIXBENCH_DEVICE if set, a CUDA device of its own, or the CPU.
 
-    Snakemake counts GPUs and names none, so that on a node with several each process leases one by a file lock, which
-    the kernel releases however the process ends. Under Slurm the scheduler has chosen already.
+    Snakemake counts GPUs and names none, so that on a node with several each process leases one by
+    a file lock, which the kernel releases however the process ends. Under Slurm the scheduler has
+    chosen already.
     """
     name = os.environ.get("HELIXBENCH_DEVICE")
     if name:
@@ -47,21 +49,33 @@ def _cpu_has_bf16() -> bool:
 
 
 def autocast(device: torch.device, precision: str):
-    """Autocast context for 'fp32', 'bf16' or 'auto' (bf16 where the device computes it natively)."""
+    """Autocast context for 'fp32', 'bf16' or 'auto' (bf16 where the device computes it
+    natively).
+    """
     if precision == "auto":
-        native = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _cpu_has_bf16()
+        native = (
+            torch.cuda.is_bf16_supported(including_emulation=False)
+            if device.type == "cuda"
+            else _cpu_has_bf16()
+        )
         precision = "bf16" if native else "fp32"
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def check_gpus(expected: int) -> list[str]:
-    """A line on each visible GPU, after a matrix product on it; UserError unless there are as many as expected."""
+    """A line on each visible GPU, after a matrix product on it; UserError unless there are as many
+    as expected.
+    """
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found != expected:
-        given = {name: os.environ.get(name, "not set") for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")}
+        given = {
+            name: os.environ.get(name, "not set")
+            for name in ("CUDA_VISIBLE_DEVICES", "SLURM_JOB_GPUS", "SLURM_GPUS_ON_NODE")
+        }
         told = ", ".join(f"{name} {value}" for name, value in given.items())
         raise UserError(
-            f"GPUs: {expected} asked for, {found} seen by torch {torch.__version__} on {platform.node()} ({told}); "
+            f"GPUs: {expected} asked for, {found} seen by torch {torch.__version__} on "
+            f"{platform.node()} ({told}); "
             "see docs/cluster.md, GPU check"
         )
     lines = []
@@ -70,7 +84,10 @@ def check_gpus(expected: int) -> list[str]:
         if not bool((ones @ ones == 64).all()):
             raise UserError(f"GPU {number} on {platform.node()}: a product of matrices is wrong")
         facts = torch.cuda.get_device_properties(number)
-        lines.append(f"GPU {number}: {facts.name}, {facts.total_memory / 2**30:.0f} GiB, torch {torch.__version__}, {platform.node()}")
+        lines.append(
+            f"GPU {number}: {facts.name}, {facts.total_memory / 2**30:.0f} GiB, torch "
+            f"{torch.__version__}, {platform.node()}"
+        )
     return lines
 
 
@@ -82,4 +99,8 @@ def set_threads(threads: int | None) -> None:
 
 def describe(device: torch.device) -> str:
     """Name of the device, for manifests."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({torch.get_num_threads()} threads)"
+    return (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu ({torch.get_num_threads()} threads)"
+    )

@@ -28,12 +28,17 @@ class UserErrors(UserError):
 
     def __init__(self, problems: list[str]):
         more = len(problems) - self.SHOWN
-        self.lines = [*problems[: self.SHOWN - 1], f"{problems[self.SHOWN - 1]} (and {more} more)"] if more > 0 else list(problems)
+        self.lines = (
+            [*problems[: self.SHOWN - 1], f"{problems[self.SHOWN - 1]} (and {more} more)"]
+            if more > 0
+            else list(problems)
+        )
         super().__init__("\n".join(self.lines))
 
 
 def storage_line(error: BaseException | None) -> str | None:
-    """What to say of a full, read-only or failing disk, wherever in the chain of causes it stands; None for any other error.
+    """What to say of a full, read-only or failing disk, wherever in the chain of causes it stands;
+    None for any other error.
 
     Libraries that write through Rust name the number in their text only.
     """

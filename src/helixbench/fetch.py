@@ -1,4 +1,6 @@
-"""Downloads, each checked against a checksum before it is put in its place: the base model, weights of scoring networks."""
+"""Downloads, each checked against a checksum before it is put in its place: the base model, weights
+of scoring networks.
+"""
 
 from __future__ import annotations
 
@@ -25,23 +27,30 @@ BASE_FILES = (
     "vae/config.json",
     "vae/diffusion_pytorch_model.safetensors",
 )
-"""What of a Stable Diffusion repository is needed: no pickled weights, no half-precision twins, no safety checker."""
+"""What of a Stable Diffusion repository is needed: no pickled weights, no half-precision twins, no
+safety checker."""
 
 
 def _matches(file: Path, entry) -> bool:
-    """Whether a file is the one that the repository lists: by sha256 for large files, by git's blob hash for others."""
+    """Whether a file is the one that the repository lists: by sha256 for large files, by git's blob
+    hash for others.
+    """
     if entry.lfs is not None:
         return provenance.sha256(file) == entry.lfs.sha256
     content = file.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest() == entry.blob_id
+    return (
+        hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        == entry.blob_id
+    )
 
 
 def base(repository: str, revision: str, out: Path) -> None:
-    """Fetch a diffusers-format Stable Diffusion 1.x at a pinned revision (a full commit hash) into the folder `out`.
+    """Fetch a diffusers-format Stable Diffusion 1.x at a pinned revision (a full commit hash) into
+    the folder `out`.
 
-    A broken download is taken up where it stopped; `out` appears whole, with checksums.json (repository, revision,
-    sha256 of each file). Raises UserError without network, for an unknown revision, and for a file that is not what the
-    repository lists.
+    A broken download is taken up where it stopped; `out` appears whole, with checksums.json
+    (repository, revision, sha256 of each file). Raises UserError without network, for an unknown
+    revision, and for a file that is not what the repository lists.
     """
     from fnmatch import fnmatch
 
@@ -53,30 +62,45 @@ def base(repository: str, revision: str, out: Path) -> None:
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line a request
     try:
         listed = HfApi().model_info(repository, revision=revision, files_metadata=True).siblings
-        entries = {entry.rfilename: entry for entry in listed if any(fnmatch(entry.rfilename, pattern) for pattern in BASE_FILES)}
+        entries = {
+            entry.rfilename: entry
+            for entry in listed
+            if any(fnmatch(entry.rfilename, pattern) for pattern in BASE_FILES)
+        }
         for name in sorted(entries):
             hf_hub_download(repository, name, revision=revision, local_dir=part)
     except Exception as error:  # the hub's client raises what its HTTP library does
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{repository}@{revision}: could not be fetched ({reason}); on a machine without network put a diffusers-format "
-            f"Stable Diffusion v1.5 (unet/ vae/ text_encoder/ tokenizer/ scheduler/ model_index.json) into {out}"
+            f"{repository}@{revision}: could not be fetched ({reason}); on a machine without "
+            f"network put a diffusers-format "
+            f"Stable Diffusion v1.5 (unet/ vae/ text_encoder/ tokenizer/ scheduler/ "
+            f"model_index.json) into {out}"
         ) from None
     for name, entry in entries.items():
         if not _matches(part / name, entry):
             (part / name).unlink()
-            raise UserError(f"{part / name}: not the file that {repository}@{revision} lists; removed, fetch again")
+            raise UserError(
+                f"{part / name}: not the file that {repository}@{revision} lists; removed, fetch "
+                f"again"
+            )
     shutil.rmtree(part / ".cache", ignore_errors=True)
-    facts = {"repository": repository, "revision": revision, "sha256": provenance.sha256_tree(part, exclude=("checksums.json",))}
+    facts = {
+        "repository": repository,
+        "revision": revision,
+        "sha256": provenance.sha256_tree(part, exclude=("checksums.json",)),
+    }
     provenance.write_json(part / "checksums.json", facts)
     os.replace(part, out)
     log.info("%s@%s: %d files in %s", repository, revision[:8], len(entries), out)
 
 
 def scoring_weights(name: str) -> Path:
-    """Fetch the weights of a scoring network to where its package looks for them; nothing to do when they are there.
+    """Fetch the weights of a scoring network to where its package looks for them; nothing to do
+    when they are there.
 
-    The last eight digits of a file's name are the first of its sha256, which is checked. Raises UserError otherwise.
+    The last eight digits of a file's name are the first of its sha256, which is checked. Raises
+    UserError otherwise.
     """
     file, url = weights.weights_file(name), weights.URLS[name]
     wanted = file.stem.rpartition("-")[2]
@@ -93,7 +117,9 @@ def scoring_weights(name: str) -> Path:
     found = provenance.sha256(part)
     if not found.startswith(wanted):
         part.unlink()
-        raise UserError(f"{url}: sha256 {found[:8]}..., not {wanted}... as its name says; removed, fetch again")
+        raise UserError(
+            f"{url}: sha256 {found[:8]}..., not {wanted}... as its name says; removed, fetch again"
+        )
     os.replace(part, file)
     log.info("%s: weights of %s in %s", url, name, file)
     return file

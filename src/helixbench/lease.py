@@ -1,4 +1,6 @@
-"""One job a GPU on a node without a scheduler: leases by file lock, which the kernel releases however a process ends."""
+"""One job a GPU on a node without a scheduler: leases by file lock, which the kernel releases
+however a process ends.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ import time
 from pathlib import Path
 
 LEASES = Path(os.environ.get("HELIXBENCH_LEASES") or "/tmp/helixbench-gpu")
-"""Lock files of the GPUs of this node, shared by all its users; node-local, whatever folder the run is in.
+"""Lock files of the GPUs of this node, shared by all its users; node-local, whatever folder the run
+is in.
 
 Not in TMPDIR: jobs that have different ones share GPUs none the less.
 """
@@ -18,7 +21,9 @@ _HELD: list[int] = []
 
 
 def _make_folder() -> None:
-    """A folder as /tmp is, which appears with its rights: everybody may add a file, nobody may remove those of others."""
+    """A folder as /tmp is, which appears with its rights: everybody may add a file, nobody may
+    remove those of others.
+    """
     LEASES.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=".helixbench-gpu", dir=LEASES.parent))
     try:
@@ -31,7 +36,9 @@ def _make_folder() -> None:
 
 
 def _open(path: Path) -> int:
-    """Descriptor of a lock file, also of one that another user made: a lock needs no right to write."""
+    """Descriptor of a lock file, also of one that another user made: a lock needs no right to
+    write.
+    """
     while True:
         try:
             return os.open(path, os.O_RDONLY)
@@ -42,17 +49,22 @@ def _open(path: Path) -> int:
             handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0o644)
             os.fchmod(handle, 0o644)  # whatever the umask
             return handle
-        except (FileExistsError, FileNotFoundError):  # another process has made the file, or the folder, in between
+        except (
+            FileExistsError,
+            FileNotFoundError,
+        ):  # another process has made the file, or the folder, in between
             pass
 
 
 def lease(count: int, poll_s: float = 1.0) -> int:
     """Number of a GPU that no other process has leased; waits until one of `count` is free.
 
-    Numbers count the GPUs that CUDA_VISIBLE_DEVICES names, and locks go by these names. The lock is held until the process ends;
-    processes that it starts do not inherit it.
+    Numbers count the GPUs that CUDA_VISIBLE_DEVICES names, and locks go by these names. The lock is
+    held until the process ends; processes that it starts do not inherit it.
     """
-    visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
+    visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(
+        ","
+    )
     while True:
         for number, identity in enumerate(visible[:count]):
             handle = _open(LEASES / f"{identity.strip()}.lock")

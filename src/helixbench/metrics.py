@@ -1,8 +1,9 @@
 """Detection metrics, exact: every distinct score is a threshold, no binning.
 
-One descending sort of the scores (`Ranking`) serves every metric. AUROC and average precision equal scikit-learn's;
-PRO is the per-region overlap of Bergmann et al. (CVPR 2020), integrated over the false-positive rate as in MVTec's
-evaluation code. All values are in [0, 1]; a metric that is not defined raises ValueError, none is ever NaN.
+One descending sort of the scores (`Ranking`) serves every metric. AUROC and average precision equal
+scikit-learn's; PRO is the per-region overlap of Bergmann et al. (CVPR 2020), integrated over the
+false-positive rate as in MVTec's evaluation code. All values are in [0, 1]; a metric that is not
+defined raises ValueError, none is ever NaN.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ _EIGHT = np.ones((3, 3), int)
 
 
 class Ranking:
-    """Scores sorted once, highest first, with the labels in that order and the last position of each distinct score.
+    """Scores sorted once, highest first, with the labels in that order and the last position of
+    each distinct score.
 
     scores: any shape, finite; labels: the same shape, bool (True: anomalous).
     Raises ValueError for differing shapes, no scores, or scores that are not finite.
@@ -62,7 +64,13 @@ class Ranking:
     def f1_max(self) -> float:
         """Largest F1 over all thresholds."""
         self.need(positives=True)
-        return float(np.max(2 * self.true_positives / (self.true_positives + self.false_positives + self.positives)))
+        return float(
+            np.max(
+                2
+                * self.true_positives
+                / (self.true_positives + self.false_positives + self.positives)
+            )
+        )
 
     def pro(
         self,
@@ -99,7 +107,8 @@ class Ranking:
 
 
 def region_weights(masks: np.ndarray) -> np.ndarray:
-    """Masks (n, H, W) bool -> float64 (n, H, W): what each pixel adds to the mean overlap over all regions, sum 1.
+    """Masks (n, H, W) bool -> float64 (n, H, W): what each pixel adds to the mean overlap over all
+    regions, sum 1.
 
     Raises ValueError when no mask has a region.
     """
@@ -119,24 +128,33 @@ def region_weights(masks: np.ndarray) -> np.ndarray:
 
 
 def area_up_to(x: np.ndarray, y: np.ndarray, limit: float) -> float:
-    """Trapezoid area under (x, y), x rising from 0 to 1, up to x = limit (y interpolated there), divided by limit."""
+    """Trapezoid area under (x, y), x rising from 0 to 1, up to x = limit (y interpolated there),
+    divided by limit.
+    """
     if not 0 < limit <= 1:
         raise ValueError(f"limit is {limit}, not in (0, 1]")
     inside = int(np.searchsorted(x, limit, side="right"))
     x_cut, y_cut = x[:inside], y[:inside]
     if inside < len(x) and x_cut[-1] < limit:
         share = (limit - x_cut[-1]) / (x[inside] - x_cut[-1])
-        x_cut, y_cut = np.append(x_cut, limit), np.append(y_cut, y_cut[-1] + share * (y[inside] - y_cut[-1]))
+        x_cut, y_cut = (
+            np.append(x_cut, limit),
+            np.append(y_cut, y_cut[-1] + share * (y[inside] - y_cut[-1])),
+        )
     return float(np.trapezoid(y_cut, x_cut) / limit)
 
 
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Area under the ROC curve, equal to scikit-learn's roc_auc_score. Any equal shapes; ValueError for one class."""
+    """Area under the ROC curve, equal to scikit-learn's roc_auc_score. Any equal shapes; ValueError
+    for one class.
+    """
     return Ranking(scores, labels).auroc()
 
 
 def average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Average precision, equal to scikit-learn's average_precision_score. ValueError when nothing is anomalous."""
+    """Average precision, equal to scikit-learn's average_precision_score. ValueError when nothing
+    is anomalous.
+    """
     return Ranking(scores, labels).average_precision()
 
 
@@ -151,11 +169,12 @@ def pro(
     limit: float = 0.3,
     thresholds: int | None = None,
 ) -> float:
-    """Area under mean per-region overlap against pixel false-positive rate up to `limit`, divided by `limit`.
+    """Area under mean per-region overlap against pixel false-positive rate up to `limit`, divided
+    by `limit`.
 
-    scores, masks: (n, H, W); regions are 8-connected components of each mask and weigh the same whatever their size;
-    false positives are counted over all normal pixels of all pictures. ValueError when there is no region or no
-    normal pixel.
+    scores, masks: (n, H, W); regions are 8-connected components of each mask and weigh the same
+    whatever their size; false positives are counted over all normal pixels of all pictures.
+    ValueError when there is no region or no normal pixel.
 
     thresholds: None: every distinct score. A number: that many scores of normal pixels, at equal
     distances of rank, with straight lines between their points, as the evaluation code of MVTec
@@ -167,11 +186,12 @@ def pro(
 
 
 def confusion_metrics(predicted: np.ndarray, masks: np.ndarray) -> dict[str, float]:
-    """IoU and accuracy of predicted masks, both bool of one shape, over all their pixels together; each in [0, 1].
+    """IoU and accuracy of predicted masks, both bool of one shape, over all their pixels together;
+    each in [0, 1].
 
-    iou: of the anomalous class; miou: mean with that of the normal class; pixel_accuracy: share of all pixels;
-    class_accuracy: mean of the shares found of either class (mAcc of the segmentation toolboxes). ValueError unless
-    both classes are there.
+    iou: of the anomalous class; miou: mean with that of the normal class; pixel_accuracy: share of
+    all pixels; class_accuracy: mean of the shares found of either class (mAcc of the segmentation
+    toolboxes). ValueError unless both classes are there.
     """
     predicted, masks = np.asarray(predicted).astype(bool), np.asarray(masks).astype(bool)
     if predicted.shape != masks.shape:

@@ -1,4 +1,6 @@
-"""Reading prepared pictures and generated pairs back: checked against their manifests, kept as 8-bit arrays."""
+"""Reading prepared pictures and generated pairs back: checked against their manifests, kept as
+8-bit arrays.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +20,54 @@ from helixbench.records import Pair, Sample, inside, read_csv
 def read_image(path: Path, mode: str, sha256: str | None = None) -> np.ndarray:
     """One picture as uint8, (H, W, 3) for mode RGB and (H, W) for L.
 
-    Raises UserError naming the file when it is missing, unreadable, or not the one whose sha256 was recorded.
+    Raises UserError naming the file when it is missing, unreadable, or not the one whose sha256 was
+    recorded.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; make the folder again") from None
     if sha256 is not None and hashlib.sha256(data).hexdigest() != sha256:
-        raise UserError(f"{path}: altered since its manifest was written (sha256 differs); make the folder again")
+        raise UserError(
+            f"{path}: altered since its manifest was written (sha256 differs); make the folder "
+            f"again"
+        )
     try:
         with Image.open(io.BytesIO(data)) as picture:
             return np.asarray(picture.convert(mode))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not a readable picture ({error}); make the folder again") from None
+        raise UserError(
+            f"{path}: not a readable picture ({error}); make the folder again"
+        ) from None
 
 
 def _stack(arrays: list[np.ndarray], paths: list[Path], shape: tuple[int, ...]) -> np.ndarray:
     for array, path in zip(arrays, paths, strict=True):
         if array.shape[:2] != arrays[0].shape[:2]:
             size, first = array.shape[:2], arrays[0].shape[:2]
-            raise UserError(f"{path}: is {size[1]}x{size[0]}, {paths[0]} is {first[1]}x{first[0]}; make the folder again")
+            raise UserError(
+                f"{path}: is {size[1]}x{size[0]}, {paths[0]} is {first[1]}x{first[0]}; make the "
+                f"folder again"
+            )
     return np.stack(arrays) if arrays else np.zeros(shape, np.uint8)
 
 
 def pair_images(folder: Path, pairs: Sequence[Pair]) -> np.ndarray:
     """Images of generated pairs, (n, H, W, 3) uint8, each checked against its sha256."""
     paths = [inside(folder, pair.image) for pair in pairs]
-    return _stack([read_image(path, "RGB", pair.sha256) for path, pair in zip(paths, pairs, strict=True)], paths, (0, 0, 0, 3))
+    return _stack(
+        [read_image(path, "RGB", pair.sha256) for path, pair in zip(paths, pairs, strict=True)],
+        paths,
+        (0, 0, 0, 3),
+    )
 
 
 def pair_masks(folder: Path, pairs: Sequence[Pair]) -> np.ndarray:
     """Masks of generated pairs, (n, H, W) bool, each checked against its sha256."""
     paths = [inside(folder, pair.mask) for pair in pairs]
-    masks = [read_image(path, "L", pair.mask_sha256) for path, pair in zip(paths, pairs, strict=True)]
+    masks = [
+        read_image(path, "L", pair.mask_sha256) for path, pair in zip(paths, pairs, strict=True)
+    ]
     return _stack(masks, paths, (0, 0, 0)) > 127
 
 
@@ -68,25 +85,35 @@ def sample_masks(folder: Path, samples: Sequence[Sample], size: tuple[int, int])
             path = inside(folder, sample.mask)
             array = read_image(path, "L")
             if array.shape != size:
-                raise UserError(f"{path}: is {array.shape[1]}x{array.shape[0]}, its picture {size[1]}x{size[0]}; prepare again")
+                raise UserError(
+                    f"{path}: is {array.shape[1]}x{array.shape[0]}, its picture "
+                    f"{size[1]}x{size[0]}; prepare again"
+                )
             mask[:] = array > 127
     return masks
 
 
 def bilinear_file(mask: str) -> str:
-    """Manifest path of a mask -> that of the same mask resized bilinearly, grey where it is partly covered."""
+    """Manifest path of a mask -> that of the same mask resized bilinearly, grey where it is partly
+    covered.
+    """
     return mask.removesuffix(".png") + "_bilinear.png"
 
 
 def bilinear_masks(folder: Path, samples: Sequence[Sample], size: tuple[int, int]) -> np.ndarray:
-    """Prepared masks as the rivals' scripts resize them, (n, H, W) uint8; 0 for normals. UserError where one is missing."""
+    """Prepared masks as the rivals' scripts resize them, (n, H, W) uint8; 0 for normals. UserError
+    where one is missing.
+    """
     masks = np.zeros((len(samples), *size), np.uint8)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.mask:
             path = inside(folder, bilinear_file(sample.mask))
             array = read_image(path, "L")
             if array.shape != size:
-                raise UserError(f"{path}: is {array.shape[1]}x{array.shape[0]}, its picture {size[1]}x{size[0]}; prepare again")
+                raise UserError(
+                    f"{path}: is {array.shape[1]}x{array.shape[0]}, its picture "
+                    f"{size[1]}x{size[0]}; prepare again"
+                )
             mask[:] = array
     return masks
 
@@ -109,13 +136,17 @@ def _pair_facts(folder: Path) -> dict:
 
 
 def pair_settings(folder: Path) -> str:
-    """How a pairs folder was made, as text for a protocol: `; pairs: ...`, or empty when its manifest says nothing."""
+    """How a pairs folder was made, as text for a protocol: `; pairs: ...`, or empty when its
+    manifest says nothing.
+    """
     settings = _pair_facts(folder).get("settings")
     return f"; pairs: {settings}" if settings else ""
 
 
 def pairs_follow_cells(folder: Path) -> bool:
-    """Whether the method that made a pairs folder was given the raw masks that its manifest names."""
+    """Whether the method that made a pairs folder was given the raw masks that its manifest
+    names.
+    """
     return _pair_facts(folder).get("takes_raw_mask") is True
 
 

@@ -19,7 +19,8 @@ from helixbench.errors import UserError
 
 
 def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Call `write` on a temporary sibling, flush it to disk, and rename: the file appears whole or not at all.
+    """Call `write` on a temporary sibling, flush it to disk, and rename: the file appears whole or
+    not at all.
 
     The sibling keeps the suffix, so that writers which look at it (PNG, safetensors) work.
     """
@@ -46,7 +47,9 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 def write_if_changed(path: str | Path, text: str) -> bool:
-    """Write only when the content differs, so that the modification time means a change; True if written."""
+    """Write only when the content differs, so that the modification time means a change; True if
+    written.
+    """
     path = Path(path)
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
@@ -68,10 +71,11 @@ def sha256_tree(folder: str | Path, exclude: Iterable[str] = ()) -> dict[str, st
 
 
 def outputs(manifest: str | Path) -> dict[str, str]:
-    """The files that a manifest.json vouches for, as they still are: relative path -> sha256, without its times and versions.
+    """The files that a manifest.json vouches for, as they still are: relative path -> sha256,
+    without its times and versions.
 
-    UserError when there is no such manifest (it is the last file of a stage, so the stage did not end) and for a file
-    that is missing or altered.
+    UserError when there is no such manifest (it is the last file of a stage, so the stage did not
+    end) and for a file that is missing or altered.
     """
     manifest = Path(manifest)
     try:
@@ -81,11 +85,22 @@ def outputs(manifest: str | Path) -> dict[str, str]:
     for name, digest in files.items():
         file = manifest.parent / name
         if not file.is_file() or sha256(file) != digest:
-            raise UserError(f"{file}: missing or altered since {manifest.name} was written; train the model again")
+            raise UserError(
+                f"{file}: missing or altered since {manifest.name} was written; train the model "
+                f"again"
+            )
     return files
 
 
-_PACKAGES = ("torch", "diffusers", "transformers", "lpips", "torch-fidelity", "segmentation-models-pytorch", "numpy")
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "lpips",
+    "torch-fidelity",
+    "segmentation-models-pytorch",
+    "numpy",
+)
 
 
 def _version(name: str) -> str | None:
@@ -104,10 +119,18 @@ def versions(packages: Iterable[str] = _PACKAGES) -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Commit of the source tree that this package runs from, `-dirty` with changes; None when installed otherwise."""
+    """Commit of the source tree that this package runs from, `-dirty` with changes; None when
+    installed otherwise.
+    """
     folder = Path(__file__).parent
     try:
-        answer = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=folder, capture_output=True, text=True, timeout=20)
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None
@@ -131,13 +154,20 @@ class Cost:
 
 @contextmanager
 def manifest(path: str | Path, stage: str, config: Any, **facts: Any):
-    """Measure a stage and write its manifest.json when it succeeds; the dictionary given can be added to.
+    """Measure a stage and write its manifest.json when it succeeds; the dictionary given can be
+    added to.
 
-    `config` is the stage's Slice. A stage whose work other processes did gives their `cost`. The manifest is the last file a
-    stage writes, so that it vouches for the others.
+    `config` is the stage's Slice. A stage whose work other processes did gives their `cost`. The
+    manifest is the last file a stage writes, so that it vouches for the others.
     """
     cost = Cost()
     Path(path).unlink(missing_ok=True)  # nothing vouches for the files while they change
-    record: dict[str, Any] = {"stage": stage, "commit": commit(), "config_digest": config.digest, "config": dict(config._values), **facts}
+    record: dict[str, Any] = {
+        "stage": stage,
+        "commit": commit(),
+        "config_digest": config.digest,
+        "config": dict(config._values),
+        **facts,
+    }
     yield record
     write_json(path, {"cost": cost.as_dict(), **record, "versions": versions()})

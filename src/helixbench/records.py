@@ -18,7 +18,8 @@ from helixbench.errors import UserError
 from helixbench.provenance import write_text
 
 LEAKING = ("literal", "third_anomalydiffusion", "third_dualanodiff")
-"""Splits by which a picture may be trained on and tested: each to compare with numbers that were made that way."""
+"""Splits by which a picture may be trained on and tested: each to compare with numbers that were
+made that way."""
 
 GOOD = "good"
 """Defect name of a normal picture, as in the MVTec layout."""
@@ -31,8 +32,9 @@ ALL = "all"
 class RawSample:
     """A picture as its authors publish it, before anything is decided about it.
 
-    `subset` is the authors' own train/test; `image` and `mask` are absolute paths, `mask` is None for normals.
-    `group`: pictures of one object share it, and a split leaves them together; empty: not known.
+    `subset` is the authors' own train/test; `image` and `mask` are absolute paths, `mask` is None
+    for normals. `group`: pictures of one object share it, and a split leaves them together; empty:
+    not known.
     """
 
     dataset: str
@@ -48,11 +50,12 @@ class RawSample:
 class Sample:
     """A prepared picture: one row of prepare/<dataset>/<category>/samples.csv.
 
-    role: `normal` (trains generators and detectors), `generator` (defective, trains generators), `test` (held out), `both`
-    (generator and test: only in a split that leaks).
-    image: 8-bit RGB PNG; mask: 8-bit PNG of 0 and 255, empty string for normals; raw_mask: e.g. `5x5:1,7` (row-major
-    cells holding anomaly, K x K), empty for normals; reference_cells / reference_tight: crops by the raw mask (cells
-    kept in place on mid-grey / their bounding box resized), empty for normals; sha256: of the raw picture file.
+    role: `normal` (trains generators and detectors), `generator` (defective, trains generators),
+    `test` (held out), `both` (generator and test: only in a split that leaks). image: 8-bit RGB
+    PNG; mask: 8-bit PNG of 0 and 255, empty string for normals; raw_mask: e.g. `5x5:1,7` (row-major
+    cells holding anomaly, K x K), empty for normals; reference_cells / reference_tight: crops by
+    the raw mask (cells kept in place on mid-grey / their bounding box resized), empty for normals;
+    sha256: of the raw picture file.
     """
 
     id: str
@@ -81,12 +84,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Plan:
-    """What pair i of a defect type is asked to be; a pure function of the root seed and the prepared data.
+    """What pair i of a defect type is asked to be; a pure function of the root seed and the
+    prepared data.
 
-    seed: decimal of the first 8 bytes of sha256("{seed}/{dataset}/{category}/{defect}/{i}").
-    donor: id of the real defect (generator half) whose raw mask, reference and detailed mask are used, moved by
-    `symmetry` (subset of hflip, vflip, rot90 joined by +) and then by (shift_y, shift_x) cells.
-    background: id of the normal picture.
+    seed: decimal of the first 8 bytes of sha256("{seed}/{dataset}/{category}/{defect}/{i}"). donor:
+    id of the real defect (generator half) whose raw mask, reference and detailed mask are used,
+    moved by `symmetry` (subset of hflip, vflip, rot90 joined by +) and then by (shift_y, shift_x)
+    cells. background: id of the normal picture.
     """
 
     index: int
@@ -106,8 +110,9 @@ class Plan:
 class Pair:
     """A generated pair: one row of generate/<method>/<dataset>/<category>/manifest.csv.
 
-    image/mask: PNG in the MVTec layout; gate: `ok`, or the reason for which the last redraw still fails
-    (`empty`, `small`, `large`, `border`); redraws: how often the pair was drawn again; mask_area: share of the picture.
+    image/mask: PNG in the MVTec layout; gate: `ok`, or the reason for which the last redraw still
+    fails (`empty`, `small`, `large`, `border`); redraws: how often the pair was drawn again;
+    mask_area: share of the picture.
     """
 
     index: int
@@ -131,12 +136,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Score:
-    """One measured number and the protocol it belongs to; numbers of different protocols never share a column.
+    """One measured number and the protocol it belongs to; numbers of different protocols never
+    share a column.
 
-    metric: inception_score, ic_lpips, ... or image_auroc, pixel_auroc, pixel_ap, pro, f1_max, ...; AUROC-like values
-    are in percent, as the paper prints them. defect: a defect type, or `all` for the category. n: images scored.
-    protocol: readable text (network and weights, split, cap, checkpoint rule, ...). seed: of the detector training
-    or the scoring shuffle. std: over shuffles, empty where there is none.
+    metric: inception_score, ic_lpips, ... or image_auroc, pixel_auroc, pixel_ap, pro, f1_max, ...;
+    AUROC-like values are in percent, as the paper prints them. defect: a defect type, or `all` for
+    the category. n: images scored. protocol: readable text (network and weights, split, cap,
+    checkpoint rule, ...). seed: of the detector training or the scoring shuffle. std: over
+    shuffles, empty where there is none.
     """
 
     dataset: str
@@ -168,7 +175,9 @@ def write_csv(path: Path, rows: Iterable[Row], kind: type[Row]) -> None:
     writer = csv.writer(_Lines, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
-        writer.writerow(["" if getattr(row, name) is None else getattr(row, name) for name in names])
+        writer.writerow(
+            ["" if getattr(row, name) is None else getattr(row, name) for name in names]
+        )
     write_text(path, "".join(lines))
 
 
@@ -186,8 +195,11 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
     return text.getvalue()
 
 
-def read_rows(path: Path, columns: Iterable[str], advice: str = "make the file again") -> list[tuple[int, dict[str, str]]]:
-    """Line number and cells of each row of a CSV file in UTF-8, with or without a BOM; absent cells are empty.
+def read_rows(
+    path: Path, columns: Iterable[str], advice: str = "make the file again"
+) -> list[tuple[int, dict[str, str]]]:
+    """Line number and cells of each row of a CSV file in UTF-8, with or without a BOM; absent cells
+    are empty.
 
     Raises UserError, ending in `advice`, when the file is unreadable or lacks one of the columns.
     """
@@ -197,7 +209,9 @@ def read_rows(path: Path, columns: Iterable[str], advice: str = "make the file a
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 there = ", ".join(reader.fieldnames or ()) or "none"
-                raise UserError(f"{path}: column {missing[0]} is missing (there are: {there}); {advice}")
+                raise UserError(
+                    f"{path}: column {missing[0]} is missing (there are: {there}); {advice}"
+                )
             return [(reader.line_num, row) for row in reader]
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); {advice}") from None
@@ -208,11 +222,16 @@ def read_rows(path: Path, columns: Iterable[str], advice: str = "make the file a
 
 
 def read_csv(path: Path, kind: type[Row]) -> list[Row]:
-    """Read what write_csv wrote; UserError naming the file when it is missing or a column is wrong."""
+    """Read what write_csv wrote; UserError naming the file when it is missing or a column is
+    wrong.
+    """
     fields = dataclasses.fields(kind)
     rows = read_rows(path, [field.name for field in fields])
     try:
-        return [kind(**{field.name: _convert(row[field.name], field.type) for field in fields}) for _, row in rows]
+        return [
+            kind(**{field.name: _convert(row[field.name], field.type) for field in fields})
+            for _, row in rows
+        ]
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); make the file again") from None
 
@@ -221,13 +240,19 @@ def inside(folder: Path, relative: str) -> Path:
     """Absolute path of a manifest entry; UserError when it leaves the manifest's folder."""
     path = (folder / relative).resolve()
     if Path(relative).is_absolute() or not path.is_relative_to(folder.resolve()):
-        raise UserError(f"{relative}: leaves {folder}; paths in a manifest must stay inside its folder")
+        raise UserError(
+            f"{relative}: leaves {folder}; paths in a manifest must stay inside its folder"
+        )
     return path
 
 
 def derive_seed(*parts: object) -> int:
-    """63-bit seed: first 8 bytes of sha256("a/b/c"), top bit cleared (never Python's salted hash)."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+    """63-bit seed: first 8 bytes of sha256("a/b/c"), top bit cleared (never Python's salted
+    hash).
+    """
+    return (
+        int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1
+    )
 
 
 def format_cells(k: int, cells: Iterable[int]) -> str:
@@ -244,5 +269,7 @@ def parse_cells(text: str) -> tuple[int, tuple[int, ...]]:
         if rows != columns or rows < 1 or any(not 0 <= cell < rows * rows for cell in numbers):
             raise ValueError
     except ValueError:
-        raise UserError(f"raw mask {text!r}: write KxK:cell,cell with cells from 0 to K*K-1, e.g. 5x5:1,7") from None
+        raise UserError(
+            f"raw mask {text!r}: write KxK:cell,cell with cells from 0 to K*K-1, e.g. 5x5:1,7"
+        ) from None
     return rows, numbers

@@ -1,7 +1,8 @@
 """Processes that share one training, a GPU each: `helixbench train ... --processes 4`.
 
-The passes of a step (`optim.accumulate`) are dealt out to the processes and their gradients added up, so that the step
-is the same one whatever their number, up to rounding. Process 0 alone writes files.
+The passes of a step (`optim.accumulate`) are dealt out to the processes and their gradients added
+up, so that the step is the same one whatever their number, up to rounding. Process 0 alone writes
+files.
 """
 
 from __future__ import annotations
@@ -53,18 +54,25 @@ class Team:
         return self.rank == 0
 
     def add_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Every process gets the sum of all processes' gradients; a weight that none has used keeps None."""
+        """Every process gets the sum of all processes' gradients; a weight that none has used keeps
+        None.
+        """
         if self.size == 1:
             return
         device = parameters[0].device
-        used = self._sum(torch.tensor([float(p.grad is not None) for p in parameters], device=device)) > 0
+        used = (
+            self._sum(torch.tensor([float(p.grad is not None) for p in parameters], device=device))
+            > 0
+        )
         chosen = [p for p, any_has in zip(parameters, used.tolist(), strict=True) if any_has]
         for p in chosen:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
         self._sum_in_place([p.grad for p in chosen])
 
     def average_buffers(self, module: nn.Module) -> None:
-        """Running statistics become the mean over the processes, each of which saw passes of its own."""
+        """Running statistics become the mean over the processes, each of which saw passes of its
+        own.
+        """
         if self.size > 1:
             buffers = [b for b in module.buffers() if b.is_floating_point()]
             self._sum_in_place(buffers)
@@ -94,7 +102,10 @@ def _chunks(tensors: Iterable[torch.Tensor]) -> Iterable[list[torch.Tensor]]:
     """Consecutive tensors of one type, together no longer than a message, or one that is longer."""
     group: list[torch.Tensor] = []
     for tensor in tensors:
-        if group and (tensor.dtype != group[0].dtype or sum(t.numel() for t in group) + tensor.numel() > _CHUNK):
+        if group and (
+            tensor.dtype != group[0].dtype
+            or sum(t.numel() for t in group) + tensor.numel() > _CHUNK
+        ):
             yield group
             group = []
         group.append(tensor)
@@ -108,10 +119,11 @@ def launched() -> bool:
 
 
 def launch(size: int, arguments: Sequence[str]) -> int:
-    """Run `helixbench <arguments>` in `size` processes on this node; the exit code of the first that fails, or 0.
+    """Run `helixbench <arguments>` in `size` processes on this node; the exit code of the first
+    that fails, or 0.
 
-    Leases as many GPUs. Without a GPU the processes share the CPU. What process 0 says is heard, of the others only why
-    they failed. None outlives this process.
+    Leases as many GPUs. Without a GPU the processes share the CPU. What process 0 says is heard, of
+    the others only why they failed. None outlives this process.
     """
     environment = os.environ | {
         MARK: "1",
@@ -123,27 +135,49 @@ def launch(size: int, arguments: Sequence[str]) -> int:
     if torch.cuda.is_available():
         count = torch.cuda.device_count()
         if count < size:
-            raise UserError(f"--processes {size}: this node shows {count} GPUs; each process needs one")
+            raise UserError(
+                f"--processes {size}: this node shows {count} GPUs; each process needs one"
+            )
         if "SLURM_JOB_ID" not in os.environ:
-            visible = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))).split(",")
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(visible[lease(count)] for _ in range(size))
+            visible = (
+                os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+            ).split(",")
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(
+                visible[lease(count)] for _ in range(size)
+            )
     command = [sys.executable, "-m", "helixbench.cli", *arguments]
     with tempfile.TemporaryFile() as whispers:
         jobs = []
         for rank in range(size):
             rank_is = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             heard = None if rank == 0 else whispers
-            jobs.append(subprocess.Popen(command, env=environment | rank_is, stdout=heard, stderr=heard, preexec_fn=_die_with_parent))
+            jobs.append(
+                subprocess.Popen(
+                    command,
+                    env=environment | rank_is,
+                    stdout=heard,
+                    stderr=heard,
+                    preexec_fn=_die_with_parent,
+                )
+            )
         code, leader_failed = _wait(jobs)
         if code and not leader_failed:
             whispers.seek(0)
             lines = whispers.read().decode(errors="replace").strip().splitlines()
-            sys.stderr.write(next((line for line in reversed(lines) if line.startswith("helixbench: ")), "\n".join(lines[-20:])) + "\n")
+            sys.stderr.write(
+                next(
+                    (line for line in reversed(lines) if line.startswith("helixbench: ")),
+                    "\n".join(lines[-20:]),
+                )
+                + "\n"
+            )
     return code
 
 
 def _wait(jobs: Sequence[subprocess.Popen]) -> tuple[int, bool]:
-    """Exit code of the first job to fail, and whether it is the leader; the others are stopped then."""
+    """Exit code of the first job to fail, and whether it is the leader; the others are stopped
+    then.
+    """
     try:
         while True:
             codes = [job.poll() for job in jobs]

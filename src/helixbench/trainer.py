@@ -1,7 +1,7 @@
 """The one training loop: autoencoders, generators and detectors all go through it.
 
-Nothing random lives in the loop. The batch and the noise of step k come from a generator seeded by (seed, k), so a
-resumed run repeats the unbroken one, bit for bit on a CPU.
+Nothing random lives in the loop. The batch and the noise of step k come from a generator seeded by
+(seed, k), so a resumed run repeats the unbroken one, bit for bit on a CPU.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ log = logging.getLogger(__name__)
 
 
 def learning_rate(step: int, optim: Optim) -> float:
-    """Learning rate of step k (0-based): linear warm-up, then constant, half-cosine to 0, or x0.2 at 80 % and 90 %."""
+    """Learning rate of step k (0-based): linear warm-up, then constant, half-cosine to 0, or x0.2
+    at 80 % and 90 %.
+    """
     if step < optim.warmup:
         return optim.lr * (step + 1) / optim.warmup
     progress = (step - optim.warmup) / max(1, optim.steps - optim.warmup)
@@ -53,7 +55,9 @@ def adam(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
         try:
             from bitsandbytes.optim import AdamW8bit
         except ImportError:
-            raise UserError("adam: 8bit needs the package bitsandbytes; install it, or set adam: fp32") from None
+            raise UserError(
+                "adam: 8bit needs the package bitsandbytes; install it, or set adam: fp32"
+            ) from None
         return AdamW8bit(parameters, **more)
     return torch.optim.AdamW(parameters, **more)
 
@@ -76,7 +80,9 @@ class _State:
         self.step, self.seconds = 0, 0.0
 
     def _trained(self) -> dict[str, torch.Tensor]:
-        """Trainable parameters and all buffers (running statistics); frozen weights are not state."""
+        """Trainable parameters and all buffers (running statistics); frozen weights are not
+        state.
+        """
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         return {**trained, **dict(self.module.named_buffers())}
 
@@ -84,15 +90,21 @@ class _State:
         """Write the state; the one before it stays beside it."""
         tensors = {f"weights/{name}": t for name, t in self._trained().items()}
         tensors |= {f"ema/{i}": t for i, t in enumerate(self.ema)}
-        tensors |= {f"optimizer/{k}": t for k, t in checkpoint.optimizer_tensors(self.optimizer).items()}
+        tensors |= {
+            f"optimizer/{k}": t for k, t in checkpoint.optimizer_tensors(self.optimizer).items()
+        }
         fresh = path.with_name(f"{path.stem}.next{path.suffix}")
-        checkpoint.save_tensors(fresh, tensors, {**facts, "step": self.step, "seconds": self.seconds})
+        checkpoint.save_tensors(
+            fresh, tensors, {**facts, "step": self.step, "seconds": self.seconds}
+        )
         if path.is_file():  # only now: while a state is written there are two whole ones
             os.replace(path, before(path))
         os.replace(fresh, path)
 
     def resume(self, path: Path, facts: dict) -> None:
-        """Go on from the last state that is whole; without one from the start. UserError when all there are is damaged."""
+        """Go on from the last state that is whole; without one from the start. UserError when all
+        there are is damaged.
+        """
         damage = []
         for file in filter(Path.is_file, (path, before(path))):
             try:
@@ -111,7 +123,9 @@ class _State:
         if {key: found.get(key) for key in facts} != facts:
             log.info("%s belongs to another configuration; starting anew", path)
             return
-        part = lambda prefix: {k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        part = lambda prefix: {
+            k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)
+        }
         with torch.no_grad():
             own = self._trained()
             for name, tensor in part("weights/").items():
@@ -138,26 +152,36 @@ def fit(
     name: str,
     validate: Callable[[torch.Generator], dict[str, torch.Tensor]] | None = None,
 ) -> dict[str, float]:
-    """Train `module` in place until `optim.steps`, resuming from `state_dir`; the averaged weights are left in it.
+    """Train `module` in place until `optim.steps`, resuming from `state_dir`; the averaged weights
+    are left in it.
 
-    loss(step, rng): scalar of one pass of that step, or a dictionary of scalars to be summed (each is logged). rng is a
-    CPU generator seeded by (seed, name, step, pass); all randomness must come from it. A step's gradient is the mean of
-    its `optim.accumulate` passes. validate(rng): loss terms, taken every `optim.validate_every` steps with the same rng
-    and logged as `val_<term>`. Writes `state_dir/state.safetensors`
-    (resume, atomic, with its hash; `state.before.safetensors` is the one before, gone on from where that is damaged) and
-    `state_dir/stats.jsonl` (step, loss, lr, grad_norm, steps/s, images/s, peak memory [MiB]).
-    The processes of a team share the passes of each step; the first one writes and validates.
-    Raises UserError with the step when the loss or its gradient is not finite; the last checkpoint is kept.
-    Returns facts for the stage's manifest: steps, the step gone on from, and training seconds over all attempts.
+    loss(step, rng): scalar of one pass of that step, or a dictionary of scalars to be summed (each
+    is logged). rng is a CPU generator seeded by (seed, name, step, pass); all randomness must come
+    from it. A step's gradient is the mean of its `optim.accumulate` passes. validate(rng): loss
+    terms, taken every `optim.validate_every` steps with the same rng and logged as `val_<term>`.
+    Writes `state_dir/state.safetensors` (resume, atomic, with its hash; `state.before.safetensors`
+    is the one before, gone on from where that is damaged) and `state_dir/stats.jsonl` (step, loss,
+    lr, grad_norm, steps/s, images/s, peak memory [MiB]). The processes of a team share the passes
+    of each step; the first one writes and validates. Raises UserError with the step when the loss
+    or its gradient is not finite; the last checkpoint is kept. Returns facts for the stage's
+    manifest: steps, the step gone on from, and training seconds over all attempts.
     """
     team = Team.current()
     if optim.accumulate % team.size:
-        raise UserError(f"{name}: {team.size} processes share the passes of a step; set optim.accumulate to a multiple of {team.size}")
+        raise UserError(
+            f"{name}: {team.size} processes share the passes of a step; set optim.accumulate to a "
+            f"multiple of {team.size}"
+        )
     state_dir.mkdir(parents=True, exist_ok=True)
     file = state_dir / "state.safetensors"
     state = _State(module, optim)
     # Weights trained by other code are not gone on with.
-    facts = {"config_digest": config_digest, "seed": seed, "name": name, "versions": versions(("torch", "diffusers"))}
+    facts = {
+        "config_digest": config_digest,
+        "seed": seed,
+        "name": name,
+        "versions": versions(("torch", "diffusers")),
+    }
     state.resume(file, facts)
     first, begun = state.step, time.monotonic() - state.seconds
     journal = _Journal(state_dir / "stats.jsonl", name, first) if team.leads else None
@@ -165,19 +189,29 @@ def fit(
         log.info("%s: resuming at step %d of %d", name, first, optim.steps)
     saved = logged = time.monotonic()
     logged_step, sums = first, {}
-    bar = tqdm(total=optim.steps, initial=first, desc=name, disable=not (team.leads and sys.stderr.isatty()))
+    bar = tqdm(
+        total=optim.steps,
+        initial=first,
+        desc=name,
+        disable=not (team.leads and sys.stderr.isatty()),
+    )
     for step in range(first, optim.steps):
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(step, optim)
         state.optimizer.zero_grad(set_to_none=True)
         own: dict[str, torch.Tensor] = {}
         for index in range(team.rank, optim.accumulate, team.size):
-            rng = torch.Generator().manual_seed(derive_seed(seed, name, "step", step, *([index] if index else [])))
+            rng = torch.Generator().manual_seed(
+                derive_seed(seed, name, "step", step, *([index] if index else []))
+            )
             with autocast(device, optim.precision):
                 terms = _terms(loss(step, rng))
             total = sum(terms.values()) / optim.accumulate
             if not torch.isfinite(total):
-                raise UserError(f"{name}: the loss is {total.item()} at step {step}; last good checkpoint: {file}")
+                raise UserError(
+                    f"{name}: the loss is {total.item()} at step {step}; last good checkpoint: "
+                    f"{file}"
+                )
             total.backward()
             for key, value in terms.items():
                 own[key] = own.get(key, 0.0) + value.detach() / optim.accumulate
@@ -185,9 +219,14 @@ def fit(
         team.average_buffers(module)
         for key, value in team.add(own).items():
             sums[key] = sums.get(key, 0.0) + value
-        norm = nn.utils.clip_grad_norm_(state.parameters, math.inf if optim.grad_clip is None else optim.grad_clip)
+        norm = nn.utils.clip_grad_norm_(
+            state.parameters, math.inf if optim.grad_clip is None else optim.grad_clip
+        )
         if not torch.isfinite(norm):
-            raise UserError(f"{name}: the gradient is {norm.item()} at step {step}; last good checkpoint: {file}")
+            raise UserError(
+                f"{name}: the gradient is {norm.item()} at step {step}; last good checkpoint: "
+                f"{file}"
+            )
         state.optimizer.step()
         state.step = step + 1
         if state.ema:
@@ -198,8 +237,15 @@ def fit(
             continue
         if validate and optim.validate_every and (last or state.step % optim.validate_every == 0):
             with torch.no_grad(), _evaluating(module), autocast(device, optim.precision):
-                held = _terms(validate(torch.Generator().manual_seed(derive_seed(seed, name, "validate"))))
-            journal.write({"step": state.step, **{f"val_{key}": round(float(value), 6) for key, value in held.items()}})
+                held = _terms(
+                    validate(torch.Generator().manual_seed(derive_seed(seed, name, "validate")))
+                )
+            journal.write(
+                {
+                    "step": state.step,
+                    **{f"val_{key}": round(float(value), 6) for key, value in held.items()},
+                }
+            )
         now = time.monotonic()
         if now - logged >= optim.log_every_s or last or state.step == first + 1:
             count = state.step - logged_step
@@ -218,7 +264,15 @@ def fit(
             if bar.disable:
                 left = (optim.steps - state.step) / max(row["steps_per_s"], 1e-9)
                 text = "  ".join(f"{key} {row[key]:.4f}" for key in sums)
-                log.info("%s %d/%d  %s  %.2f steps/s  %d s left", name, state.step, optim.steps, text, row["steps_per_s"], left)
+                log.info(
+                    "%s %d/%d  %s  %.2f steps/s  %d s left",
+                    name,
+                    state.step,
+                    optim.steps,
+                    text,
+                    row["steps_per_s"],
+                    left,
+                )
             logged, logged_step, sums = now, state.step, {}
         if now - saved >= optim.save_every_s or last:
             state.seconds = now - begun
@@ -234,7 +288,9 @@ def fit(
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then each part's own mode again: a validation loss must leave running statistics alone."""
+    """Evaluation mode, then each part's own mode again: a validation loss must leave running
+    statistics alone.
+    """
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -249,7 +305,9 @@ def _terms(loss: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tens
 
 
 class _Journal:
-    """stats.jsonl, and TensorBoard where HELIXBENCH_TENSORBOARD names a folder: looking on must not change a digest."""
+    """stats.jsonl, and TensorBoard where HELIXBENCH_TENSORBOARD names a folder: looking on must not
+    change a digest.
+    """
 
     def __init__(self, path: Path, name: str, step: int):
         self.path, self.board = path, None
@@ -259,7 +317,10 @@ class _Journal:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
-                raise UserError("HELIXBENCH_TENSORBOARD is set, but tensorboard is not installed; install it, or unset it") from None
+                raise UserError(
+                    "HELIXBENCH_TENSORBOARD is set, but tensorboard is not installed; install it, "
+                    "or unset it"
+                ) from None
             run = "_".join([name.replace(" ", "_"), path.parent.parent.name])
             self.board = SummaryWriter(Path(folder) / run, purge_step=step + 1 if step else None)
 
@@ -273,7 +334,9 @@ class _Journal:
             self.board.flush()
 
     def _truncate(self, step: int) -> None:
-        """Drop lines past the checkpoint that training resumes from, so that no step is told twice."""
+        """Drop lines past the checkpoint that training resumes from, so that no step is told
+        twice.
+        """
         if self.path.is_file():
             lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line]
             kept = [line for line in lines if _step_of(line) <= step]

@@ -1,4 +1,6 @@
-"""Weights of networks from elsewhere: where they belong, and whether they are there. Nothing is downloaded here, and no torch needed."""
+"""Weights of networks from elsewhere: where they belong, and whether they are there. Nothing is
+downloaded here, and no torch needed.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,13 @@ FILES = {
 """Weights file of each network in the hub cache."""
 
 URLS = {
-    "inception-v3": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/" + FILES["inception-v3"],
-    **{name: "https://download.pytorch.org/models/" + file for name, file in FILES.items() if name != "inception-v3"},
+    "inception-v3": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
+    + FILES["inception-v3"],
+    **{
+        name: "https://download.pytorch.org/models/" + file
+        for name, file in FILES.items()
+        if name != "inception-v3"
+    },
 }
 """Where their authors publish them."""
 
@@ -45,22 +52,27 @@ def weights_file(name: str) -> Path:
 
 
 def choose(name: str, order: tuple[str, ...], required: bool = True) -> str:
-    """`auto` -> the first of `order` whose weights are here, else `random`; a named network must be here.
+    """`auto` -> the first of `order` whose weights are here, else `random`; a named network must be
+    here.
 
     Raises UserError, if `required`, saying which file to fetch and where to put it.
     """
     if name == "auto":
-        return next((candidate for candidate in order if weights_file(candidate).is_file()), "random")
+        return next(
+            (candidate for candidate in order if weights_file(candidate).is_file()), "random"
+        )
     if required and name != "random" and not weights_file(name).is_file():
         file = weights_file(name)
         raise UserError(
-            f"{file}: weights of {name} are missing; run `helixbench fetch weights {name}` (from {URLS[name]}), or choose network: auto"
+            f"{file}: weights of {name} are missing; run `helixbench fetch weights {name}` (from "
+            f"{URLS[name]}), or choose network: auto"
         )
     return name
 
 
 def start(name: str, weights: str) -> str:
-    """How a network starts, `imagenet` or `none`: what was asked for, `auto` being imagenet where its file is here.
+    """How a network starts, `imagenet` or `none`: what was asked for, `auto` being imagenet where
+    its file is here.
 
     Raises UserError, saying which file to fetch, when `imagenet` is asked for and not here.
     """

@@ -1,4 +1,5 @@
-"""Image-mask agreement: high on real pairs, lower with shifted masks, lowest with one another's masks."""
+"""Image-mask agreement: high on real pairs, lower with shifted masks, lowest with one another's
+masks."""
 
 import os
 from pathlib import Path
@@ -18,7 +19,9 @@ CPU = torch.device("cpu")
 
 def in_order(found: dict, of_own: float, above_shuffled: float) -> bool:
     """Own masks above moved ones above other pictures' [percent]."""
-    own, moved, shuffled = (found[name] for name in ("own masks", "moved by a sixteenth", "another picture's"))
+    own, moved, shuffled = (
+        found[name] for name in ("own masks", "moved by a sixteenth", "another picture's")
+    )
     return own > of_own and own > moved + 5 and moved > shuffled + above_shuffled
 
 
@@ -31,7 +34,9 @@ def test_on_drawn_pictures(tmp_path, category):
 
 @pytest.mark.skipif(not (DATA / "mvtec_ad/bottle").is_dir(), reason="no MVTec AD bottle here")
 def test_on_the_real_bottle():
-    found = mask_agreement.measure("bottle", *mask_agreement.pictures(DATA / "mvtec_ad", "bottle", 8))
+    found = mask_agreement.measure(
+        "bottle", *mask_agreement.pictures(DATA / "mvtec_ad", "bottle", 8)
+    )
     assert in_order(found, 90, 10), found
 
 
@@ -48,8 +53,13 @@ def test_the_difference_is_the_nearest_of_normals_and_shifts():
     padded = np.pad(nearest, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
     least = np.full((12, 12), np.inf)
     for y, x, j, i in np.ndindex(12, 12, 3, 3):
-        least[y, x] = min(least[y, x], ((padded[:, :, y + j, x + i] - own[:, y, x]) ** 2).sum(1).min())
-    expected = [[least[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].mean() for x in range(12)] for y in range(12)]
+        least[y, x] = min(
+            least[y, x], ((padded[:, :, y + j, x + i] - own[:, y, x]) ** 2).sum(1).min()
+        )
+    expected = [
+        [least[max(0, y - 2) : y + 3, max(0, x - 2) : x + 3].mean() for x in range(12)]
+        for y in range(12)
+    ]
     np.testing.assert_allclose(measure.difference(image), expected, rtol=1e-4)
 
 
@@ -74,4 +84,6 @@ def test_masks_that_say_nothing_and_pictures_that_differ_nowhere():
     found = MaskAgreement(normals, CPU, size=32)(normals[:3], masks)
     assert list(found.own[:2]) == [NOTHING, NOTHING], "empty, full"
     assert found.own[2] == pytest.approx(0.5), "a normal picture differs nowhere from itself"
-    assert list(MaskAgreement(normals, CPU)(normals[:1], masks[2:]).shuffled) == [NOTHING], "there is no other mask"
+    assert list(MaskAgreement(normals, CPU)(normals[:1], masks[2:]).shuffled) == [NOTHING], (
+        "there is no other mask"
+    )

@@ -51,14 +51,18 @@ def test_word_and_place_are_both_in_the_text(data):
     small.randomise(learner.module["place"].vectors)
     masks = (torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0)) > 0.5).float()
     text = learner.embed(["hole", "hole"], masks)
-    other_place, other_word = learner.embed(["hole"], masks[1:])[0], learner.embed(["scratch"], masks[:1])[0]
+    other_place, other_word = (
+        learner.embed(["hole"], masks[1:])[0],
+        learner.embed(["scratch"], masks[:1])[0],
+    )
     torch.testing.assert_close(other_place, text[1])
     assert (text[0] - text[1]).abs().max() > 1e-2 and (text[0] - other_word).abs().max() > 1e-2
     torch.testing.assert_close(text[0, 0], other_word[0])  # BOS comes before both
 
 
 def test_the_loss_is_the_error_inside_the_mask(data):
-    """A prediction of zero costs the squared noise inside the mask, as a mean over all positions."""
+    """A prediction of zero costs the squared noise inside the mask, as a mean over all
+    positions."""
     learner = method(data, optim=small.optim(batch=64))
     learner.base.unet.conv_out.requires_grad_(False)
     torch.nn.init.zeros_(learner.base.unet.conv_out.weight)
@@ -94,7 +98,9 @@ def test_the_clean_picture_is_put_in_before_each_step_and_not_after_the_last(dat
     plans = make_plan(data, Generate(pairs=2), 0)
     given = conditions(data, plans)
     learner.base.decode, seen = lambda latents: latents, watched(learner)
-    final, masks = learner.sample(given, [torch.Generator().manual_seed(plan.seed) for plan in plans])
+    final, masks = learner.sample(
+        given, [torch.Generator().manual_seed(plan.seed) for plan in plans]
+    )
     assert torch.equal(masks, given.donor_mask)
     z = learner.base.encode(given.background)
     outside = (latent_mask(masks, 4) == 0).expand_as(z)
@@ -116,7 +122,8 @@ def test_the_clean_picture_is_put_in_before_each_step_and_not_after_the_last(dat
 
 @torch.no_grad()
 def test_masks_are_pictures_of_their_own_word(data):
-    """What the model draws for the masks' word, beyond the threshold, is the mask; the other word has no say in it."""
+    """What the model draws for the masks' word, beyond the threshold, is the mask; the other word
+    has no say in it."""
     learner, asked = method(data, mask_guidance=1.0), []
     drawing = torch.zeros(1, 3, 32, 32)
     drawing[:, :, 4:16, 8:20] = 0.91  # 0.82 of the decoder's [-1, 1], of which 0.8 is the limit
@@ -129,9 +136,12 @@ def test_masks_are_pictures_of_their_own_word(data):
     rng = [torch.Generator().manual_seed(i) for i in range(2)]
     masks = learner.draw_masks(["hole", "scratch"], 32, rng)
     assert masks.shape == (2, 1, 32, 32) and torch.equal(
-        masks, (drawing.amin(1, keepdim=True) > 0.9).float().expand(2, -1, -1, -1) * block(4, 16, 8, 20)
+        masks,
+        (drawing.amin(1, keepdim=True) > 0.9).float().expand(2, -1, -1, -1) * block(4, 16, 8, 20),
     )
-    assert len(asked) == 4 and all(torch.equal(text, learner.embed_masks(["hole", "scratch"])) for text in asked)
+    assert len(asked) == 4 and all(
+        torch.equal(text, learner.embed_masks(["hole", "scratch"])) for text in asked
+    )
     before = asked[0].clone()
     learner.module["words"].vectors.add_(torch.randn(4, 32))
     assert torch.equal(learner.embed_masks(["hole", "scratch"]), before)
@@ -248,14 +258,17 @@ def test_masks_are_widened_by_a_square_at_early_steps(t, radius):
 
 
 def test_weights_favour_what_does_not_show_yet():
-    """In closed form: in proportion to 1 / difference^2 with mean 1 over the mask, clipped; 1 elsewhere."""
+    """In closed form: in proportion to 1 / difference^2 with mean 1 over the mask, clipped; 1
+    elsewhere."""
     z, x_0, mask = torch.zeros(2, 4, 4, 4), torch.zeros(2, 4, 4, 4), torch.zeros(2, 1, 4, 4)
     mask[0, 0, 0] = 1
     x_0[0, :, 0] = torch.tensor([1.0, 2.0, 2.0, 2.0])
     weights = attention_weights(x_0, z, mask, (0.1, 10.0))
     expected = 4 * torch.tensor([1.0, 0.25, 0.25, 0.25]) / 1.75
     torch.testing.assert_close(weights[0, 0, 0], expected)
-    assert (weights[0, 0, 1:] == 1).all() and (weights[1] == 1).all(), "no mask, or no difference: nothing to weigh"
+    assert (weights[0, 0, 1:] == 1).all() and (weights[1] == 1).all(), (
+        "no mask, or no difference: nothing to weigh"
+    )
     assert attention_weights(x_0, z, mask, (1.0, 1.5))[0, 0, 0].tolist() == [1.5, 1.0, 1.0, 1.0]
 
 
@@ -273,7 +286,7 @@ def test_weights_multiply_the_scores_of_the_learned_tokens_only():
     with ours.by(torch.ones(2, 1, 4, 4), [1, 3]):
         torch.testing.assert_close(layer(x, text), plain)
     weights = 1 + torch.rand(2, 1, 4, 4)
-    heads = lambda y: y.view(2, -1, 2, 4).transpose(1, 2)  # noqa: E731
+    heads = lambda y: y.view(2, -1, 2, 4).transpose(1, 2)
     scores = heads(layer.to_q(x)) @ heads(layer.to_k(text)).transpose(-1, -2) / 2
     factor = torch.ones(2, 1, 16, 5)
     for i, first in enumerate((1, 3)):
@@ -289,7 +302,7 @@ def test_weights_multiply_the_scores_of_the_learned_tokens_only():
 def test_reweighting_and_widening_are_one_switch_that_is_off(data, monkeypatch):
     plans = make_plan(data, Generate(pairs=1), 0)
     given, widths = conditions(data, plans), []
-    wide = lambda mask, t: widths.append(t) or widened(mask, t)  # noqa: E731
+    wide = lambda mask, t: widths.append(t) or widened(mask, t)
     monkeypatch.setattr(anomalydiffusion, "widened", wide)
 
     def draw(**changes):
@@ -312,5 +325,9 @@ def test_what_is_trained(data, trainable):
     learner = method(data, trainable=trainable)
     terms = learner.loss(data, torch.Generator().manual_seed(0))
     sum(terms.values()).backward()
-    trained = {name.split(".")[0] for name, p in learner.module.named_parameters() if p.requires_grad and p.grad.abs().max() > 0}
+    trained = {
+        name.split(".")[0]
+        for name, p in learner.module.named_parameters()
+        if p.requires_grad and p.grad.abs().max() > 0
+    }
     assert trained == {"words", "mask_words", "place"} | ({"unet"} if trainable == "all" else set())

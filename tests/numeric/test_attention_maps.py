@@ -13,7 +13,11 @@ from helixbench.errors import UserError
 from helixbench.generate import attention as stage
 from helixbench.methods.dhdiff.attention import recording, score_maps
 from helixbench.methods.dhdiff.method import DHDiffMethod
-from helixbench.methods.dhdiff.modules import DomainDecoupledAttention, _heads, concatenated_attention
+from helixbench.methods.dhdiff.modules import (
+    DomainDecoupledAttention,
+    _heads,
+    concatenated_attention,
+)
 from helixbench.methods.dhdiff.unet import DHDiffUNet
 
 PLAIN = {"dda_encoder": 0, "dda_decoder": 0, "ssm_encoder": 0, "ssm_decoder": 0, "merging": False}
@@ -34,7 +38,8 @@ def values(attention, projection, x):
 
 @pytest.mark.parametrize("dda", [False, True])
 def test_weights_times_values_are_the_layer(dda):
-    """With one head the mean over heads is the head, and the layer's output can be rebuilt from the maps."""
+    """With one head the mean over heads is the head, and the layer's output can be rebuilt from the
+    maps."""
     attention, x, reference = layer_and_tokens()
     attention.heads = 1
     attention.scale = attention.to_q.out_features**-0.5
@@ -52,8 +57,12 @@ def test_weights_times_values_are_the_layer(dda):
         else:
             maps = score_maps(attention, None, x, reference)
             v_image, v_annotation = attention.to_v(image)[0], attention.to_v(annotation)[0]
-            own = attention.to_out[0](maps.image_image @ v_image + maps.image_annotation @ v_annotation)
-            other = attention.to_out[0](maps.annotation_image @ v_image + maps.annotation_annotation @ v_annotation)
+            own = attention.to_out[0](
+                maps.image_image @ v_image + maps.image_annotation @ v_annotation
+            )
+            other = attention.to_out[0](
+                maps.annotation_image @ v_image + maps.annotation_annotation @ v_annotation
+            )
             expected = concatenated_attention(attention, x)
             assert 0 < maps.leak[0] < 1 and 0 < maps.leak[1] < 1
     torch.testing.assert_close(own, expected[0], rtol=1e-4, atol=1e-5)
@@ -63,7 +72,12 @@ def test_weights_times_values_are_the_layer(dda):
 def test_recording_changes_nothing_and_ends():
     net = DHDiffUNet(small.base().unet, small.dhdiff()).eval()
     small.randomise(net.helix)
-    z, a, r, text = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 5, 32)
+    z, a, r, text = (
+        torch.randn(2, 4, 8, 8),
+        torch.randn(2, 4, 8, 8),
+        torch.randn(2, 4, 8, 8),
+        torch.randn(2, 5, 32),
+    )
 
     def run(t):
         steps = torch.full((2,), t)
@@ -78,9 +92,14 @@ def test_recording_changes_nothing_and_ends():
         first = dict(record.maps)
         run(100)
     after = run(400)
-    assert all(torch.equal(x, y) and torch.equal(x, w) for x, y, w in zip(before, during, after, strict=True))
+    assert all(
+        torch.equal(x, y) and torch.equal(x, w)
+        for x, y, w in zip(before, during, after, strict=True)
+    )
     assert record.timestep == 400 and list(record.maps) == [layer.key for layer in net.layers]
-    assert all(record.maps[key] is maps for key, maps in first.items()), "later passes are not recorded"
+    assert all(record.maps[key] is maps for key, maps in first.items()), (
+        "later passes are not recorded"
+    )
     crossing = stage.crossing(record)
     for layer in net.layers:
         has_dda = "dda" in net.helix[layer.key.replace(".", "_")]
@@ -92,15 +111,26 @@ def test_the_figure_of_two_trained_models(tmp_path):
     configs = {"dhdiff": small.dhdiff(), "plain": small.dhdiff(**PLAIN)}
     for key, config in configs.items():
         DHDiffMethod.create(config, small.base(), 0).save(tmp_path / key)
-    options = {f"train.methods.{key}": json.loads(config.model_dump_json()) for key, config in configs.items()}
+    options = {
+        f"train.methods.{key}": json.loads(config.model_dump_json())
+        for key, config in configs.items()
+    }
     config = Slice({"run.seed": 0, "generate": {"pairs": 2, "sampling": {"steps": 2}}, **options})
     models = {key: tmp_path / key for key in configs}
-    stage.run(config, models=models, prepared=data, layer="encoder.0.0", out=tmp_path / "figure.png")
+    stage.run(
+        config, models=models, prepared=data, layer="encoder.0.0", out=tmp_path / "figure.png"
+    )
     shares = json.loads((tmp_path / "figure.json").read_text())
     assert shares["dhdiff"]["crossing"]["encoder.0.0"] == {"image": 0, "annotation": 0}
     assert 0.3 < shares["plain"]["crossing"]["encoder.0.0"]["image"] < 0.7
     first = (tmp_path / "figure.png").read_bytes()
-    stage.run(config, models=models, prepared=data, layer="encoder.0.0", out=tmp_path / "figure.png")
-    assert (tmp_path / "figure.png").read_bytes() == first and (tmp_path / "figure.pdf").read_bytes().startswith(b"%PDF")
+    stage.run(
+        config, models=models, prepared=data, layer="encoder.0.0", out=tmp_path / "figure.png"
+    )
+    assert (tmp_path / "figure.png").read_bytes() == first and (
+        tmp_path / "figure.pdf"
+    ).read_bytes().startswith(b"%PDF")
     with pytest.raises(UserError, match="layer encoder.9.9: not one of encoder.0.0"):
-        stage.run(config, models=models, prepared=data, layer="encoder.9.9", out=tmp_path / "other.png")
+        stage.run(
+            config, models=models, prepared=data, layer="encoder.9.9", out=tmp_path / "other.png"
+        )

@@ -1,4 +1,5 @@
-"""Detection metrics against scikit-learn and against definitions written out threshold by threshold."""
+"""Detection metrics against scikit-learn and against definitions written out threshold by
+threshold."""
 
 import tracemalloc
 
@@ -13,13 +14,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torchmetrics.functional.classification import binary_auroc, binary_average_precision, binary_precision_recall_curve
+from torchmetrics.functional.classification import (
+    binary_auroc,
+    binary_average_precision,
+    binary_precision_recall_curve,
+)
 
 from helixbench import metrics
 
 
 def brute_force_pro(scores, masks, limit):
-    """The definition: at every threshold, FPR and the mean over regions of the share found; then the area."""
+    """The definition: at every threshold, FPR and the mean over regions of the share found; then
+    the area."""
     regions = []
     for i, mask in enumerate(masks):
         labels, count = ndimage.label(mask, np.ones((3, 3)))
@@ -62,21 +68,31 @@ def example(seed, levels=None, shape=(4, 12, 12)):
 @pytest.mark.parametrize("levels", [None, 2])
 def test_agrees_with_references(seed, levels):
     scores, masks = example(seed, levels)
-    assert metrics.auroc(scores, masks) == pytest.approx(roc_auc_score(masks.ravel(), scores.ravel()), abs=1e-12)
-    assert metrics.average_precision(scores, masks) == pytest.approx(average_precision_score(masks.ravel(), scores.ravel()), abs=1e-12)
+    assert metrics.auroc(scores, masks) == pytest.approx(
+        roc_auc_score(masks.ravel(), scores.ravel()), abs=1e-12
+    )
+    assert metrics.average_precision(scores, masks) == pytest.approx(
+        average_precision_score(masks.ravel(), scores.ravel()), abs=1e-12
+    )
     assert metrics.f1_max(scores, masks) == pytest.approx(brute_force_f1(scores, masks), abs=1e-12)
     for limit in (0.05, 0.3, 1.0):
-        assert metrics.pro(scores, masks, limit) == pytest.approx(brute_force_pro(scores, masks, limit), abs=1e-10)
+        assert metrics.pro(scores, masks, limit) == pytest.approx(
+            brute_force_pro(scores, masks, limit), abs=1e-10
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("levels", [None, 2, 1])
 def test_agrees_with_torchmetrics(seed, levels):
     scores, masks = example(seed, levels)
-    scores = (scores - scores.min()) / (scores.max() - scores.min())  # torchmetrics takes what is outside of [0, 1] for logits
+    scores = (scores - scores.min()) / (
+        scores.max() - scores.min()
+    )  # torchmetrics takes what is outside of [0, 1] for logits
     x, y = torch.from_numpy(scores).ravel(), torch.from_numpy(masks).ravel().long()
     assert metrics.auroc(scores, masks) == pytest.approx(float(binary_auroc(x, y)), abs=1e-6)
-    assert metrics.average_precision(scores, masks) == pytest.approx(float(binary_average_precision(x, y)), abs=1e-6)
+    assert metrics.average_precision(scores, masks) == pytest.approx(
+        float(binary_average_precision(x, y)), abs=1e-6
+    )
     precision, recall, _ = binary_precision_recall_curve(x, y)
     f1 = torch.nan_to_num(2 * precision * recall / (precision + recall)).max()
     assert metrics.f1_max(scores, masks) == pytest.approx(float(f1), abs=1e-6)
@@ -95,7 +111,9 @@ def test_agrees_with_anomalib(seed, levels):
         return float(metric.compute())
 
     for limit in (0.05, 0.3, 1.0):
-        assert metrics.pro(scores, masks, limit) == pytest.approx(found(_AUPRO(fpr_limit=limit)), abs=1e-6)
+        assert metrics.pro(scores, masks, limit) == pytest.approx(
+            found(_AUPRO(fpr_limit=limit)), abs=1e-6
+        )
     assert metrics.auroc(scores, masks) == pytest.approx(found(_AUROC()), abs=1e-6)
     assert metrics.f1_max(scores, masks) == pytest.approx(found(_F1Max()), abs=1e-6)
 
@@ -104,10 +122,22 @@ def test_one_score_for_all_is_what_the_references_say():
     masks = example(0)[1]
     scores = np.full(masks.shape, 0.5, np.float32)
     x, y = torch.from_numpy(scores).ravel(), torch.from_numpy(masks).ravel().long()
-    assert metrics.auroc(scores, masks) == roc_auc_score(masks.ravel(), scores.ravel()) == float(binary_auroc(x, y)) == 0.5
+    assert (
+        metrics.auroc(scores, masks)
+        == roc_auc_score(masks.ravel(), scores.ravel())
+        == float(binary_auroc(x, y))
+        == 0.5
+    )
     share = masks.mean()
-    for value in (average_precision_score(masks.ravel(), scores.ravel()), float(binary_average_precision(x, y))):
-        assert metrics.average_precision(scores, masks) == pytest.approx(value, abs=1e-6) == pytest.approx(share, abs=1e-6)
+    for value in (
+        average_precision_score(masks.ravel(), scores.ravel()),
+        float(binary_average_precision(x, y)),
+    ):
+        assert (
+            metrics.average_precision(scores, masks)
+            == pytest.approx(value, abs=1e-6)
+            == pytest.approx(share, abs=1e-6)
+        )
 
 
 @pytest.mark.parametrize("scored", ["one score", "many scores"])
@@ -115,8 +145,15 @@ def test_one_score_for_all_is_what_the_references_say():
 def test_agrees_with_anomalib_on_degenerate_maps(scored, masked):
     scores, masks = example(0)
     masks[masked] = False
-    scores = np.full_like(scores, 0.5) if scored == "one score" else (scores - scores.min()) / np.ptp(scores)
-    for ours, theirs in ((metrics.pro(scores, masks, 0.3), _AUPRO(fpr_limit=0.3)), (metrics.auroc(scores, masks), _AUROC())):
+    scores = (
+        np.full_like(scores, 0.5)
+        if scored == "one score"
+        else (scores - scores.min()) / np.ptp(scores)
+    )
+    for ours, theirs in (
+        (metrics.pro(scores, masks, 0.3), _AUPRO(fpr_limit=0.3)),
+        (metrics.auroc(scores, masks), _AUROC()),
+    ):
         theirs.update(torch.from_numpy(scores), torch.from_numpy(masks).long())
         assert ours == pytest.approx(float(theirs.compute()), abs=1e-6)
 
@@ -139,7 +176,9 @@ def test_agrees_with_references_on_any_ties(n, levels, random):
     scores = np.array([random.randrange(levels) / levels for _ in range(n)])
     labels = np.array([True, False] + [random.random() < 0.3 for _ in range(n - 2)])
     assert metrics.auroc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-9)
-    assert metrics.average_precision(scores, labels) == pytest.approx(average_precision_score(labels, scores), abs=1e-9)
+    assert metrics.average_precision(scores, labels) == pytest.approx(
+        average_precision_score(labels, scores), abs=1e-9
+    )
     assert metrics.f1_max(scores, labels) == pytest.approx(brute_force_f1(scores, labels), abs=1e-9)
 
 
@@ -147,7 +186,9 @@ def test_pictures_without_a_region_count_their_false_positives_only():
     """An empty mask among others is no region, and its pixels are normal ones."""
     scores, masks = example(3)
     masks[1:3] = False
-    assert metrics.pro(scores, masks, 0.3) == pytest.approx(brute_force_pro(scores, masks, 0.3), abs=1e-10)
+    assert metrics.pro(scores, masks, 0.3) == pytest.approx(
+        brute_force_pro(scores, masks, 0.3), abs=1e-10
+    )
     louder = scores.copy()
     louder[1:3] += 10
     assert metrics.pro(louder, masks, 0.3) < metrics.pro(scores, masks, 0.3)
@@ -180,7 +221,12 @@ def test_degenerate(name):
         metric(scores[:0], masks[:0])
     one_score = metric(np.zeros_like(scores), masks)
     share = 1 / 32
-    expected = {"auroc": 0.5, "average_precision": share, "f1_max": 2 * share / (1 + share), "pro": 0.15}
+    expected = {
+        "auroc": 0.5,
+        "average_precision": share,
+        "f1_max": 2 * share / (1 + share),
+        "pro": 0.15,
+    }
     assert one_score == pytest.approx(expected[name])
     assert metric(masks.astype(float), masks) == pytest.approx(1)
 
@@ -213,7 +259,10 @@ def scored(draw):
 @given(scored(), st.sampled_from([lambda x: 3 * x - 7, np.exp, lambda x: x**3, np.arctan]))
 def test_only_the_order_of_scores_counts(data, transform):
     scores, masks = data
-    assert np.array_equal(np.unique(scores, return_inverse=True)[1], np.unique(transform(scores), return_inverse=True)[1])
+    assert np.array_equal(
+        np.unique(scores, return_inverse=True)[1],
+        np.unique(transform(scores), return_inverse=True)[1],
+    )
     for metric in (metrics.auroc, metrics.average_precision, metrics.f1_max, metrics.pro):
         value = metric(scores, masks)
         assert 0 <= value <= 1 + 1e-12
@@ -226,9 +275,15 @@ def test_order_of_pictures_does_not_count_and_pro_is_exact(data, random):
     scores, masks = data
     order = list(range(len(scores)))
     random.shuffle(order)
-    assert metrics.pro(scores[order], masks[order]) == pytest.approx(metrics.pro(scores, masks), abs=1e-12)
-    assert metrics.pro(scores, masks) == pytest.approx(brute_force_pro(scores, masks, 0.3), abs=1e-10)
-    assert metrics.auroc(-scores, masks) == pytest.approx(1 - metrics.auroc(scores, masks), abs=1e-12)
+    assert metrics.pro(scores[order], masks[order]) == pytest.approx(
+        metrics.pro(scores, masks), abs=1e-12
+    )
+    assert metrics.pro(scores, masks) == pytest.approx(
+        brute_force_pro(scores, masks, 0.3), abs=1e-10
+    )
+    assert metrics.auroc(-scores, masks) == pytest.approx(
+        1 - metrics.auroc(scores, masks), abs=1e-12
+    )
 
 
 def sampled_pro(scores, masks, limit, count):
@@ -276,7 +331,7 @@ def test_sampled_thresholds_cost_more_than_a_point_of_pro_on_smooth_maps(blur, n
     field = ndimage.gaussian_filter(rng.normal(size=shape), (0, 8, 8))
     masks = field > 2 * field.std()
     masks[:6] = False
-    smooth = lambda maps, sigma: ndimage.gaussian_filter(maps, (0, sigma, sigma))  # noqa: E731
+    smooth = lambda maps, sigma: ndimage.gaussian_filter(maps, (0, sigma, sigma))
     grain = smooth(rng.normal(size=shape), blur)
     alarms = np.zeros(shape)
     alarms[np.arange(spots), 40, 70] = 1

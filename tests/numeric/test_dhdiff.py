@@ -43,7 +43,8 @@ def control(present=(1.0, 1.0)) -> Flow:
 
 @torch.no_grad()
 def test_equals_the_plain_unet_on_equal_streams():
-    """Everything new at its zero start, no reference: with z^I = z^A, mu of the two maps is the map (readings 4, 13)."""
+    """Everything new at its zero start, no reference: with z^I = z^A, mu of the two maps is the map
+    (readings 4, 13)."""
     plain, model = unet(), DHDiffUNet(unet(), small.dhdiff())
     z, _, _, t, text = inputs()
     expected = plain(z, t, text).sample
@@ -53,7 +54,8 @@ def test_equals_the_plain_unet_on_equal_streams():
 
 @torch.no_grad()
 def test_equals_the_plain_unet_on_each_stream_with_dda_everywhere_and_no_ssm():
-    """DDA in every layer decouples the streams completely; without SSM nothing else connects them at the start."""
+    """DDA in every layer decouples the streams completely; without SSM nothing else connects them
+    at the start."""
     config = small.dhdiff(dda_encoder=4, dda_decoder=4, ssm_encoder=0, ssm_decoder=0)
     plain, model = unet(), DHDiffUNet(unet(), config)
     z, a, _, t, text = inputs()
@@ -66,7 +68,9 @@ def test_equals_the_plain_unet_on_each_stream_with_dda_everywhere_and_no_ssm():
 def test_zero_initialised_zeta_ignores_the_reference():
     model = DHDiffUNet(unet(), small.dhdiff())
     z, a, r, t, text = inputs()
-    for without, with_reference in zip(model(z, a, t, text), run(model, z, a, t, text, r), strict=True):
+    for without, with_reference in zip(
+        model(z, a, t, text), run(model, z, a, t, text, r), strict=True
+    ):
         torch.testing.assert_close(with_reference, without, rtol=1e-5, atol=1e-6)
 
 
@@ -81,8 +85,12 @@ def test_reference_moves_the_image_once_zeta_is_trained():
 
 
 def test_a_copied_reference_encoder_is_its_own():
-    """Reading 6's alternative: starts as the shared one, is trained apart from it, and is saved with the model."""
-    shared, copied = (DHDiffUNet(unet(), small.dhdiff(reference_encoder=kind)).trainable_() for kind in ("shared", "copy"))
+    """Reading 6's alternative: starts as the shared one, is trained apart from it, and is saved
+    with the model."""
+    shared, copied = (
+        DHDiffUNet(unet(), small.dhdiff(reference_encoder=kind)).trainable_()
+        for kind in ("shared", "copy")
+    )
     for model in (shared, copied):
         for modules in model.helix.values():
             if "dda" in modules:
@@ -104,7 +112,10 @@ def test_a_copied_reference_encoder_comes_back(tmp_path):
     model.save(tmp_path)
     again = DHDiffUNet(unet(), small.dhdiff(reference_encoder="copy"))
     again.load_helix(tmp_path / "dhdiff.safetensors")
-    assert all(torch.equal(x, y) for x, y in zip(model.tau.parameters(), again.tau.parameters(), strict=True))
+    assert all(
+        torch.equal(x, y)
+        for x, y in zip(model.tau.parameters(), again.tau.parameters(), strict=True)
+    )
     with pytest.raises(UserError, match="reference_encoder"):
         DHDiffUNet(unet(), small.dhdiff()).load_helix(tmp_path / "dhdiff.safetensors")
 
@@ -113,19 +124,28 @@ def with_raw_mask(model: DHDiffUNet, latent, t, text, present=(1.0, 1.0)) -> Flo
     """A pass that is given raw masks, as the method gives them (reading 9)."""
     if model.config.annotation_input == "channels":
         return Flow(raw_latent=latent, has_raw=torch.tensor(present))
-    return Flow(raw_features=model.encode_reference(latent, t, torch.zeros_like(text)), has_raw=torch.tensor(present))
+    return Flow(
+        raw_features=model.encode_reference(latent, t, torch.zeros_like(text)),
+        has_raw=torch.tensor(present),
+    )
 
 
 @pytest.mark.parametrize("way", ["channels", "attention"])
 @pytest.mark.parametrize("kind", ["batch", "canvas", "channels"])
 @torch.no_grad()
 def test_the_raw_mask_guides_both_streams_once_its_zero_layers_are_trained(kind, way):
-    """Reading 9. Before that it changes nothing, and without merging and SSM each stream hears it by itself."""
+    """Reading 9. Before that it changes nothing, and without merging and SSM each stream hears it
+    by itself."""
     apart = {"merging": False, "ssm_encoder": 0, "ssm_decoder": 0, "dda_decoder": 4}
-    model = DHDiffUNet(wide() if kind == "channels" else unet(), small.dhdiff(streams=kind, annotation_input=way, **apart))
+    model = DHDiffUNet(
+        wide() if kind == "channels" else unet(),
+        small.dhdiff(streams=kind, annotation_input=way, **apart),
+    )
     z, a, raw, t, text = inputs()
     without = model(z, a, t, text)
-    for out, same in zip(without, model(z, a, t, text, flow=with_raw_mask(model, raw, t, text)), strict=True):
+    for out, same in zip(
+        without, model(z, a, t, text, flow=with_raw_mask(model, raw, t, text)), strict=True
+    ):
         torch.testing.assert_close(same, out, rtol=1e-5, atol=1e-6)
     if way == "channels":
         small.randomise(model.inputs)
@@ -146,10 +166,14 @@ def test_the_raw_mask_by_channels_is_a_wider_first_convolution():
     z, a, raw, _, _ = inputs()
     model.flow, zeta = Flow(raw_latent=raw, has_raw=torch.ones(B)), model.inputs.zeta
     out = model.unet.conv_in(torch.cat([z, a]))
-    for got, latent, own in zip(out.chunk(2), (z, a), (zeta["raw_image"], zeta["raw_annotation"]), strict=True):
+    for got, latent, own in zip(
+        out.chunk(2), (z, a), (zeta["raw_image"], zeta["raw_annotation"]), strict=True
+    ):
         kernel = torch.cat([model.unet.conv_in.weight, own.weight], dim=1)
         bias = model.unet.conv_in.bias + own.bias
-        expected = torch.nn.functional.conv2d(torch.cat([latent, raw], dim=1), kernel, bias, padding=1)
+        expected = torch.nn.functional.conv2d(
+            torch.cat([latent, raw], dim=1), kernel, bias, padding=1
+        )
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(zeta["raw_image"].weight, zeta["raw_annotation"].weight)
 
@@ -163,19 +187,31 @@ def test_the_reference_by_channels_enters_the_image_stream_alone():
     model.flow = Flow(reference_latent=r)
     image, annotation = (model.unet.conv_in(torch.cat([z, a])) - plain).chunk(2)
     zeta = model.inputs.zeta["reference"]
-    torch.testing.assert_close(image, torch.nn.functional.conv2d(r, zeta.weight, zeta.bias, padding=1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        image,
+        torch.nn.functional.conv2d(r, zeta.weight, zeta.bias, padding=1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     assert annotation.abs().max() == 0
 
 
 @torch.no_grad()
 def test_keys_and_values_of_both_streams_read_the_raw_mask():
-    """Eq. 4 and 5 with zeta(F^M) beside F^I and F^A, queries without it (reading 9, `attention`)."""
+    """Eq. 4 and 5 with zeta(F^M) beside F^I and F^A, queries without it (reading 9,
+    `attention`)."""
     attention, dda = first_dda(DHDiffUNet(unet(), small.dhdiff(annotation_input="attention")))
     small.randomise(dda, 0.1)
     g = torch.Generator().manual_seed(6)
     image, annotation, reference, raw = (torch.randn(1, 10, 16, generator=g) for _ in range(4))
     zeta = {name: layer.weight[..., 0] for name, layer in dda.zeta_raw.items()}
-    of_image = image + reference @ dda.zeta.weight[..., 0].T + dda.zeta.bias + raw @ zeta["image"].T + dda.zeta_raw["image"].bias
+    of_image = (
+        image
+        + reference @ dda.zeta.weight[..., 0].T
+        + dda.zeta.bias
+        + raw @ zeta["image"].T
+        + dda.zeta_raw["image"].bias
+    )
     of_annotation = annotation + raw @ zeta["annotation"].T + dda.zeta_raw["annotation"].bias
     heads = attention.heads
 
@@ -183,16 +219,24 @@ def test_keys_and_values_of_both_streams_read_the_raw_mask():
         q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
         return ((q @ k.mT / (16 / heads) ** 0.5).softmax(-1) @ v).transpose(1, 2).flatten(2)
 
-    f_i = attention.to_out[0](written_out(attention.to_q(image), attention.to_k(of_image), attention.to_v(of_image)))
-    f_a = dda.to_out[0](written_out(dda.to_q(annotation), dda.to_k(of_annotation), dda.to_v(of_annotation)))
+    f_i = attention.to_out[0](
+        written_out(attention.to_q(image), attention.to_k(of_image), attention.to_v(of_image))
+    )
+    f_a = dda.to_out[0](
+        written_out(dda.to_q(annotation), dda.to_k(of_annotation), dda.to_v(of_annotation))
+    )
     out = dda(attention, torch.cat([image, annotation]), reference, raw, torch.ones(1))
     torch.testing.assert_close(out, torch.cat([f_i, f_a]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("way", ["channels", "attention"])
 def test_the_way_in_of_the_raw_mask_is_trained_and_comes_back(tmp_path, way):
-    model = DHDiffUNet(unet(), small.dhdiff(annotation_input=way, trainable="attention")).trainable_()
-    ways = {name: p for name, p in model.named_parameters() if "zeta.raw" in name or "zeta_raw" in name}
+    model = DHDiffUNet(
+        unet(), small.dhdiff(annotation_input=way, trainable="attention")
+    ).trainable_()
+    ways = {
+        name: p for name, p in model.named_parameters() if "zeta.raw" in name or "zeta_raw" in name
+    }
     assert ways and all(p.requires_grad for p in ways.values())
     small.randomise(model, 0.02)
     model.save(tmp_path)
@@ -200,7 +244,9 @@ def test_the_way_in_of_the_raw_mask_is_trained_and_comes_back(tmp_path, way):
     again.load_helix(tmp_path / "dhdiff.safetensors")
     assert all(torch.equal(p, dict(again.named_parameters())[name]) for name, p in ways.items())
     with pytest.raises(UserError, match="annotation_input"):
-        DHDiffUNet(unet(), small.dhdiff(annotation_input="none")).load_helix(tmp_path / "dhdiff.safetensors")
+        DHDiffUNet(unet(), small.dhdiff(annotation_input="none")).load_helix(
+            tmp_path / "dhdiff.safetensors"
+        )
 
 
 def first_dda(model: DHDiffUNet):
@@ -209,7 +255,8 @@ def first_dda(model: DHDiffUNet):
 
 
 def test_no_feature_entanglement_in_dda():
-    """Each domain's output and gradients see that domain only; the image also sees the reference (Eq. 4 and 5)."""
+    """Each domain's output and gradients see that domain only; the image also sees the reference
+    (Eq. 4 and 5)."""
     attention, dda = first_dda(DHDiffUNet(unet(), small.dhdiff()))
     small.randomise(dda.zeta)
     g = torch.Generator().manual_seed(5)
@@ -221,7 +268,9 @@ def test_no_feature_entanglement_in_dda():
     assert torch.equal(dda(attention, moved, reference)[:B], out[:B])
     image_x, image_r = torch.autograd.grad(out[:B].sum(), (x, reference), retain_graph=True)
     assert image_x[B:].abs().max() == 0 and image_x[:B].abs().max() > 0 and image_r.abs().max() > 0
-    annotation_x, annotation_r = torch.autograd.grad(out[B:].sum(), (x, reference), allow_unused=True)
+    annotation_x, annotation_r = torch.autograd.grad(
+        out[B:].sum(), (x, reference), allow_unused=True
+    )
     assert annotation_x[:B].abs().max() == 0 and annotation_x[B:].abs().max() > 0
     assert annotation_r is None or annotation_r.abs().max() == 0
 
@@ -252,8 +301,12 @@ def test_dda_is_equation_4_and_5_written_out():
         return torch.cat(out, -1)[None]
 
     source = image + reference @ dda.zeta.weight[..., 0].T + dda.zeta.bias
-    f_i = attention.to_out[0](written_out(attention.to_q(image), attention.to_k(source), attention.to_v(source)))
-    f_a = dda.to_out[0](written_out(dda.to_q(annotation), dda.to_k(annotation), dda.to_v(annotation)))
+    f_i = attention.to_out[0](
+        written_out(attention.to_q(image), attention.to_k(source), attention.to_v(source))
+    )
+    f_a = dda.to_out[0](
+        written_out(dda.to_q(annotation), dda.to_k(annotation), dda.to_v(annotation))
+    )
     out = dda(attention, torch.cat([image, annotation]), reference)
     torch.testing.assert_close(out, torch.cat([f_i, f_a]), rtol=1e-4, atol=1e-5)
 
@@ -266,7 +319,11 @@ def test_ssm_starts_as_the_mean_of_the_maps(kernel, flow):
     ssm = SemanticScoreMapModification(attention, kernel, False)
     maps = torch.rand(2, B, attention.heads, S * S, L).softmax(-1)
     s_i, s_a = ssm.modify(maps[0], maps[1], flow)
-    expected = maps.mean(0) if flow.control is None else (maps.sum(0) + flow.control_map(S * S, maps.dtype)[:, None]) / 3
+    expected = (
+        maps.mean(0)
+        if flow.control is None
+        else (maps.sum(0) + flow.control_map(S * S, maps.dtype)[:, None]) / 3
+    )
     torch.testing.assert_close(s_i, expected)
     torch.testing.assert_close(s_a, expected)
     torch.testing.assert_close(s_i.sum(-1), torch.ones_like(s_i.sum(-1)))
@@ -278,14 +335,21 @@ def test_ssm_is_equation_6_and_7_written_out():
     ssm = SemanticScoreMapModification(attention, 1, False)
     small.randomise(ssm)
     g = torch.Generator().manual_seed(8)
-    x, text, flow = torch.randn(2 * B, S * S, 16, generator=g), torch.randn(B, L, D, generator=g), control((1.0, 0.0))
+    x, text, flow = (
+        torch.randn(2 * B, S * S, 16, generator=g),
+        torch.randn(B, L, D, generator=g),
+        control((1.0, 0.0)),
+    )
     heads, d = attention.heads, 16 // attention.heads
     q, k, v = attention.to_q(x), attention.to_k(text), attention.to_v(text)
     out = torch.zeros(2 * B, S * S, 16)
     for b in range(B):
         for h in range(heads):
             part = slice(h * d, (h + 1) * d)
-            s_i, s_a = ((q[b + domain * B][:, part] @ k[b][:, part].T / d**0.5).softmax(-1) for domain in (0, 1))
+            s_i, s_a = (
+                (q[b + domain * B][:, part] @ k[b][:, part].T / d**0.5).softmax(-1)
+                for domain in (0, 1)
+            )
             s_o = flow.control_map(S * S, x.dtype)[b]
             mu = (s_i + s_a + s_o) / 3 if b == 0 else (s_i + s_a) / 2
             weight = ssm.eta.weight[2 * h : 2 * h + 2, :, 0, 0]  # (2 outputs, 3 maps)
@@ -313,12 +377,16 @@ def test_renormalised_rows_sum_to_one():
     ssm = SemanticScoreMapModification(attention, 1, True)
     ssm.eta.weight.fill_(0.1)
     maps = torch.rand(2, B, attention.heads, S * S, L).softmax(-1)
-    torch.testing.assert_close(ssm.modify(maps[0], maps[1], Flow())[1].sum(-1), torch.ones(B, attention.heads, S * S))
+    torch.testing.assert_close(
+        ssm.modify(maps[0], maps[1], Flow())[1].sum(-1), torch.ones(B, attention.heads, S * S)
+    )
 
 
 @torch.no_grad()
 def test_merging_connects_the_domains():
-    model = DHDiffUNet(unet(), small.dhdiff(dda_encoder=4, dda_decoder=4, ssm_encoder=0, ssm_decoder=0))
+    model = DHDiffUNet(
+        unet(), small.dhdiff(dda_encoder=4, dda_decoder=4, ssm_encoder=0, ssm_decoder=0)
+    )
     z, a, _, t, text = inputs()
     before = model(z, a, t, text)[0]
     assert torch.equal(model(z, a + 1, t, text)[0], before)
@@ -336,20 +404,27 @@ def wide(seed: int = 0):
 @torch.no_grad()
 def test_canvas_without_modules_is_the_plain_unet_on_the_canvas():
     """Reading 3 C: concatenated tokens of both halves are all tokens of the canvas (Eq. 1-3)."""
-    bare = small.dhdiff(streams="canvas", dda_encoder=0, dda_decoder=0, ssm_encoder=0, ssm_decoder=0)
+    bare = small.dhdiff(
+        streams="canvas", dda_encoder=0, dda_decoder=0, ssm_encoder=0, ssm_decoder=0
+    )
     z, a, _, t, text = inputs()
     image, annotation = DHDiffUNet(unet(), bare)(z, a, t, text)
     expected = unet()(torch.cat([z, a], dim=3), t, text).sample
-    torch.testing.assert_close(torch.cat([image, annotation], dim=3), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([image, annotation], dim=3), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
 def test_channels_at_their_start_are_the_plain_widened_unet():
-    """Reading 3 B: equal streams in each block, so all new modules at their start change nothing."""
+    """Reading 3 B: equal streams in each block, so all new modules at their start change
+    nothing."""
     z, a, r, t, text = inputs()
     image, annotation = run(DHDiffUNet(wide(), small.dhdiff(streams="channels")), z, a, t, text, r)
     expected = wide()(torch.cat([z, a], dim=1), t, text).sample
-    torch.testing.assert_close(torch.cat([image, annotation], dim=1), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.cat([image, annotation], dim=1), expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -366,7 +441,9 @@ def test_a_widened_unet_sees_equal_latents_as_the_plain_one_does():
 def test_streams_join_what_they_parted(kind, shape):
     h, w = shape
     streams, flow = Streams(kind), Flow(aspect=h / w)
-    tokens = torch.randn(*{"batch": (2 * B, h * w), "canvas": (B, 2 * h * w), "channels": (B, h * w)}[kind], C)
+    tokens = torch.randn(
+        *{"batch": (2 * B, h * w), "canvas": (B, 2 * h * w), "channels": (B, h * w)}[kind], C
+    )
     pair = streams.part(tokens, flow)
     assert pair.shape == (2 * B, h * w, C)
     torch.testing.assert_close(streams.join(pair, flow), tokens)
@@ -399,26 +476,36 @@ def test_checkpointing_changes_memory_not_gradients(encoder):
         z, a, r, t, text = inputs()
         image, annotation = run(model, z, a, t, text, r, control())
         (image.square().mean() + annotation.square().mean()).backward()
-        gradients[checkpointing] = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        gradients[checkpointing] = {
+            name: p.grad for name, p in model.named_parameters() if p.grad is not None
+        }
     assert gradients[True].keys() == gradients[False].keys()
     for name, gradient in gradients[False].items():
         torch.testing.assert_close(gradients[True][name], gradient, msg=name)
 
 
 def test_low_rank_adapters_train_convolutions_and_end_in_plain_weights(tmp_path):
-    """Reading 17: frozen convolutions, adapters that start at zero, and a saved U-Net without any."""
+    """Reading 17: frozen convolutions, adapters that start at zero, and a saved U-Net without
+    any."""
     from diffusers import UNet2DConditionModel
 
     config = small.dhdiff(trainable="lora", lora_rank=2)
     model = DHDiffUNet(unet(), config).trainable_()
     trained = {name for name, p in model.unet.named_parameters() if p.requires_grad}
-    assert any("conv1.lora_A" in name for name in trained) and any("conv_in.lora_B" in name for name in trained)
+    assert any("conv1.lora_A" in name for name in trained) and any(
+        "conv_in.lora_B" in name for name in trained
+    )
     assert all("lora_" in name or ".attn1." in name or ".attn2." in name for name in trained)
     z, a, r, t, text = inputs()
     before = run(DHDiffUNet(unet(), config), z, a, t, text, r)
     for one, other in zip(run(model, z, a, t, text, r), before, strict=True):
         torch.testing.assert_close(one, other)
-    small.randomise(torch.nn.ModuleList([m for name, m in model.unet.named_modules() if name.endswith("lora_B")]), 0.05)
+    small.randomise(
+        torch.nn.ModuleList(
+            [m for name, m in model.unet.named_modules() if name.endswith("lora_B")]
+        ),
+        0.05,
+    )
     moved = run(model, z, a, t, text, r)
     assert (moved[0] - before[0]).abs().max() > 1e-3
     model.save(tmp_path)
@@ -445,7 +532,9 @@ ARMS = {
 @pytest.mark.parametrize("arm", ARMS.values(), ids=ARMS)
 def test_which_layers_carry_which_module(arm):
     (dda_e, dda_d, ssm_e, ssm_d), *expected = arm
-    config = small.dhdiff(dda_encoder=dda_e, dda_decoder=dda_d, ssm_encoder=ssm_e, ssm_decoder=ssm_d)
+    config = small.dhdiff(
+        dda_encoder=dda_e, dda_decoder=dda_d, ssm_encoder=ssm_e, ssm_decoder=ssm_d
+    )
     model = DHDiffUNet(unet(), config)
     found = {(name, part): set() for name in ("dda", "ssm") for part in ("encoder", "decoder")}
     for layer in model.layers:
@@ -460,9 +549,16 @@ def test_stable_diffusion_has_its_mid_block_as_fourth_encoder_stage():
     """Reading 2, on a small U-Net with Stable Diffusion's block types."""
     from diffusers import UNet2DConditionModel
 
-    sd = UNet2DConditionModel(block_out_channels=(32, 32, 64, 64), layers_per_block=2, cross_attention_dim=D, attention_head_dim=4)
+    sd = UNet2DConditionModel(
+        block_out_channels=(32, 32, 64, 64),
+        layers_per_block=2,
+        cross_attention_dim=D,
+        attention_head_dim=4,
+    )
     model = DHDiffUNet(sd, small.dhdiff())
-    assert {x.key for x in model.layers if x.stage == 3 and x.part == "encoder"} == {"encoder.mid.0"}
+    assert {x.key for x in model.layers if x.stage == 3 and x.part == "encoder"} == {
+        "encoder.mid.0"
+    }
     assert "dda" in model.helix["encoder_mid_0"] and "encoder.mid.0" in model.read
     assert {x.stage for x in model.layers if x.part == "decoder"} == {0, 1, 2}
     assert chosen_stages("decoder", 3, 2) == {0, 2}
@@ -473,7 +569,8 @@ def test_stable_diffusion_has_its_mid_block_as_fourth_encoder_stage():
 
 
 def test_plain_unet_is_untouched_by_saving(tmp_path):
-    """The folder's unet/ is a plain diffusers U-Net; the rest is in dhdiff.safetensors, and both come back."""
+    """The folder's unet/ is a plain diffusers U-Net; the rest is in dhdiff.safetensors, and both
+    come back."""
     from diffusers import UNet2DConditionModel
 
     model = DHDiffUNet(unet(), small.dhdiff())
@@ -481,8 +578,14 @@ def test_plain_unet_is_untouched_by_saving(tmp_path):
     model.save(tmp_path)
     again = DHDiffUNet(UNet2DConditionModel.from_pretrained(tmp_path / "unet"), small.dhdiff())
     again.load_helix(tmp_path / "dhdiff.safetensors")
-    assert set(UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()) == set(unet().state_dict())
+    assert set(UNet2DConditionModel.from_pretrained(tmp_path / "unet").state_dict()) == set(
+        unet().state_dict()
+    )
     z, a, r, t, text = inputs()
     with torch.no_grad():
-        for one, other in zip(run(model, z, a, t, text, r, control()), run(again, z, a, t, text, r, copy.deepcopy(control())), strict=True):
+        for one, other in zip(
+            run(model, z, a, t, text, r, control()),
+            run(again, z, a, t, text, r, copy.deepcopy(control())),
+            strict=True,
+        ):
             assert torch.equal(one, other)

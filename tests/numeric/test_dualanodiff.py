@@ -16,7 +16,11 @@ from helixbench.diffusion.data import Pictures, to_tensor, transform
 from helixbench.errors import UserError
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.dualanodiff.method import DualAnoDiffMethod, part_mask, surroundings
-from helixbench.methods.dualanodiff.unet import BackgroundCompensation, DualAnoDiffUNet, SelfAttentionInteraction
+from helixbench.methods.dualanodiff.unet import (
+    BackgroundCompensation,
+    DualAnoDiffUNet,
+    SelfAttentionInteraction,
+)
 from helixbench.methods.latents import adapters, transformer_blocks
 from helixbench.methods.saliency import Saliency
 from helixbench.schema import Generate
@@ -26,7 +30,9 @@ B, C, S, L, D = 2, 4, 8, 6, 32
 
 def model(**changes) -> DualAnoDiffUNet:
     torch.manual_seed(0)
-    return DualAnoDiffUNet(build_unet(small.scratch().unet, C, S, D), small.dualanodiff(**changes)).eval()
+    return DualAnoDiffUNet(
+        build_unet(small.scratch().unet, C, S, D), small.dualanodiff(**changes)
+    ).eval()
 
 
 def plain():
@@ -54,9 +60,12 @@ def learner(**changes) -> DualAnoDiffMethod:
 
 
 def watched(method: DualAnoDiffMethod) -> list[tuple]:
-    """The U-Net predicts zeros; returns the list that its arguments go to: noisy latents, t, text, background."""
+    """The U-Net predicts zeros; returns the list that its arguments go to: noisy latents, t, text,
+    background."""
     seen = []
-    method.unet.forward = lambda *given: seen.append(given) or tuple(torch.zeros_like(z) for z in given[0])
+    method.unet.forward = lambda *given: (
+        seen.append(given) or tuple(torch.zeros_like(z) for z in given[0])
+    )
     return seen
 
 
@@ -68,7 +77,9 @@ def inputs():
 
 
 def low_rank(unet: DualAnoDiffUNet, branch: str) -> nn.ParameterList:
-    return nn.ParameterList([p for name, p in unet.named_parameters() if f".lora_B.{branch}." in name])
+    return nn.ParameterList(
+        [p for name, p in unet.named_parameters() if f".lora_B.{branch}." in name]
+    )
 
 
 @torch.no_grad()
@@ -81,7 +92,8 @@ def test_both_branches_start_as_the_plain_unet():
 
 @torch.no_grad()
 def test_each_branch_has_adapters_of_its_own():
-    """Without interaction, one branch's adapters change that branch alone, as W + B A does in a plain U-Net."""
+    """Without interaction, one branch's adapters change that branch alone, as W + B A does in a
+    plain U-Net."""
     z, t, text, _ = inputs()
     unet = model()
     before = unet(z, t, text)
@@ -89,7 +101,9 @@ def test_each_branch_has_adapters_of_its_own():
     whole, part = unet(z, t, text)
     torch.testing.assert_close(whole, before[0], rtol=1e-4, atol=1e-5)
     assert (part - before[1]).abs().max() > 1e-2
-    torch.testing.assert_close(part, merged(unet, "part")(z[1], t, text[1]).sample, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        part, merged(unet, "part")(z[1], t, text[1]).sample, rtol=1e-3, atol=1e-4
+    )
 
 
 @torch.no_grad()
@@ -111,10 +125,14 @@ def test_the_interaction_is_single_head_attention_of_the_pair():
     small.randomise(layer, 0.5)
     x = torch.randn(2 * B, 5, 8)
     reference = nn.MultiheadAttention(8, 1, batch_first=True)
-    reference.in_proj_weight.copy_(torch.cat([layer.to_q.weight, layer.to_k.weight, layer.to_v.weight]))
+    reference.in_proj_weight.copy_(
+        torch.cat([layer.to_q.weight, layer.to_k.weight, layer.to_v.weight])
+    )
     reference.in_proj_bias.copy_(torch.cat([layer.to_q.bias, layer.to_k.bias, layer.to_v.bias]))
     reference.out_proj.load_state_dict(layer.to_out.state_dict())
-    pair = layer.enter(layer.norm(x)).unflatten(0, (2, B)).permute(1, 2, 0, 3).flatten(0, 1)  # (B N, 2, C)
+    pair = (
+        layer.enter(layer.norm(x)).unflatten(0, (2, B)).permute(1, 2, 0, 3).flatten(0, 1)
+    )  # (B N, 2, C)
     out = reference(pair, pair, pair)[0].unflatten(0, (B, 5)).permute(2, 0, 1, 3).flatten(0, 1)
     torch.testing.assert_close(layer(x), x + out)
 
@@ -143,7 +161,11 @@ def test_the_interaction_ties_the_branches_of_the_whole_unet():
 def test_every_attention_layer_has_an_interaction_that_matters():
     z, t, text, _ = inputs()
     unet = model()
-    assert list(unet.interaction) == [f"{name}_{layer}" for name, _ in transformer_blocks(unet.unet) for layer in ("attn1", "attn2")]
+    assert list(unet.interaction) == [
+        f"{name}_{layer}"
+        for name, _ in transformer_blocks(unet.unet)
+        for layer in ("attn1", "attn2")
+    ]
     before = torch.cat(unet(z, t, text))
     for key, layer in unet.interaction.items():
         torch.nn.init.normal_(layer.to_out.weight)
@@ -153,7 +175,8 @@ def test_every_attention_layer_has_an_interaction_that_matters():
 
 @torch.no_grad()
 def test_the_background_is_seen_with_the_adapters_of_the_whole_and_without_interaction():
-    """What it gives to each self-attention is what enters that layer of the plain U-Net with these adapters added."""
+    """What it gives to each self-attention is what enters that layer of the plain U-Net with these
+    adapters added."""
     z, t, text, background = inputs()
     unet, entering = model(background=True), {}
     for seed, branch in enumerate(("whole", "part")):
@@ -161,7 +184,9 @@ def test_the_background_is_seen_with_the_adapters_of_the_whole_and_without_inter
     small.randomise(unet.interaction, 0.05)
     reference = merged(unet, "whole")
     for name, block in transformer_blocks(reference):
-        block.attn1.register_forward_pre_hook(lambda _, given, key=f"{name}_attn1": entering.update({key: given[0]}))
+        block.attn1.register_forward_pre_hook(
+            lambda _, given, key=f"{name}_attn1": entering.update({key: given[0]})
+        )
     reference(background, t, text[0])
     unet(z, t, text, background)
     assert unet.features.keys() == entering.keys()
@@ -179,7 +204,9 @@ def test_a_background_scalar_of_zero_changes_nothing_and_another_one_does():
         layer.a.fill_(0.5)
     before, after = unet(z, t, text), unet(z, t, text, background)
     assert (after[0] - before[0]).abs().max() > 1e-3
-    torch.testing.assert_close(after[1], before[1], rtol=1e-5, atol=1e-6)  # without interaction the part sees nothing of it
+    torch.testing.assert_close(
+        after[1], before[1], rtol=1e-5, atol=1e-6
+    )  # without interaction the part sees nothing of it
 
 
 def test_the_background_s_formula():
@@ -201,24 +228,37 @@ def test_what_is_trained():
         z, t, text, _ = inputs()
         sum(out.sum() for out in unet(z, t, text)).backward()
         # queries and keys of the innermost self-attention, which has one position, have no say
-        names = [name for name, _ in unet.named_parameters() if ".lora_B." in name and (".to_v." in name or ".to_out." in name)]
+        names = [
+            name
+            for name, _ in unet.named_parameters()
+            if ".lora_B." in name and (".to_v." in name or ".to_out." in name)
+        ]
         assert len(names) == 2 * 2 * len(unet.interaction)
         gradients = [unet.get_parameter(name).grad for name in names]
-        assert all(g is not None and g.abs().max() > 0 for g in gradients), "an adapter is not connected"
+        assert all(g is not None and g.abs().max() > 0 for g in gradients), (
+            "an adapter is not connected"
+        )
 
 
 def test_the_adapters_of_the_text_encoder_are_trained(data):
     method = learner()
     sum(method.loss(data, torch.Generator().manual_seed(0)).values()).backward()
-    gradients = {name: p.grad for name, p in method.base.text_encoder.named_parameters() if ".lora_B." in name}
+    gradients = {
+        name: p.grad
+        for name, p in method.base.text_encoder.named_parameters()
+        if ".lora_B." in name
+    }
     assert len(gradients) == 4
     assert all(g is not None and g.abs().max() > 0 for g in gradients.values())
 
 
 @torch.no_grad()
 def test_each_branch_learns_from_its_own_picture_noise_and_words(data):
-    """Whole picture, the same in grey outside the mask, and the background: one t, three noises, two prompts."""
-    method = learner(background=True, prompt="photo of a {category} with {defect}", prompt_part="a {defect}")
+    """Whole picture, the same in grey outside the mask, and the background: one t, three noises,
+    two prompts."""
+    method = learner(
+        background=True, prompt="photo of a {category} with {defect}", prompt_part="a {defect}"
+    )
     seen, asked, latents = watched(method), [], method._latents
     method._latents = lambda rows, pictures: asked.append(rows) or latents(rows, pictures)
     terms = method.loss(data, torch.Generator().manual_seed(0))
@@ -233,13 +273,18 @@ def test_each_branch_learns_from_its_own_picture_noise_and_words(data):
     pairs = zip((*noisy, background), z_clean, strict=True)
     noise = [(z - abar.sqrt() * latent) / (1 - abar).sqrt() for z, latent in pairs]
     assert all(e.std() == pytest.approx(1, abs=0.1) for e in noise)
-    assert torch.corrcoef(torch.stack([e.flatten() for e in noise])).fill_diagonal_(0).abs().max() < 0.2, "noises of their own"
+    assert (
+        torch.corrcoef(torch.stack([e.flatten() for e in noise])).fill_diagonal_(0).abs().max()
+        < 0.2
+    ), "noises of their own"
     for name, e in zip(("image", "part"), noise, strict=False):
         # The sum of the terms is the mean over the branches.
         assert float(terms[name]) == pytest.approx(float(e.square().mean()) / 2, rel=1e-3)
     defects = [data.samples[i].defect for i, _ in chosen]
     for given, pattern in zip(text, ("photo of a disc with {}", "a {}"), strict=True):
-        torch.testing.assert_close(given, method.base.embed([pattern.format(defect) for defect in defects]))
+        torch.testing.assert_close(
+            given, method.base.embed([pattern.format(defect) for defect in defects])
+        )
 
 
 def test_each_branch_is_drawn_from_its_own_noise_and_words(data):
@@ -259,7 +304,8 @@ def test_each_branch_is_drawn_from_its_own_noise_and_words(data):
 
 @pytest.fixture
 def one_thread():
-    """Normalisation makes a blank picture's rounding visible, and rounding depends on the threads."""
+    """Normalisation makes a blank picture's rounding visible, and rounding depends on the
+    threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -301,10 +347,15 @@ def test_masks_are_what_is_not_grey():
 def network(folder: Path) -> Path:
     """An ONNX network with U2-Net's input: the mean of the channels."""
     mean = onnx.helper.make_node("ReduceMean", ["in", "axes"], ["out"], keepdims=1)
-    shapes = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, c, 320, 320]) for name, c in (("in", 3), ("out", 1))]
+    shapes = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, c, 320, 320])
+        for name, c in (("in", 3), ("out", 1))
+    ]
     axes = onnx.helper.make_tensor("axes", onnx.TensorProto.INT64, [1], [1])
     graph = onnx.helper.make_graph([mean], "mean", shapes[:1], shapes[1:], [axes])
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9
+    )
     onnx.save(model, folder / "net.onnx")
     return folder / "net.onnx"
 
@@ -314,7 +365,11 @@ def test_masks_are_what_stands_out_where_there_is_a_network(tmp_path):
     part[:, 4:20, 4:20] = 0.9
     part[:, 24:30, 4:10] = 0.58  # stands out by a fifth, and differs from grey by less than 0.1
     saliency = Saliency(network(tmp_path))(part)
-    assert saliency.shape == (1, 32, 32) and saliency.min() == 0 and saliency.max() == pytest.approx(1, abs=1e-3)
+    assert (
+        saliency.shape == (1, 32, 32)
+        and saliency.min() == 0
+        and saliency.max() == pytest.approx(1, abs=1e-3)
+    )
     assert float(saliency[0, 27, 7]) == pytest.approx(0.2, abs=0.02)
     config = small.dualanodiff(saliency=str(tmp_path / "net.onnx"))
     method = DualAnoDiffMethod(config, small.base(), small.sampling())

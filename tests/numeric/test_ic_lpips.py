@@ -28,8 +28,18 @@ def pictures(n, size=48, seed=0):
 @pytest.fixture(params=["random", "squeeze"])
 def module(request, monkeypatch):
     if request.param == "squeeze":
-        homes = [os.environ.get("TORCH_HOME"), Path(__file__).parents[2].parent / "shared/weights/torch_home"]
-        home = next((h for h in homes if h and (Path(h) / "hub/checkpoints" / weights.FILES["squeeze"]).is_file()), None)
+        homes = [
+            os.environ.get("TORCH_HOME"),
+            Path(__file__).parents[2].parent / "shared/weights/torch_home",
+        ]
+        home = next(
+            (
+                h
+                for h in homes
+                if h and (Path(h) / "hub/checkpoints" / weights.FILES["squeeze"]).is_file()
+            ),
+            None,
+        )
         if home is None:
             pytest.skip("no SqueezeNet weights here")
         monkeypatch.setenv("TORCH_HOME", str(home))
@@ -37,7 +47,7 @@ def module(request, monkeypatch):
 
 
 def pairwise_calls(module, first, second):
-    as_input = lambda picture: torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1  # noqa: E731
+    as_input = lambda picture: torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 127.5 - 1
     with torch.no_grad():
         return np.array([[module(as_input(a), as_input(b)).item() for b in second] for a in first])
 
@@ -48,11 +58,15 @@ def test_distances_equal_pairwise_calls(module):
     expected = pairwise_calls(module, images, images)
     assert expected.max() > 0.05
     np.testing.assert_allclose(pairwise.distances(images), expected, atol=1e-4)
-    np.testing.assert_allclose(pairwise.distances(anchors, images), pairwise_calls(module, anchors, images), atol=1e-4)
+    np.testing.assert_allclose(
+        pairwise.distances(anchors, images), pairwise_calls(module, anchors, images), atol=1e-4
+    )
     small = room.PairwiseLpips(module, CPU, batch=2, memory_gib=1e-9)  # one picture a block
     assert small.capacity(images) == 1
     np.testing.assert_allclose(small.distances(images), expected, atol=1e-4)
-    np.testing.assert_allclose(small.distances(anchors, images), pairwise_calls(module, anchors, images), atol=1e-4)
+    np.testing.assert_allclose(
+        small.distances(anchors, images), pairwise_calls(module, anchors, images), atol=1e-4
+    )
 
 
 def test_half_precision_only_where_it_is_precise(module):
@@ -70,10 +84,15 @@ def test_half_precision_only_where_it_is_precise(module):
 
 
 def test_score_follows_the_protocol(module):
-    """The public scripts' loop, written out: nearest anchor, cap, mean over pairs, mean over clusters."""
+    """The public scripts' loop, written out: nearest anchor, cap, mean over pairs, mean over
+    clusters."""
     anchors, images = pictures(3, seed=5), pictures(14, seed=6)
-    images[:5] = np.clip(anchors[0].astype(int) + np.arange(5)[:, None, None, None], 0, 255)  # a sure cluster
-    found = room.ic_lpips(images, anchors, room.PairwiseLpips(module, CPU), cap=4, shuffles=3, seed=11)
+    images[:5] = np.clip(
+        anchors[0].astype(int) + np.arange(5)[:, None, None, None], 0, 255
+    )  # a sure cluster
+    found = room.ic_lpips(
+        images, anchors, room.PairwiseLpips(module, CPU), cap=4, shuffles=3, seed=11
+    )
     nearest = pairwise_calls(module, images, anchors).argmin(1)
     assert (nearest[:5] == 0).all()
     between = pairwise_calls(module, images, images)
@@ -81,14 +100,23 @@ def test_score_follows_the_protocol(module):
         means = []
         for cluster in range(3):
             members = np.flatnonzero(nearest == cluster)
-            kept = np.random.default_rng(room.derive_seed(11, "ic-lpips", cluster, shuffle)).permutation(members)[:4]
+            kept = np.random.default_rng(
+                room.derive_seed(11, "ic-lpips", cluster, shuffle)
+            ).permutation(members)[:4]
             if len(kept) >= 2:
                 means.append(np.mean([between[i, j] for i, j in itertools.combinations(kept, 2)]))
         assert score == pytest.approx(np.mean(means), abs=1e-4)
     assert found.clusters == 3
     sizes = [(nearest == c).sum() for c in range(3)]
     assert (found.empty_clusters, found.single_clusters) == (sizes.count(0), sizes.count(1))
-    streamed = room.ic_lpips(images, anchors, room.PairwiseLpips(module, CPU, memory_gib=1e-9), cap=4, shuffles=3, seed=11)
+    streamed = room.ic_lpips(
+        images,
+        anchors,
+        room.PairwiseLpips(module, CPU, memory_gib=1e-9),
+        cap=4,
+        shuffles=3,
+        seed=11,
+    )
     assert streamed.scores == pytest.approx(found.scores, abs=1e-5)
 
 
@@ -104,7 +132,9 @@ def test_seed_fixes_the_shuffle_and_ties_go_to_the_later_anchor():
 def test_copies_have_no_diversity_and_a_lonely_image_none_either():
     pairwise = room.PairwiseLpips(room.build_lpips("random"), CPU)
     copies = np.repeat(pictures(1), 4, axis=0)
-    assert room.ic_lpips(copies, pictures(2, seed=3), pairwise).scores == pytest.approx([0] * 5, abs=1e-6)
+    assert room.ic_lpips(copies, pictures(2, seed=3), pairwise).scores == pytest.approx(
+        [0] * 5, abs=1e-6
+    )
     lonely = room.ic_lpips(pictures(1), pictures(2, seed=3), pairwise)
     assert lonely.scores == (0.0,) * 5 and (lonely.empty_clusters, lonely.single_clusters) == (1, 1)
 

@@ -36,24 +36,33 @@ def test_without_strength_a_step_is_that_of_diffusers(steps):
     x, predicted = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
     alpha = scheduler.alphas_cumprod
     for t in scheduler.timesteps[[0, steps // 2, -2]]:
-        reference = scheduler.step(predicted, t, x, generator=torch.Generator().manual_seed(0)).prev_sample
+        reference = scheduler.step(
+            predicted, t, x, generator=torch.Generator().manual_seed(0)
+        ).prev_sample
         fresh = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-        ours = perturbed_step(x, predicted, fresh, float(alpha[t]), float(alpha[scheduler.previous_timestep(t)]), 0.0)
+        ours = perturbed_step(
+            x, predicted, fresh, float(alpha[t]), float(alpha[scheduler.previous_timestep(t)]), 0.0
+        )
         torch.testing.assert_close(ours, reference, rtol=1e-3, atol=1e-4)
 
 
 def test_the_strength_enlarges_the_variance_and_leaves_the_mean():
     x, predicted, fresh = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    step = lambda noise, s: perturbed_step(x, predicted, noise, 0.4, 0.6, s)  # noqa: E731
+    step = lambda noise, s: perturbed_step(x, predicted, noise, 0.4, 0.6, s)
     mean = step(torch.zeros_like(fresh), 0.0)
     torch.testing.assert_close(step(torch.zeros_like(fresh), 0.3), mean)
     s = torch.tensor([0.1, 0.2]).view(2, 1, 1, 1)
-    torch.testing.assert_close(step(fresh, s) - mean, (1 + s).sqrt() * (step(fresh, 0.0) - mean), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(perturbed_step(x, predicted, fresh, 0.4, 1.0, s), (x - 0.6**0.5 * predicted) / 0.4**0.5)
+    torch.testing.assert_close(
+        step(fresh, s) - mean, (1 + s).sqrt() * (step(fresh, 0.0) - mean), rtol=1e-4, atol=1e-5
+    )
+    torch.testing.assert_close(
+        perturbed_step(x, predicted, fresh, 0.4, 1.0, s), (x - 0.6**0.5 * predicted) / 0.4**0.5
+    )
 
 
 def test_a_perfect_model_gives_its_normal_at_any_strength():
-    """A model that always points to one x_0 gives that x_0, whatever s: the last step has no noise of its own."""
+    """A model that always points to one x_0 gives that x_0, whatever s: the last step has no noise
+    of its own."""
     learner = method(strength=(0.2, 0.2), sampling_steps=20)
     target = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
     alpha = learner.diffusion.alphas_cumprod
@@ -67,12 +76,19 @@ def test_a_perfect_model_gives_its_normal_at_any_strength():
         return Out((z - a.sqrt() * target) / (1 - a).sqrt())
 
     learner.base.unet.forward, learner.base.decode = points, lambda latents: latents
-    torch.testing.assert_close(learner.sources("disc", (32, 32), generators(2)), target.expand(2, -1, -1, -1), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        learner.sources("disc", (32, 32), generators(2)),
+        target.expand(2, -1, -1, -1),
+        rtol=1e-3,
+        atol=1e-3,
+    )
 
 
 def test_each_source_has_a_strength_of_its_own_in_all_steps(monkeypatch):
     seen = []
-    monkeypatch.setattr(realnet, "perturbed_step", lambda *given: seen.append(given[-1]) or perturbed_step(*given))
+    monkeypatch.setattr(
+        realnet, "perturbed_step", lambda *given: seen.append(given[-1]) or perturbed_step(*given)
+    )
     method(strength=(0.1, 0.9)).sources("disc", (32, 32), generators(3))
     assert len(seen) == 6 and all(torch.equal(strength, seen[0]) for strength in seen)
     assert seen[0].shape == (3, 1, 1, 1) and len(seen[0].unique()) == 3
@@ -124,7 +140,9 @@ def test_the_loss_sees_normals_only(data):
     assert set(terms) == {"normal"} and {i for i, _ in asked} <= set(data.normal)
     torch.nn.init.zeros_(learner.base.unet.conv_out.weight)
     torch.nn.init.zeros_(learner.base.unet.conv_out.bias)
-    assert float(learner.loss(data, torch.Generator().manual_seed(0))["normal"].detach()) == pytest.approx(1, abs=0.1)
+    assert float(
+        learner.loss(data, torch.Generator().manual_seed(0))["normal"].detach()
+    ) == pytest.approx(1, abs=0.1)
 
 
 def test_a_pair_is_the_normal_outside_and_a_mixture_inside_the_mask():
@@ -136,7 +154,9 @@ def test_a_pair_is_the_normal_outside_and_a_mixture_inside_the_mask():
         image, mask = method().blend(normal, source, Draws(torch.Generator().manual_seed(seed)))
         assert mask.any() and not mask[~disc].any(), "off the object"
         share = 1 - image[mask] / normal[mask]
-        assert 0.5 <= share.min() and share.max() <= 1 and np.ptp(share) < 1e-5, "one opacity a pair"
+        assert 0.5 <= share.min() and share.max() <= 1 and np.ptp(share) < 1e-5, (
+            "one opacity a pair"
+        )
         assert np.array_equal(image[~mask], normal[~mask])
 
 
@@ -145,7 +165,9 @@ def test_nothing_to_see_is_an_empty_mask_for_the_gate_to_refuse():
     assert not method().blend(normal, normal, Draws(torch.Generator().manual_seed(0)))[1].any()
 
 
-@pytest.mark.parametrize("wrong", [{"strength": (0.2, 0.1)}, {"strength": (-0.1, 0.1)}, {"opacity": (0.0, 1.0)}])
+@pytest.mark.parametrize(
+    "wrong", [{"strength": (0.2, 0.1)}, {"strength": (-0.1, 0.1)}, {"opacity": (0.0, 1.0)}]
+)
 def test_impossible_ranges_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         small.realnet(**wrong)

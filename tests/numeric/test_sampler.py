@@ -31,7 +31,12 @@ def test_samples_are_the_distribution_s(sampler, steps, strength):
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])
 def test_pure_noise_enters_at_the_last_timestep(sampler):
     for steps in (2, 12, 50, 500):
-        assert sampling_scheduler(build_scheduler(), small.sampling(sampler=sampler, steps=steps)).timesteps[0] == 999
+        assert (
+            sampling_scheduler(
+                build_scheduler(), small.sampling(sampler=sampler, steps=steps)
+            ).timesteps[0]
+            == 999
+        )
 
 
 def test_guidance():

@@ -51,7 +51,17 @@ def prepare(helixbench, tmp_path):
         config = tmp_path / "slice.json"
         config.write_text(json.dumps({**VALUES, "prepare.split": split}))
         done = helixbench(
-            "prepare", "Any", "tile", "--config", config, "--layout", layout, "--raw", root, "--out", tmp_path / "prepared/tile"
+            "prepare",
+            "Any",
+            "tile",
+            "--config",
+            config,
+            "--layout",
+            layout,
+            "--raw",
+            root,
+            "--out",
+            tmp_path / "prepared/tile",
         )
         config.unlink()
         return done
@@ -61,13 +71,20 @@ def prepare(helixbench, tmp_path):
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """The category tile in any layout: 5 normals to train on, 2 to test, 2 pictures of hole, scratch and stain."""
+    """The category tile in any layout: 5 normals to train on, 2 to test, 2 pictures of hole,
+    scratch and stain."""
     made = {}
 
     def call(layout: str) -> Path:
         if layout not in made:
             made[layout] = tmp_path_factory.mktemp(layout)
-            draw(made[layout], "Any", "tile", Procedural(size=32, train_good=5, test_good=2, per_defect=2, layout=layout), seed=0)
+            draw(
+                made[layout],
+                "Any",
+                "tile",
+                Procedural(size=32, train_good=5, test_good=2, per_defect=2, layout=layout),
+                seed=0,
+            )
         return made[layout]
 
     return call
@@ -98,7 +115,12 @@ def chunk(name: bytes, data: bytes) -> bytes:
 def png_header(width, height):
     """A PNG that claims a size and holds nothing."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+        + chunk(b"IEND", b"")
+    )
 
 
 def no_trace(tmp_path) -> bool:

@@ -1,4 +1,5 @@
-"""What happens to a run whose machine fails: killed, out of disk, read-only, with damaged or altered files."""
+"""What happens to a run whose machine fails: killed, out of disk, read-only, with damaged or
+altered files."""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ KILLS = int(os.environ.get("HELIXBENCH_KILLS", "8"))
 
 STEPS, PAIRS, BATCH = 15, 24, 3
 CHANGES = {
-    "train": {"methods": {"dhdiff": {"optim": {"steps": STEPS, "save_every_s": 1e-9, "log_every_s": 1e-9}}}},
+    "train": {
+        "methods": {
+            "dhdiff": {"optim": {"steps": STEPS, "save_every_s": 1e-9, "log_every_s": 1e-9}}
+        }
+    },
     "generate": {
         "pairs": PAIRS // 4,
         "batch": BATCH,
@@ -30,11 +35,19 @@ CHANGES = {
     },
     "detect": {
         "localization": {"optim": {"steps": STEPS, "save_every_s": 0.2, "log_every_s": 1e-9}},
-        "classification": {"network": "resnet18", "weights": "none", "optim": {"steps": 1, "batch": 4, "lr": 1e-3}},
-        "segmentation": {"networks": {"unet": "resnet18"}, "optim": {"steps": 2, "batch": 4, "lr": 1e-3}},
+        "classification": {
+            "network": "resnet18",
+            "weights": "none",
+            "optim": {"steps": 1, "batch": 4, "lr": 1e-3},
+        },
+        "segmentation": {
+            "networks": {"unet": "resnet18"},
+            "optim": {"steps": 2, "batch": 4, "lr": 1e-3},
+        },
     },
 }
-"""States are saved often enough to be gone on from; all pairs pass the gate, so that a detector reads them.
+"""States are saved often enough to be gone on from; all pairs pass the gate, so that a detector
+reads them.
 
 PAIRS are those of the four defect types together."""
 
@@ -53,23 +66,31 @@ def whole(tmp_path_factory) -> Run:
 
 
 def told_next(state: Path) -> str | None:
-    """What the next attempt has to say of the states that a killed one has left; None when it left none."""
+    """What the next attempt has to say of the states that a killed one has left; None when it left
+    none."""
     blocks = len(list(state.glob("block*.json")))
     if blocks:
         return f"{PAIRS - BATCH * blocks} of {PAIRS} pairs to make"
-    left = [file for file in (state / "state.safetensors", state / "state.before.safetensors") if file.is_file()]
+    left = [
+        file
+        for file in (state / "state.safetensors", state / "state.before.safetensors")
+        if file.is_file()
+    ]
     return f"resuming at step {load_tensors(left[0])[1]['step']} of {STEPS}" if left else None
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_killed_at_random_moments_a_stage_goes_on_and_ends_with_the_same_bytes(whole, stage, tmp_path, record_property):
+def test_killed_at_random_moments_a_stage_goes_on_and_ends_with_the_same_bytes(
+    whole, stage, tmp_path, record_property
+):
     rng = random.Random(f"{stage} {KILLS}")
     expected, out, state = contents(whole.folder / stage), tmp_path / "out", tmp_path / "state"
     wanted = KILLS // len(STAGES) + (STAGES.index(stage) < KILLS % len(STAGES))
     killed = resumed = 0
 
     def check(process, ended: bool) -> int:
-        """1 when the attempt went on from what there was before it; one that was killed too early to tell says nothing."""
+        """1 when the attempt went on from what there was before it; one that was killed too early
+        to tell says nothing."""
         if not before or not (ended or re.search(rf" \d+/{STEPS} |pairs to make", process.text)):
             return 0
         assert before in process.text, process.text
@@ -78,8 +99,14 @@ def test_killed_at_random_moments_a_stage_goes_on_and_ends_with_the_same_bytes(w
     while killed < wanted:
         before = told_next(state)
         process = whole.start(stage, out, state, " killed")
-        if stage != "score" and not killed:  # scoring alone keeps no state; of the others one kill leaves one for certain
-            while process.wait(0.001) is None and not any(state.glob("block*.json")) and not (state / "state.safetensors").is_file():
+        if (
+            stage != "score" and not killed
+        ):  # scoring alone keeps no state; of the others one kill leaves one for certain
+            while (
+                process.wait(0.001) is None
+                and not any(state.glob("block*.json"))
+                and not (state / "state.safetensors").is_file()
+            ):
                 pass
         else:
             process.wait(rng.uniform(0, whole.seconds[stage]))
@@ -100,14 +127,17 @@ def test_killed_at_random_moments_a_stage_goes_on_and_ends_with_the_same_bytes(w
     if stage in ("train", "detect"):
         rows = [json.loads(line) for line in (out / "stats.jsonl").read_text().splitlines()]
         steps = [row["step"] for row in rows if "lr" in row]
-        assert steps == sorted(set(steps)) and steps[-1] == STEPS  # none is told twice or out of order
+        assert (
+            steps == sorted(set(steps)) and steps[-1] == STEPS
+        )  # none is told twice or out of order
     record_property("kills", killed)
     record_property("resumed", resumed)
 
 
 ROOM = {"prepare": 40_000, "train": 300_000, "generate": 30_000, "gather": 0, "score": 0}
 ROOM |= {"detect": 200_000, "classify": 200_000, "segment": 200_000, "report": 8_192}
-"""Bytes that are left to a stage: too few, in the middle of its work where it writes more than once."""
+"""Bytes that are left to a stage: too few, in the middle of its work where it writes more than
+once."""
 
 
 def our_line(process) -> str:
@@ -131,7 +161,11 @@ def test_a_full_disk_is_one_line_leaves_no_half_file_and_is_gone_on_from(whole, 
         out.mkdir(exist_ok=True)
         ballast = fill(small, ROOM[stage])
         assert "no space left on the disk" in our_line(whole.start(stage, out, state, " full"))
-        assert not half_files(small) and not (out / "manifest.json").exists() and not (out / "manifest.csv").exists()
+        assert (
+            not half_files(small)
+            and not (out / "manifest.json").exists()
+            and not (out / "manifest.csv").exists()
+        )
         ballast.unlink()
         process = whole.start(stage, out, state, " room")
         assert process.wait(600) == 0, process.text
@@ -161,7 +195,9 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_gone_on_from(whole, 
     data = bytearray(file.read_bytes())
     if damage == "a bit flipped":
         data[-1000] ^= 4
-    file.write_bytes({"cut off": data[: len(data) // 2], "a bit flipped": data, "emptied": b""}[damage])
+    file.write_bytes(
+        {"cut off": data[: len(data) // 2], "a bit flipped": data, "emptied": b""}[damage]
+    )
     process = whole.start("train", out, state, " damaged")
     assert process.wait(600) == 0, process.text
     assert f"{file}: not a readable checkpoint" in process.text
@@ -173,7 +209,9 @@ def test_without_a_good_checkpoint_the_training_says_so(whole, tmp_path):
     state = tmp_path / "state"
     state.mkdir()
     (state / "state.safetensors").write_bytes(b"nothing")
-    assert "state.safetensors: not a readable checkpoint" in our_line(whole.start("train", tmp_path / "out", state, " bad"))
+    assert "state.safetensors: not a readable checkpoint" in our_line(
+        whole.start("train", tmp_path / "out", state, " bad")
+    )
 
 
 @pytest.fixture
@@ -186,7 +224,9 @@ def copy(whole, tmp_path) -> Run:
 @pytest.mark.parametrize("stage", ["score", "detect"])
 @pytest.mark.parametrize("change", ["deleted", "altered"])
 def test_a_pair_that_was_deleted_or_altered_is_noticed(copy, stage, change):
-    picture = sorted((copy.folder / "generate").rglob("*_mask.png" if stage == "detect" else "disc/test/*/*.png"))[1]
+    picture = sorted(
+        (copy.folder / "generate").rglob("*_mask.png" if stage == "detect" else "disc/test/*/*.png")
+    )[1]
     if change == "deleted":
         picture.unlink()
     else:

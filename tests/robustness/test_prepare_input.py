@@ -1,4 +1,5 @@
-"""The program itself, in a process of its own, on good and bad raw data; test_raw_input.py has all that can be wrong."""
+"""The program itself, in a process of its own, on good and bad raw data; test_raw_input.py has all
+that can be wrong."""
 
 import json
 import shutil
@@ -17,7 +18,9 @@ VALUES = {"prepare.size": 32, "prepare.split": "half", "prepare.raw_mask_cells":
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn")
-    draw(root, "drawn", "tile", Procedural(size=32, train_good=2, test_good=2, per_defect=2), seed=0)
+    draw(
+        root, "drawn", "tile", Procedural(size=32, train_good=2, test_good=2, per_defect=2), seed=0
+    )
     return root
 
 
@@ -25,7 +28,12 @@ def prepare(root, out):
     config = root / "slice.json"
     config.write_text(json.dumps(VALUES))
     command = [sys.executable, "-m", "helixbench.cli", "prepare", "drawn", "tile"]
-    return subprocess.run([*command, "--config", config, "--raw", root, "--out", out], capture_output=True, text=True, timeout=60)
+    return subprocess.run(
+        [*command, "--config", config, "--raw", root, "--out", out],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def truncate(tile):

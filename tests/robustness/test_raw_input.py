@@ -1,4 +1,5 @@
-"""Bad raw data through `import` and `prepare`: exit code 2, one line naming the file and what to do, nothing half-written."""
+"""Bad raw data through `import` and `prepare`: exit code 2, one line naming the file and what to
+do, nothing half-written."""
 
 # ruff: noqa: F401, F811 (pytest finds imported fixtures by their names)
 
@@ -18,7 +19,9 @@ from raw_folders import MASK, PICTURE, drawn, helixbench, no_trace, png_header, 
 
 
 def shorten(path, keep=0.5):
-    return lambda tile: (tile / path).write_bytes((tile / path).read_bytes()[: int(keep * (tile / path).stat().st_size)])
+    return lambda tile: (tile / path).write_bytes(
+        (tile / path).read_bytes()[: int(keep * (tile / path).stat().st_size)]
+    )
 
 
 def content(path, data):
@@ -70,7 +73,8 @@ def flip_a_bit(path):
 
 
 def turned_jpeg(tile):
-    """A camera on its side: the file holds 40x24, upright it is 24x40, and its mask was drawn on the 40x24."""
+    """A camera on its side: the file holds 40x24, upright it is 24x40, and its mask was drawn on
+    the 40x24."""
     exif = Image.Exif()
     exif[0x0112] = 6
     (tile / PICTURE).unlink()
@@ -81,37 +85,81 @@ def turned_jpeg(tile):
 UNREADABLE = "copy it again from its source"
 TREE = {
     "truncated PNG": (shorten(PICTURE), f"{PICTURE}: unreadable picture", UNREADABLE),
-    "truncated JPEG": (both(converted(PICTURE, ".jpg"), shorten("test/hole/001.jpg")), "test/hole/001.jpg: unreadable picture", UNREADABLE),
-    "truncated BMP": (both(converted(PICTURE, ".bmp"), shorten("test/hole/001.bmp")), "test/hole/001.bmp: unreadable picture", UNREADABLE),
+    "truncated JPEG": (
+        both(converted(PICTURE, ".jpg"), shorten("test/hole/001.jpg")),
+        "test/hole/001.jpg: unreadable picture",
+        UNREADABLE,
+    ),
+    "truncated BMP": (
+        both(converted(PICTURE, ".bmp"), shorten("test/hole/001.bmp")),
+        "test/hole/001.bmp: unreadable picture",
+        UNREADABLE,
+    ),
     "damaged PNG": (flip_a_bit(PICTURE), f"{PICTURE}: unreadable picture", UNREADABLE),
     "PNG without pictures": (content(PICTURE, b"\x89PNG\r\n\x1a\n"), f"{PICTURE}: ", ""),
-    "text called .png": (content(PICTURE, b"hello"), f"{PICTURE}: not a picture", "replace it by a PNG, JPEG or BMP"),
+    "text called .png": (
+        content(PICTURE, b"hello"),
+        f"{PICTURE}: not a picture",
+        "replace it by a PNG, JPEG or BMP",
+    ),
     "web page called .jpg": (
         both(remove(PICTURE), content("test/hole/001.jpg", b"<!DOCTYPE html><html>404</html>")),
         "test/hole/001.jpg: not a picture",
         "replace it by a PNG, JPEG or BMP",
     ),
-    "GIF called .png": (picture(PICTURE, "RGB", format="GIF"), f"{PICTURE}: not a picture", "replace it by a PNG, JPEG or BMP"),
-    "TIFF called .png": (picture(PICTURE, "RGB", format="TIFF"), f"{PICTURE}: not a picture", "replace it by a PNG, JPEG or BMP"),
+    "GIF called .png": (
+        picture(PICTURE, "RGB", format="GIF"),
+        f"{PICTURE}: not a picture",
+        "replace it by a PNG, JPEG or BMP",
+    ),
+    "TIFF called .png": (
+        picture(PICTURE, "RGB", format="TIFF"),
+        f"{PICTURE}: not a picture",
+        "replace it by a PNG, JPEG or BMP",
+    ),
     "zero bytes": (content(PICTURE, b""), f"{PICTURE}: empty file (0 bytes)", UNREADABLE),
     "100 megapixels": (
         picture(PICTURE, "1", (12_000, 9_000)),
         f"{PICTURE}: too large to decode (12000x9000 pixels; the limit is 80 megapixels)",
         "scale it down",
     ),
-    "400 megapixels": (content(PICTURE, png_header(20_000, 20_000)), f"{PICTURE}: too large to decode", "cut it into tiles"),
-    "mask of 100 megapixels": (picture(MASK, "1", (12_000, 9_000)), f"{MASK}: too large to decode", "scale it down"),
+    "400 megapixels": (
+        content(PICTURE, png_header(20_000, 20_000)),
+        f"{PICTURE}: too large to decode",
+        "cut it into tiles",
+    ),
+    "mask of 100 megapixels": (
+        picture(MASK, "1", (12_000, 9_000)),
+        f"{MASK}: too large to decode",
+        "scale it down",
+    ),
     "mask missing": (remove(MASK), f"{PICTURE}: its mask", "add the mask or remove the picture"),
-    "orphan mask": (picture("ground_truth/hole/007_mask.png"), "ground_truth/hole/007_mask.png: mask without a picture", "remove the mask"),
-    "orphan masks of a defect": (remove("test/hole"), "ground_truth/hole: masks without a folder test/hole", "remove the masks"),
+    "orphan mask": (
+        picture("ground_truth/hole/007_mask.png"),
+        "ground_truth/hole/007_mask.png: mask without a picture",
+        "remove the mask",
+    ),
+    "orphan masks of a defect": (
+        remove("test/hole"),
+        "ground_truth/hole: masks without a folder test/hole",
+        "remove the masks",
+    ),
     "mask of another size": (
         picture(MASK, size=(16, 32), value=255),
         f"{MASK}: mask is 16x32 pixels but its picture is 32x32;",
         "export the mask",
     ),
-    "mask of a turned JPEG": (turned_jpeg, f"{MASK}: mask is 40x24 pixels but its picture is 24x40 upright;", "export the mask"),
+    "mask of a turned JPEG": (
+        turned_jpeg,
+        f"{MASK}: mask is 40x24 pixels but its picture is 24x40 upright;",
+        "export the mask",
+    ),
     "mask all black": (picture(MASK), f"{MASK}: empty mask for the defect hole", "mark the defect"),
-    "mask all transparent": (picture(MASK, "RGBA", value=(255, 255, 255, 0)), f"{MASK}: empty mask for the defect hole", "mark the defect"),
+    "mask all transparent": (
+        picture(MASK, "RGBA", value=(255, 255, 255, 0)),
+        f"{MASK}: empty mask for the defect hole",
+        "mark the defect",
+    ),
     "mask of text": (content(MASK, b"x"), f"{MASK}: not a picture", "replace it"),
     "mask of zero bytes": (content(MASK, b""), f"{MASK}: empty file", UNREADABLE),
     "truncated mask": (shorten(MASK), f"{MASK}: unreadable picture", UNREADABLE),
@@ -127,18 +175,43 @@ TREE = {
         f"{PICTURE}: unreadable picture",
         UNREADABLE,
     ),
-    "category links out of the root": (link_out("."), "tile: links to", "make that folder's parent the root"),
-    "no normals": (remove("train/good/*"), "tile/train/good: no pictures", "put normal pictures there"),
+    "category links out of the root": (
+        link_out("."),
+        "tile: links to",
+        "make that folder's parent the root",
+    ),
+    "no normals": (
+        remove("train/good/*"),
+        "tile/train/good: no pictures",
+        "put normal pictures there",
+    ),
     "no folder of normals": (remove("train/good"), "tile/train/good: no such folder", "unpack it"),
-    "no normals to test": (remove("test/good"), "tile/test/good: no pictures", "put normal pictures there"),
-    "empty defect folder": (remove("test/hole/*", "ground_truth/hole"), "tile/test/hole: no pictures", "remove the folder"),
-    "no defects": (remove("test/[hs]*", "ground_truth"), "tile/test: no defect types", "put defective pictures into test/<defect>"),
+    "no normals to test": (
+        remove("test/good"),
+        "tile/test/good: no pictures",
+        "put normal pictures there",
+    ),
+    "empty defect folder": (
+        remove("test/hole/*", "ground_truth/hole"),
+        "tile/test/hole: no pictures",
+        "remove the folder",
+    ),
+    "no defects": (
+        remove("test/[hs]*", "ground_truth"),
+        "tile/test: no defect types",
+        "put defective pictures into test/<defect>",
+    ),
     "one picture of a defect": (
         remove(PICTURE, MASK),
-        "tile/test/hole: 1 picture only, and half of 1 is 0: none of the defect hole is left to train the generator",
+        "tile/test/hole: 1 picture only, and half of 1 is 0: none of the defect hole is left to "
+        "train the generator",
         "add pictures",
     ),
-    "two pictures of one name": (copy(PICTURE, "test/hole/001.bmp"), "test/hole/001.png: same name as 001.bmp", "keep one"),
+    "two pictures of one name": (
+        copy(PICTURE, "test/hole/001.bmp"),
+        "test/hole/001.png: same name as 001.bmp",
+        "keep one",
+    ),
     "name with a line break": (
         lambda t: (t / "train/good/000.png").rename(t / "train/good/0\n00.png"),
         r"train/good/0\n00.png': name with a line break",
@@ -172,7 +245,9 @@ TREE = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")  # pytest forgets the filter of the program
+@pytest.mark.filterwarnings(
+    "ignore::PIL.Image.DecompressionBombWarning"
+)  # pytest forgets the filter of the program
 @pytest.mark.parametrize("command", ["import", "prepare"])
 @pytest.mark.parametrize("case", TREE)
 def test_a_bad_tree(case, command, raw, helixbench, prepare, tmp_path):
@@ -180,7 +255,16 @@ def test_a_bad_tree(case, command, raw, helixbench, prepare, tmp_path):
     root = raw()
     spoil(root / "tile")
     if command == "import":
-        done = helixbench("import", "--layout", "mvtec_ad", root, "--out", tmp_path / "m.csv", "--report", tmp_path / "s.png")
+        done = helixbench(
+            "import",
+            "--layout",
+            "mvtec_ad",
+            root,
+            "--out",
+            tmp_path / "m.csv",
+            "--report",
+            tmp_path / "s.png",
+        )
     else:
         done = prepare(root)
     assert (done.returncode, len(done.lines), done.stdout) == (2, 1, ""), done
@@ -190,7 +274,8 @@ def test_a_bad_tree(case, command, raw, helixbench, prepare, tmp_path):
     assert no_trace(tmp_path)
 
 
-# ----------------------------------------------------------------------------------------------------- manifests
+# ------------------------------------------------------------------------------------------------
+# manifests
 
 
 def edit(old, new, file="manifest.csv"):
@@ -222,48 +307,118 @@ MANIFEST = {
         "column image is missing (there are: image;mask;defect;split)",
         "commas between the cells",
     ),
-    "empty file": (written(b""), "manifest.csv: column image is missing (there are: none)", "write a header line"),
-    "only a header": (written(b"image,mask,defect,split\n"), "manifest.csv: no rows of the category tile", "add them"),
+    "empty file": (
+        written(b""),
+        "manifest.csv: column image is missing (there are: none)",
+        "write a header line",
+    ),
+    "only a header": (
+        written(b"image,mask,defect,split\n"),
+        "manifest.csv: no rows of the category tile",
+        "add them",
+    ),
     "not UTF-8": (
         written("image,mask,defect,split\nä.png,,good,train\n".encode("latin-1")),
         "manifest.csv: not UTF-8",
         "save it as CSV in UTF-8",
     ),
-    "a spreadsheet": (written(b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xbf\xff"), "manifest.csv: not", "UTF-8"),
+    "a spreadsheet": (
+        written(b"PK\x03\x04\x14\x00\x06\x00\x08\x00\x00\x00!\x00\xbf\xff"),
+        "manifest.csv: not",
+        "UTF-8",
+    ),
     "parent folder": (
         edit(NORMAL, "../../outside.png,,good,train"),
         "row 2: image ../../outside.png: write a path relative to",
         "without ..",
     ),
-    "parent folder of a mask": (edit("Flächen/hole/test 001", "../x"), "mask ../x.png: write a path relative to", "without .."),
+    "parent folder of a mask": (
+        edit("Flächen/hole/test 001", "../x"),
+        "mask ../x.png: write a path relative to",
+        "without ..",
+    ),
     "parent folder inside": (
         edit(NORMAL, "hole/../good/train 000.png,,good,train"),
         "row 2: image hole/../good/train 000.png:",
         "without ..",
     ),
-    "absolute path": (edit(NORMAL, "/etc/a.png,,good,train"), "row 2: image /etc/a.png: write a path relative to", "stays inside"),
-    "picture missing": (edit("good/train 000", "good/train 999"), "row 2: image good/train 999.png: no such file", "remove the row"),
-    "mask missing": (remove("Flächen/hole/test 001.png"), "mask Flächen/hole/test 001.png: no such file", "correct the path"),
-    "defect without a mask": (edit(HOLE, "hole/test 001.png,,hole,test"), "the defect hole has no mask", "name its mask"),
+    "absolute path": (
+        edit(NORMAL, "/etc/a.png,,good,train"),
+        "row 2: image /etc/a.png: write a path relative to",
+        "stays inside",
+    ),
+    "picture missing": (
+        edit("good/train 000", "good/train 999"),
+        "row 2: image good/train 999.png: no such file",
+        "remove the row",
+    ),
+    "mask missing": (
+        remove("Flächen/hole/test 001.png"),
+        "mask Flächen/hole/test 001.png: no such file",
+        "correct the path",
+    ),
+    "defect without a mask": (
+        edit(HOLE, "hole/test 001.png,,hole,test"),
+        "the defect hole has no mask",
+        "name its mask",
+    ),
     "normal with a mask": (
         edit(NORMAL, "good/train 000.png,hole/test 000.png,good,train"),
         "row 2: a mask for a normal picture",
         "leave the cell empty",
     ),
-    "unknown split": (edit("good,train", "good,val"), "row 2: split 'val' is neither train nor test", "write one of the two"),
-    "defect in train": (edit(HOLE, HOLE.replace(",test", ",train")), "a defect in train", "prepare.split says which"),
-    "defect named as a path": (edit(HOLE, HOLE.replace(",hole,", ",../hole,")), "defect '../hole' is no name", "letters, digits"),
-    "no defect name": (edit("good,train", ",train"), "row 2: defect '' is no name", "write good for a normal picture"),
-    "listed twice": (edit(NORMAL, f"{NORMAL}\n{NORMAL}"), "row 3: image good/train 000.png is listed twice", "remove one of the rows"),
-    "not a picture": (edit("good/train 000.png", "good/train 000.tif"), "row 2: image 'good/train 000.tif' is no picture", "ends in"),
+    "unknown split": (
+        edit("good,train", "good,val"),
+        "row 2: split 'val' is neither train nor test",
+        "write one of the two",
+    ),
+    "defect in train": (
+        edit(HOLE, HOLE.replace(",test", ",train")),
+        "a defect in train",
+        "prepare.split says which",
+    ),
+    "defect named as a path": (
+        edit(HOLE, HOLE.replace(",hole,", ",../hole,")),
+        "defect '../hole' is no name",
+        "letters, digits",
+    ),
+    "no defect name": (
+        edit("good,train", ",train"),
+        "row 2: defect '' is no name",
+        "write good for a normal picture",
+    ),
+    "listed twice": (
+        edit(NORMAL, f"{NORMAL}\n{NORMAL}"),
+        "row 3: image good/train 000.png is listed twice",
+        "remove one of the rows",
+    ),
+    "not a picture": (
+        edit("good/train 000.png", "good/train 000.tif"),
+        "row 2: image 'good/train 000.tif' is no picture",
+        "ends in",
+    ),
     "no category in a row": (
-        lambda t: (t / "manifest.csv").write_text("image,mask,defect,split,category\na.png,,good,train,\n"),
+        lambda t: (t / "manifest.csv").write_text(
+            "image,mask,defect,split,category\na.png,,good,train,\n"
+        ),
         "manifest.csv: row 2: no category",
         "leave the column out",
     ),
-    "picture links out": (link_out("good/train 000.png"), "good/train 000.png: links to", "copy the file there"),
-    "truncated picture": (shorten("hole/test 001.png"), "hole/test 001.png: unreadable picture", UNREADABLE),
-    "row cut short": (edit(HOLE, "hole/test 001.png"), "split '' is neither train nor test", "write one of the two"),
+    "picture links out": (
+        link_out("good/train 000.png"),
+        "good/train 000.png: links to",
+        "copy the file there",
+    ),
+    "truncated picture": (
+        shorten("hole/test 001.png"),
+        "hole/test 001.png: unreadable picture",
+        UNREADABLE,
+    ),
+    "row cut short": (
+        edit(HOLE, "hole/test 001.png"),
+        "split '' is neither train nor test",
+        "write one of the two",
+    ),
 }
 
 
@@ -274,11 +429,17 @@ def test_a_bad_manifest(case, command, raw, helixbench, prepare, tmp_path):
     root = raw("folder")
     # One hole more, so that one that is refused leaves enough of them.
     for folder in ("hole", "Flächen/hole"):
-        Image.open(root / "tile" / folder / "test 000.png").rotate(90).save(root / "tile" / folder / "test 900.png")
+        Image.open(root / "tile" / folder / "test 000.png").rotate(90).save(
+            root / "tile" / folder / "test 900.png"
+        )
     with open(root / "tile/manifest.csv", "a", encoding="utf-8") as handle:
         handle.write(HOLE.replace("001", "900") + "\n")
     spoil(root / "tile")
-    done = helixbench("import", "--layout", "folder", root, "--out", tmp_path / "m.csv") if command == "import" else prepare(root, "folder")
+    done = (
+        helixbench("import", "--layout", "folder", root, "--out", tmp_path / "m.csv")
+        if command == "import"
+        else prepare(root, "folder")
+    )
     assert (done.returncode, len(done.lines), done.stdout) == (2, 1, ""), done
     for part in expected:
         assert part in done.lines[0]
@@ -288,7 +449,10 @@ def test_a_bad_manifest(case, command, raw, helixbench, prepare, tmp_path):
 LAYOUTS = {
     "LOCO: black masks": (
         "mvtec_loco",
-        lambda t: [Image.new("L", (32, 32)).save(p) for p in (t / "ground_truth/structural_anomalies/001").iterdir()],
+        lambda t: [
+            Image.new("L", (32, 32)).save(p)
+            for p in (t / "ground_truth/structural_anomalies/001").iterdir()
+        ],
         "structural_anomalies/001: empty mask",
     ),
     "LOCO: mask of another size": (
@@ -298,7 +462,10 @@ LAYOUTS = {
     ),
     "LOCO: only a note in the folder of masks": (
         "mvtec_loco",
-        both(remove("ground_truth/structural_anomalies/001/*"), content("ground_truth/structural_anomalies/001/Thumbs.db", b"x")),
+        both(
+            remove("ground_truth/structural_anomalies/001/*"),
+            content("ground_truth/structural_anomalies/001/Thumbs.db", b"x"),
+        ),
         "structural_anomalies/001.png: no masks in",
     ),
     "LOCO: mask links out": (
@@ -307,13 +474,21 @@ LAYOUTS = {
         "structural_anomalies/001/001.png: links to",
     ),
     "BTAD: mask missing": ("btad", remove("ground_truth/ko/0003.*"), "test/ko/0003.png: its mask"),
-    "VisA: split not UTF-8": ("visa", content("../split_csv/1cls.csv", b"object,\xe4\n"), "1cls.csv: not UTF-8"),
+    "VisA: split not UTF-8": (
+        "visa",
+        content("../split_csv/1cls.csv", b"object,\xe4\n"),
+        "1cls.csv: not UTF-8",
+    ),
     "VisA: absolute path": (
         "visa",
         edit("tile/Data/Images/Normal/0000.JPG", "/etc/0000.JPG", "../split_csv/1cls.csv"),
         "/etc/0000.JPG: leaves",
     ),
-    "VisA: zero bytes": ("visa", content("Data/Images/Anomaly/0008.JPG", b""), "Anomaly/0008.JPG: empty file (0 bytes)"),
+    "VisA: zero bytes": (
+        "visa",
+        content("Data/Images/Anomaly/0008.JPG", b""),
+        "Anomaly/0008.JPG: empty file (0 bytes)",
+    ),
     "tiles: mask of another size": (
         "magnetic_tile",
         picture("MT_Hole/Imgs/exp0001.png", size=(16, 16), value=255),
@@ -338,7 +513,11 @@ def test_other_layouts(case, command, raw, helixbench, prepare, tmp_path):
     layout, spoil, expected = LAYOUTS[case]
     root = raw(layout)
     spoil(root / "tile")
-    done = helixbench("import", "--layout", layout, root, "--out", tmp_path / "m.csv") if command == "import" else prepare(root, layout)
+    done = (
+        helixbench("import", "--layout", layout, root, "--out", tmp_path / "m.csv")
+        if command == "import"
+        else prepare(root, layout)
+    )
     assert (done.returncode, len(done.lines), done.stdout) == (2, 1, ""), done
     assert expected in done.lines[0]
     assert no_trace(tmp_path)
@@ -363,7 +542,10 @@ def test_paths_that_are_no_folders(helixbench, raw, tmp_path):
         done = helixbench("import", "--layout", "folder", given)
         assert (done.returncode, done.lines) == (
             2,
-            [f"helixbench: {given}: no such folder; give the folder that holds one folder a category"],
+            [
+                f"helixbench: {given}: no such folder; give the folder that holds one folder a "
+                f"category"
+            ],
         )
     (tmp_path / "empty").mkdir()
     done = helixbench("import", "--layout", "mvtec_ad", tmp_path / "empty")
@@ -371,7 +553,11 @@ def test_paths_that_are_no_folders(helixbench, raw, tmp_path):
     done = helixbench("import", "--layout", "mvtecad", root)
     assert done.returncode == 2 and "mvtecad: no such raw layout; known: mvtec_ad" in done.lines[0]
     done = helixbench("import", "--layout", "mvtec_ad", root, "--out", tmp_path / "empty")
-    assert done.returncode == 2 and "empty: cannot be written (Is a directory)" in done.lines[-1] and not Path(root / "m.csv").exists()
+    assert (
+        done.returncode == 2
+        and "empty: cannot be written (Is a directory)" in done.lines[-1]
+        and not Path(root / "m.csv").exists()
+    )
 
 
 def mortal():
@@ -391,20 +577,36 @@ def obeys_permissions(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", ["import", "prepare"])
-@pytest.mark.parametrize("path", [PICTURE, MASK, "test/hole", "ground_truth/hole", "train/good", "."])
+@pytest.mark.parametrize(
+    "path", [PICTURE, MASK, "test/hole", "ground_truth/hole", "train/good", "."]
+)
 def test_what_may_not_be_read(path, command, raw, obeys_permissions, tmp_path):
     root = raw()
-    (tmp_path / "slice.json").write_text(json.dumps({"prepare.size": 32, "prepare.split": "half", "prepare.raw_mask_cells": 5}))
+    (tmp_path / "slice.json").write_text(
+        json.dumps({"prepare.size": 32, "prepare.split": "half", "prepare.raw_mask_cells": 5})
+    )
     arguments = {
         "import": ["--layout", "mvtec_ad", root, "--out", tmp_path / "m.csv"],
-        "prepare": ["Any", "tile", "--config", tmp_path / "slice.json", "--raw", root, "--out", tmp_path / "prepared/tile"],
+        "prepare": [
+            "Any",
+            "tile",
+            "--config",
+            tmp_path / "slice.json",
+            "--raw",
+            root,
+            "--out",
+            tmp_path / "prepared/tile",
+        ],
     }
     target = root / "tile" / path
     mode = target.stat().st_mode
     target.chmod(0)
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "helixbench.cli", command, *arguments[command]], preexec_fn=mortal, capture_output=True, text=True
+            [sys.executable, "-m", "helixbench.cli", command, *arguments[command]],
+            preexec_fn=mortal,
+            capture_output=True,
+            text=True,
         )
     finally:
         target.chmod(mode)

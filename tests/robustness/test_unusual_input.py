@@ -52,9 +52,16 @@ def grey(image, target):
 
 def colour_of_16_bits(image, target):
     """48-bit PNG, which Pillow reads and cannot write: the high bytes are the picture."""
-    lines = b"".join(b"\0" + (line.astype(np.uint16) * 256 + 77).astype(">u2").tobytes() for line in image)
+    lines = b"".join(
+        b"\0" + (line.astype(np.uint16) * 256 + 77).astype(">u2").tobytes() for line in image
+    )
     header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 16, 2, 0, 0, 0)
-    target.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
+    target.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
     return image
 
 
@@ -85,8 +92,12 @@ def test_unusual_pictures_are_converted_rightly(kind, raw, helixbench, prepare, 
     assert prepared.mode == "RGB" and (np.asarray(prepared) == expected).all()
     done = helixbench("import", "--layout", "mvtec_ad", root)
     assert done.returncode == 0
-    named = {"16-bit": "16-bit grey", "RGBA": "transparent", "grey with alpha": "transparent"}.get(kind, kind)
-    assert (f"tile: {named}: 1 of 13 pictures, e.g. {file}" in done.stdout) == (kind not in ("48-bit", "BMP called .png"))
+    named = {"16-bit": "16-bit grey", "RGBA": "transparent", "grey with alpha": "transparent"}.get(
+        kind, kind
+    )
+    assert (f"tile: {named}: 1 of 13 pictures, e.g. {file}" in done.stdout) == (
+        kind not in ("48-bit", "BMP called .png")
+    )
 
 
 def mask_as(change):
@@ -104,7 +115,9 @@ MASKS = {
     "16-bit": mask_as(lambda m: Image.fromarray(m.astype(np.uint16) * 65535)),
     "palette": mask_as(lambda m: Image.fromarray(m.astype(np.uint8) * 255).convert("P")),
     "RGBA layer": mask_as(lambda m: Image.fromarray(np.dstack([m * np.uint8(255)] * 4))),
-    "red on black": mask_as(lambda m: Image.fromarray(np.dstack([m * np.uint8(255), m * np.uint8(0), m * np.uint8(0)]))),
+    "red on black": mask_as(
+        lambda m: Image.fromarray(np.dstack([m * np.uint8(255), m * np.uint8(0), m * np.uint8(0)]))
+    ),
 }
 
 
@@ -113,7 +126,9 @@ def test_unusual_masks_are_converted_rightly(kind, raw, prepare, tmp_path):
     root = raw()
     expected = MASKS[kind](root / "tile")
     assert prepare(root).returncode == 0
-    assert (np.asarray(Image.open(tmp_path / "prepared/tile/masks/test_hole_001.png")) == expected * 255).all()
+    assert (
+        np.asarray(Image.open(tmp_path / "prepared/tile/masks/test_hole_001.png")) == expected * 255
+    ).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -123,7 +138,15 @@ def test_a_turned_jpeg_and_its_mask_agree(orientation, raw, helixbench, prepare,
     upright[4:12, 6:24] = (240, 220, 60)
     mask = upright[..., 0] > 100
     stored = Image.fromarray(upright)
-    back = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}  # Transpose operations that undo what the reader does
+    back = {
+        2: [0],
+        3: [3],
+        4: [1],
+        5: [5],
+        6: [2],
+        7: [6],
+        8: [4],
+    }  # Transpose operations that undo what the reader does
     for operation in back.get(orientation, []):
         stored = stored.transpose(Image.Transpose(operation))
     exif = Image.Exif()
@@ -135,9 +158,16 @@ def test_a_turned_jpeg_and_its_mask_agree(orientation, raw, helixbench, prepare,
     prepared = tmp_path / "prepared/tile"
     image = np.asarray(Image.open(prepared / "images/test_hole_001.png"))
     inside = np.asarray(Image.open(prepared / "masks/test_hole_001.png")) > 0
-    assert (inside == mask).all() and image[inside].mean(axis=0)[0] > 230 and image[~inside].mean() < 50
+    assert (
+        (inside == mask).all()
+        and image[inside].mean(axis=0)[0] > 230
+        and image[~inside].mean() < 50
+    )
     done = helixbench("import", "--layout", "mvtec_ad", root)
-    assert ("tile: turned upright by the EXIF orientation, look whether masks agree: 1 of 13 pictures" in done.stdout) == (orientation > 1)
+    assert (
+        "tile: turned upright by the EXIF orientation, look whether masks agree: 1 of 13 pictures"
+        in done.stdout
+    ) == (orientation > 1)
 
 
 def test_two_pictures_in_one_jpeg(raw, prepare):
@@ -145,7 +175,9 @@ def test_two_pictures_in_one_jpeg(raw, prepare):
     root = raw()
     file = root / "tile" / PICTURE
     first = Image.open(file).convert("RGB")
-    first.save(file.with_suffix(".jpg"), format="MPO", save_all=True, append_images=[first.rotate(90)])
+    first.save(
+        file.with_suffix(".jpg"), format="MPO", save_all=True, append_images=[first.rotate(90)]
+    )
     file.unlink()
     assert prepare(root).returncode == 0
 
@@ -156,15 +188,29 @@ def test_names_that_people_give(raw, helixbench, prepare, tmp_path):
     for folder in ("test", "ground_truth"):
         (tile / folder / "hole").rename(tile / folder / "Loch (groß) 穴")
     (tile / "test/Loch (groß) 穴/001.png").rename(tile / "test/Loch (groß) 穴/Aufnahme 1.PNG")
-    (tile / "ground_truth/Loch (groß) 穴/001_mask.png").rename(tile / "ground_truth/Loch (groß) 穴/Aufnahme 1_mask.Png")
+    (tile / "ground_truth/Loch (groß) 穴/001_mask.png").rename(
+        tile / "ground_truth/Loch (groß) 穴/Aufnahme 1_mask.Png"
+    )
     (tile / "train/good/000.png").rename(tile / "train/good/no. 1, «ok».JpEg")
     assert prepare(root).returncode == 0
     assert (tmp_path / "prepared/tile/masks/test_Loch (groß) 穴_Aufnahme 1.png").is_file()
-    done = helixbench("import", "--layout", "mvtec_ad", root, "--out", root / "manifest.csv", "--report", tmp_path / "sheet.png")
+    done = helixbench(
+        "import",
+        "--layout",
+        "mvtec_ad",
+        root,
+        "--out",
+        root / "manifest.csv",
+        "--report",
+        tmp_path / "sheet.png",
+    )
     assert done.returncode == 0, done
     with open(root / "manifest.csv", newline="", encoding="utf-8") as handle:
         rows = {row["image"]: row for row in csv.DictReader(handle)}
-    assert rows["tile/test/Loch (groß) 穴/Aufnahme 1.PNG"]["mask"] == "tile/ground_truth/Loch (groß) 穴/Aufnahme 1_mask.Png"
+    assert (
+        rows["tile/test/Loch (groß) 穴/Aufnahme 1.PNG"]["mask"]
+        == "tile/ground_truth/Loch (groß) 穴/Aufnahme 1_mask.Png"
+    )
     assert "tile/train/good/no. 1, «ok».JpEg" in rows
 
 
@@ -193,5 +239,9 @@ def test_files_that_are_not_read_are_odd(raw, helixbench):
     (root / "license.txt").write_text("free")
     done = helixbench("import", "--layout", "mvtec_ad", root)
     assert done.returncode == 0 and "odd things: 6" in done.stdout
-    for line in ("good/900.tif: not read; pictures end in .bmp, .jpeg, .jpg, .png", "train/bad: not read", "notes: not read; no category"):
+    for line in (
+        "good/900.tif: not read; pictures end in .bmp, .jpeg, .jpg, .png",
+        "train/bad: not read",
+        "notes: not read; no category",
+    ):
         assert line in done.stdout

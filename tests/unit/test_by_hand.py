@@ -25,7 +25,13 @@ def files(tmp_path_factory):
     """A trained model, a normal picture of another size, and a sketch."""
     folder = tmp_path_factory.mktemp("hand")
     prepared = small.prepared(folder / "disc")
-    model = train(prepared, train_base(prepared, folder), folder, reference="background", reference_noise="none")
+    model = train(
+        prepared,
+        train_base(prepared, folder),
+        folder,
+        reference="background",
+        reference_noise="none",
+    )
     good = np.random.default_rng(0).integers(90, 130, (60, 50, 3)).astype(np.uint8)
     Image.fromarray(good).save(folder / "good.png")
     sketch = Image.new("L", (200, 200))
@@ -40,7 +46,12 @@ def pipeline(files) -> DHDiffPipeline:
 
 
 def make(pipeline, files, **changes):
-    options = {"reference": Image.open(files["good"]), "raw_mask": "5x5:6,7", "defect": "hole", "steps": 2}
+    options = {
+        "reference": Image.open(files["good"]),
+        "raw_mask": "5x5:6,7",
+        "defect": "hole",
+        "steps": 2,
+    }
     return pipeline(**(options | changes))
 
 
@@ -54,7 +65,9 @@ def test_pairs_are_pictures_and_seeded(pipeline, files):
     assert all(set(np.unique(mask)) <= {0, 255} for mask in pairs.masks)
     again = make(pipeline, files, num_pairs=3, batch=2)
     assert all(same(one, other) for one, other in zip(pairs.images, again.images, strict=True))
-    assert same(make(pipeline, files, num_pairs=1).images[0], pairs.images[0], tolerance=1), "whatever num_pairs is"
+    assert same(make(pipeline, files, num_pairs=1).images[0], pairs.images[0], tolerance=1), (
+        "whatever num_pairs is"
+    )
     assert not same(pairs.images[0], pairs.images[1], tolerance=1)
     assert not same(make(pipeline, files, seed=1).images[0], pairs.images[0], tolerance=1)
 
@@ -118,24 +131,54 @@ def test_bad_input_is_told(pipeline, files, case):
 
 
 GIVEN = {
-    "a raw mask that has no way in": ({"annotation_input": "none", "reference": "cells"}, {"reference": None}, "annotation_input none"),
-    "a reference of no cells": ({"reference": "cells"}, {"raw_mask": None}, "which cells of the reference are shown"),
+    "a raw mask that has no way in": (
+        {"annotation_input": "none", "reference": "cells"},
+        {"reference": None},
+        "annotation_input none",
+    ),
+    "a reference of no cells": (
+        {"reference": "cells"},
+        {"raw_mask": None},
+        "which cells of the reference are shown",
+    ),
     "a reference without DDA": ({"dda_encoder": 0, "dda_decoder": 0}, {}, "no DDA layer"),
-    "a control without SSM": ({"ssm_encoder": 0, "ssm_decoder": 0}, {"points": [(0.2, 0.2)]}, "no SSM layer"),
-    "a control after a training without": ({"control_drop": 1.0}, {"points": [(0.2, 0.2)]}, "without a control"),
-    "a prompt after a training without": ({"prompt_drop": 1.0}, {"defect": None, "prompt": "a hole"}, "without prompts"),
-    "a defect beside a prompt": ({}, {"prompt": "a photo of a disc with hole"}, "what the control is about"),
+    "a control without SSM": (
+        {"ssm_encoder": 0, "ssm_decoder": 0},
+        {"points": [(0.2, 0.2)]},
+        "no SSM layer",
+    ),
+    "a control after a training without": (
+        {"control_drop": 1.0},
+        {"points": [(0.2, 0.2)]},
+        "without a control",
+    ),
+    "a prompt after a training without": (
+        {"prompt_drop": 1.0},
+        {"defect": None, "prompt": "a hole"},
+        "without prompts",
+    ),
+    "a defect beside a prompt": (
+        {},
+        {"prompt": "a photo of a disc with hole"},
+        "what the control is about",
+    ),
     "a raw mask of nothing": ({}, {"raw_mask": np.zeros((9, 9), bool)}, "raw mask: marks nothing"),
     "a control of nothing": ({}, {"control": np.zeros((9, 9), np.uint8)}, "control: draws nothing"),
     "a strength from noise": ({}, {"strength": 0.5}, "strength is read with start: reference only"),
-    "a prediction for no noise": ({}, {"reference_noise": "predicted"}, "needs a model trained with `same`, not none"),
+    "a prediction for no noise": (
+        {},
+        {"reference_noise": "predicted"},
+        "needs a model trained with `same`, not none",
+    ),
 }
 
 
 @pytest.mark.parametrize("case", GIVEN.values(), ids=GIVEN)
 def test_what_cannot_act_is_refused(pipeline, files, monkeypatch, case):
     trained, given, message = case
-    monkeypatch.setattr(pipeline.method, "config", pipeline.method.config.model_copy(update=trained))
+    monkeypatch.setattr(
+        pipeline.method, "config", pipeline.method.config.model_copy(update=trained)
+    )
     with pytest.raises(UserError, match=message):
         make(pipeline, files, **given)
 
@@ -144,9 +187,14 @@ def test_a_raw_mask_alone_moves_the_pair(tmp_path_factory):
     """It is an input of its own (reading 9): a reference is not needed for it to act."""
     folder = tmp_path_factory.mktemp("alone")
     prepared = small.prepared(folder / "disc")
-    model = helixbench.DHDiffPipeline.from_pretrained(train(prepared, train_base(prepared, folder), folder, reference="cells"), "cpu")
+    model = helixbench.DHDiffPipeline.from_pretrained(
+        train(prepared, train_base(prepared, folder), folder, reference="cells"), "cpu"
+    )
     small.randomise(model.method.unet.inputs, 0.2)
-    pairs = [model(defect="hole", raw_mask=cells, steps=2).images[0] for cells in ("5x5:6", "5x5:18", None)]
+    pairs = [
+        model(defect="hole", raw_mask=cells, steps=2).images[0]
+        for cells in ("5x5:6", "5x5:18", None)
+    ]
     assert not any(same(pairs[i], pairs[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
 
 
@@ -156,12 +204,24 @@ def command(*arguments):
 
 
 def test_from_the_command_line(files, tmp_path):
-    given = ["--model", files["model"], "--reference", files["good"], "--raw-mask", "5x5:1,7", "--control", files["sketch"]]
+    given = [
+        "--model",
+        files["model"],
+        "--reference",
+        files["good"],
+        "--raw-mask",
+        "5x5:1,7",
+        "--control",
+        files["sketch"],
+    ]
     given += ["--prompt", "a photo of a disc with hole", "--steps", "2", "-n", "3"]
     done = command(*given, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {f"{i:03d}{kind}.png" for i in range(3) for kind in ("", "_mask")} | {"overview.png", "manifest.json"}
+    assert names == {f"{i:03d}{kind}.png" for i in range(3) for kind in ("", "_mask")} | {
+        "overview.png",
+        "manifest.json",
+    }
     facts = json.loads((tmp_path / "out/manifest.json").read_text())
     assert len(facts["pairs"]) == 3 and facts["raw_mask"] == "5x5:1,7" and facts["control"]
     again = command(*given, "-o", tmp_path / "out")
@@ -175,13 +235,26 @@ def test_the_documented_example_runs(files, tmp_path, monkeypatch):
     Path("model").symlink_to(files["model"])
     Path("good.png").symlink_to(files["good"])
     exec(code, {})
-    assert all(Image.open(f"00{i}{kind}.png").size == (small.SIZE, small.SIZE) for i in (0, 1) for kind in ("", "_mask"))
+    assert all(
+        Image.open(f"00{i}{kind}.png").size == (small.SIZE, small.SIZE)
+        for i in (0, 1)
+        for kind in ("", "_mask")
+    )
 
 
 FILES = {
-    "a folder that is no model": ({"model": "{tmp}"}, "no dhdiff.json; give the folder of a trained DH-Diff"),
-    "a control that is not there": ({"control": "{tmp}/no.png"}, r"no.png: unreadable picture \(No such file"),
-    "a raw mask that is not there": ({"raw_mask": "5x5"}, r"5x5: unreadable picture \(No such file"),
+    "a folder that is no model": (
+        {"model": "{tmp}"},
+        "no dhdiff.json; give the folder of a trained DH-Diff",
+    ),
+    "a control that is not there": (
+        {"control": "{tmp}/no.png"},
+        r"no.png: unreadable picture \(No such file",
+    ),
+    "a raw mask that is not there": (
+        {"raw_mask": "5x5"},
+        r"5x5: unreadable picture \(No such file",
+    ),
     "a point": ({"points": ["0.3"]}, "write x,y as shares"),
     "no pairs": ({"number": 0}, "make at least one pair"),
 }
@@ -200,7 +273,11 @@ def test_bad_files_leave_nothing_behind(files, tmp_path, case):
         "options": {"steps": 1},
     }
     given |= {"reference": files["good"], "raw_mask": "5x5:1", "control": None, "points": []}
-    paths = {key: Path(value.format(tmp=tmp_path)) for key, value in changes.items() if key in ("model", "control")}
+    paths = {
+        key: Path(value.format(tmp=tmp_path))
+        for key, value in changes.items()
+        if key in ("model", "control")
+    }
     with pytest.raises(UserError, match=message):
         by_hand.run(**(given | changes | paths))
     assert not (tmp_path / "out").exists()
@@ -208,7 +285,10 @@ def test_bad_files_leave_nothing_behind(files, tmp_path, case):
 
 LINES = {
     "no model": (["--prompt", "x"], "generate: --model not given"),
-    "half a workflow call": (["dhdiff", "Data"], "generate: CATEGORY, --config, --prepared, --state not given"),
+    "half a workflow call": (
+        ["dhdiff", "Data"],
+        "generate: CATEGORY, --config, --prepared, --state not given",
+    ),
 }
 
 

@@ -25,16 +25,28 @@ OPTIM = {"steps": 40, "batch": 4, "lr": 1e-3, "precision": "fp32"}
 def classify(folders, out, seed=0, **changes):  # noqa: F811
     values = {"network": "resnet18", "weights": "none", "optim": OPTIM, **changes}
     config = Slice({"detect.classification": values, "run.seed": 1})
-    given = {"prepared": folders[0], "pairs": folders[1], "state": out / "state", "out": out / "out"}
+    given = {
+        "prepared": folders[0],
+        "pairs": folders[1],
+        "state": out / "state",
+        "out": out / "out",
+    }
     classification.run("m", "toy", "disc", config, seed=seed, **given)
-    return {row.defect: row for row in read_csv(out / "out/scores.csv", Score) if "last" in row.protocol}
+    return {
+        row.defect: row for row in read_csv(out / "out/scores.csv", Score) if "last" in row.protocol
+    }
 
 
 def segment(folders, out, architecture="unet", **changes):  # noqa: F811
     encoders = {"unet": "resnet18", "segformer": "mit_b0", "deeplabv3plus": "resnet18"}
     values = {"networks": {architecture: encoders[architecture]}, "optim": OPTIM, **changes}
     config = Slice({"detect.segmentation": values, "run.seed": 1})
-    given = {"prepared": folders[0], "pairs": folders[1], "state": out / "state", "out": out / "out"}
+    given = {
+        "prepared": folders[0],
+        "pairs": folders[1],
+        "state": out / "state",
+        "out": out / "out",
+    }
     segmentation.run("m", "toy", "disc", config, architecture=architecture, seed=0, **given)
     return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
 
@@ -43,11 +55,19 @@ def test_a_classifier_learns_the_types(folders, tmp_path):  # noqa: F811
     rows = classify(folders, tmp_path)
     assert set(rows) == {"bright", "dark", "all"}
     assert {row.metric for row in rows.values()} == {"accuracy"}
-    assert rows["all"].value == 100 and rows["all"].n == 6 and rows["bright"].n == 3, "bright and dark squares are easily told apart"
-    protocol = "resnet18 (untrained start) half split, pairs past the gate, last checkpoint, 40 steps x 4 a defect type, 32 px"
+    assert rows["all"].value == 100 and rows["all"].n == 6 and rows["bright"].n == 3, (
+        "bright and dark squares are easily told apart"
+    )
+    protocol = (
+        "resnet18 (untrained start) half split, pairs past the gate, last checkpoint, 40 "
+        "steps x 4 a defect type, 32 px"
+    )
     assert rows["all"].protocol == f"{protocol}, lr 0.001, precision fp32"
     record = json.loads((tmp_path / "out/manifest.json").read_text())
-    assert record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1} and record["detector"] == "classification"
+    assert (
+        record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1}
+        and record["detector"] == "classification"
+    )
     assert record["training"]["steps"] == 2 * OPTIM["steps"], "so many for each type"
     assert not (tmp_path / "state").exists()
     again = classify(folders, tmp_path / "again")
@@ -63,7 +83,9 @@ def test_a_type_that_no_pair_shows_counts_as_wrong(folders, tmp_path):  # noqa: 
 
 def test_nothing_to_learn_from_is_an_error(folders, tmp_path):  # noqa: F811
     rows = read_csv(folders[1] / "manifest.csv", Pair)
-    write_csv(folders[1] / "manifest.csv", [dataclasses.replace(row, gate="empty") for row in rows], Pair)
+    write_csv(
+        folders[1] / "manifest.csv", [dataclasses.replace(row, gate="empty") for row in rows], Pair
+    )
     with pytest.raises(UserError, match="no pair passed the mask gate"):
         classify(folders, tmp_path)
     samples = read_csv(folders[0] / "samples.csv", Sample)
@@ -76,7 +98,9 @@ def test_published_weights_are_the_start_where_they_are(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     config = Classification(network="resnet18", optim=OPTIM)
     assert weights.start(config.network, config.weights) == "none"
-    with pytest.raises(UserError, match="resnet18.* missing; run .helixbench fetch weights resnet18"):
+    with pytest.raises(
+        UserError, match="resnet18.* missing; run .helixbench fetch weights resnet18"
+    ):
         weights.start(config.network, "imagenet")
     torch.manual_seed(5)
     published = torchvision.models.resnet18(weights=None).state_dict()
@@ -99,22 +123,35 @@ def test_degenerate_masks_and_outputs_are_one_line(folders, tmp_path, monkeypatc
     for sample in read_csv(folders[0] / "samples.csv", Sample):
         if sample.mask:
             Image.fromarray(np.full((32, 32), 255, np.uint8)).save(folders[0] / sample.mask)
-    with pytest.raises(UserError, match="of bright: the metrics are not defined, nothing is labelled normal"):
+    with pytest.raises(
+        UserError, match="of bright: the metrics are not defined, nothing is labelled normal"
+    ):
         segment(folders, tmp_path / "full")
 
 
 @pytest.mark.parametrize("architecture", ["unet", "segformer", "deeplabv3plus"])
 def test_every_segmenter_runs(folders, tmp_path, architecture):  # noqa: F811
-    rows = segment(folders, tmp_path, architecture, checkpoints=["best_on_test"], optim={**OPTIM, "steps": 4, "validate_every": 2})
+    rows = segment(
+        folders,
+        tmp_path,
+        architecture,
+        checkpoints=["best_on_test"],
+        optim={**OPTIM, "steps": 4, "validate_every": 2},
+    )
     metrics = {"miou", "iou", "pixel_accuracy", "class_accuracy"}
-    assert set(rows) == {(defect, metric) for defect in ("bright", "dark", "all") for metric in metrics}
+    assert set(rows) == {
+        (defect, metric) for defect in ("bright", "dark", "all") for metric in metrics
+    }
     assert all(0 <= row.value <= 100 for row in rows.values()) and rows["all", "miou"].n == 6
-    assert rows["all", "miou"].protocol.startswith(f"{architecture}(") and "chosen by the test pictures" in rows["all", "miou"].protocol
+    assert (
+        rows["all", "miou"].protocol.startswith(f"{architecture}(")
+        and "chosen by the test pictures" in rows["all", "miou"].protocol
+    )
 
 
 def test_segmenters_learn_by_plain_cross_entropy(folders, tmp_path, monkeypatch):  # noqa: F811
     seen, call = [], localization.focal_loss
-    keep = lambda *given: seen.append(given[2:]) or call(*given)  # noqa: E731
+    keep = lambda *given: seen.append(given[2:]) or call(*given)
     monkeypatch.setattr(localization, "focal_loss", keep)
     segment(folders, tmp_path, optim={**OPTIM, "steps": 1})
     assert seen == [(0.0, 0.0)], "gamma and smoothing"
@@ -128,7 +165,13 @@ def test_a_segmenter_learns(folders, tmp_path):  # noqa: F811
 
 def test_what_is_not_configured_is_an_error(folders, tmp_path):  # noqa: F811
     config = Slice({"detect.segmentation": None, "detect.classification": None, "run.seed": 0})
-    given = {"prepared": folders[0], "pairs": folders[1], "state": tmp_path / "state", "out": tmp_path / "out", "seed": 0}
+    given = {
+        "prepared": folders[0],
+        "pairs": folders[1],
+        "state": tmp_path / "state",
+        "out": tmp_path / "out",
+        "seed": 0,
+    }
     with pytest.raises(UserError, match="detect.segmentation.networks: unet is not there"):
         segmentation.run("m", "toy", "disc", config, architecture="unet", **given)
     with pytest.raises(UserError, match="detect.classification is null"):
@@ -144,10 +187,14 @@ def test_confusion_metrics_agree_with_torchmetrics(seed):
     found = confusion_metrics(predicted, masks)
     x, y = torch.from_numpy(predicted).int(), torch.from_numpy(masks).int()
     iou = [float(binary_jaccard_index(*pair)) for pair in ((x, y), (1 - x, 1 - y))]
-    assert found["iou"] == pytest.approx(iou[0], abs=1e-6) and found["miou"] == pytest.approx(np.mean(iou), abs=1e-6)
+    assert found["iou"] == pytest.approx(iou[0], abs=1e-6) and found["miou"] == pytest.approx(
+        np.mean(iou), abs=1e-6
+    )
     flat = x.flatten(), y.flatten()
     for name, average in (("pixel_accuracy", "micro"), ("class_accuracy", "macro")):
-        assert found[name] == pytest.approx(float(multiclass_accuracy(*flat, num_classes=2, average=average)), abs=1e-6)
+        assert found[name] == pytest.approx(
+            float(multiclass_accuracy(*flat, num_classes=2, average=average)), abs=1e-6
+        )
 
 
 def test_confusion_metrics_of_degenerate_cases():
@@ -157,7 +204,9 @@ def test_confusion_metrics_of_degenerate_cases():
     with pytest.raises(ValueError, match="nothing is labelled normal"):
         confusion_metrics(masks, ~masks)
     masks[0, 0] = True
-    assert confusion_metrics(masks, masks) == dict.fromkeys(("miou", "iou", "pixel_accuracy", "class_accuracy"), 1.0)
+    assert confusion_metrics(masks, masks) == dict.fromkeys(
+        ("miou", "iou", "pixel_accuracy", "class_accuracy"), 1.0
+    )
     nothing = confusion_metrics(np.zeros_like(masks), masks)
     assert (nothing["iou"], nothing["miou"], nothing["class_accuracy"]) == (0, 0.375, 0.5)
     with pytest.raises(ValueError, match="shape"):

@@ -1,4 +1,5 @@
-"""Detectors that learn from normals alone: each of anomalib's on tiny folders, through the stage `compare`."""
+"""Detectors that learn from normals alone: each of anomalib's on tiny folders, through the stage
+`compare`."""
 
 import json
 from pathlib import Path
@@ -28,7 +29,13 @@ SMALL = {
     "supersimplenet": {"backbone": "squeezenet1_1", "epochs": 1},
     "efficient_ad": {"steps": 2, "batch": 1},
 }
-SIZE = {"cflow": 64, "reverse_distillation": 64, "draem": 64, "supersimplenet": 128, "efficient_ad": 256}
+SIZE = {
+    "cflow": 64,
+    "reverse_distillation": 64,
+    "draem": 64,
+    "supersimplenet": 128,
+    "efficient_ad": 256,
+}
 """Side of the pictures where 32 pixel are too small."""
 
 
@@ -49,7 +56,16 @@ def run(prepared, out, kind, seed=0, **changes):
         "run.seed": 1,
     }
     config = Slice({f"detect.comparators.{kind}": settings(kind, **changes), **keys})
-    comparators.run(kind, "toy", "disc", config, seed=seed, prepared=prepared, state=out / "state", out=out / "out")
+    comparators.run(
+        kind,
+        "toy",
+        "disc",
+        config,
+        seed=seed,
+        prepared=prepared,
+        state=out / "state",
+        out=out / "out",
+    )
     return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
 
 
@@ -70,11 +86,18 @@ def test_each_detector_leaves_scores_of_all_metrics(folders, tmp_path, kind):  #
     if kind in SIZE:
         enlarge(folders[0], SIZE[kind])
     rows = run(folders[0], tmp_path, kind)
-    assert set(rows) == {(defect, metric) for defect in ("bright", "dark", "all") for metric in METRICS}
+    assert set(rows) == {
+        (defect, metric) for defect in ("bright", "dark", "all") for metric in METRICS
+    }
     assert all(0 <= row.value <= 100 for row in rows.values())
     protocol = rows["all", "pro"].protocol
-    assert protocol.startswith(f"{kind} of anomalib ") and f"half split, {SIZE.get(kind, 32)} px" in protocol
-    assert ("random" in protocol) == (kind != "draem")  # no network's weights are here, and it says so
+    assert (
+        protocol.startswith(f"{kind} of anomalib ")
+        and f"half split, {SIZE.get(kind, 32)} px" in protocol
+    )
+    assert ("random" in protocol) == (
+        kind != "draem"
+    )  # no network's weights are here, and it says so
     record = json.loads((tmp_path / "out/manifest.json").read_text())
     assert record["pictures"] == {"normals": 5, "test": 10} and record["training"]["steps"] > 0
     assert (tmp_path / "out/stats.jsonl").read_text().count("\n") >= 1
@@ -84,13 +107,23 @@ def test_each_detector_leaves_scores_of_all_metrics(folders, tmp_path, kind):  #
 
 def test_whatever_changes_a_number_changes_the_protocol():
     paper = load(Path(__file__).parents[2] / "params.yaml").detect.comparators
-    told_by_the_start = {"kind", "label", "seeds", "weights", "batch"}  # of the steps of batches are told, where there are steps
+    told_by_the_start = {
+        "kind",
+        "label",
+        "seeds",
+        "weights",
+        "batch",
+    }  # of the steps of batches are told, where there are steps
     for section in paper.values():
-        section = section.model_copy(update={"weights": "none"} if hasattr(section, "weights") else {})
+        section = section.model_copy(
+            update={"weights": "none"} if hasattr(section, "weights") else {}
+        )
         usual = ("half", 256, "exact", 0.3, None)
         for name in set(type(section).model_fields) - told_by_the_start:
             other = section.model_copy(update={name: "resnet18" if name == "backbone" else "other"})
-            assert comparators.describe(other, *usual) != comparators.describe(section, *usual), f"{section.kind}.{name}"
+            assert comparators.describe(other, *usual) != comparators.describe(section, *usual), (
+                f"{section.kind}.{name}"
+            )
         other = comparators.describe(section, "half", 256, "full_value", 0.1, 100)
         assert "full-value pixels, PRO to 0.1, PRO from 100 thresholds" in other
 
@@ -101,7 +134,9 @@ def test_patchcore_finds_what_no_normal_shows(folders, tmp_path):  # noqa: F811
 
 
 def test_the_seed_decides(folders, tmp_path):  # noqa: F811
-    rows = [run(folders[0], tmp_path / str(i), "padim", seed=seed) for i, seed in enumerate((0, 0, 1))]
+    rows = [
+        run(folders[0], tmp_path / str(i), "padim", seed=seed) for i, seed in enumerate((0, 0, 1))
+    ]
     values = [[row.value for row in found.values()] for found in rows]
     assert values[0] == values[1] != values[2]
 
@@ -126,8 +161,12 @@ def test_a_killed_training_goes_on_to_the_same_scores(folders, tmp_path, monkeyp
     assert not (tmp_path / "killed/out/manifest.json").exists()
     resumed = run(folders[0], tmp_path / "killed", kind, epochs=3, batch=2)
     assert seen == [0, 1, 2]
-    assert {key: row.value for key, row in resumed.items()} == {key: row.value for key, row in unbroken.items()}
-    lines = [json.loads(line) for line in (tmp_path / "killed/out/stats.jsonl").read_text().splitlines()]
+    assert {key: row.value for key, row in resumed.items()} == {
+        key: row.value for key, row in unbroken.items()
+    }
+    lines = [
+        json.loads(line) for line in (tmp_path / "killed/out/stats.jsonl").read_text().splitlines()
+    ]
     assert [line["epoch"] for line in lines] == [1, 2, 3]
 
 
@@ -135,7 +174,9 @@ def test_a_loss_that_is_no_number_stops_with_its_step(folders, tmp_path, monkeyp
     from anomalib.models.image.cfa.loss import CfaLoss
 
     monkeypatch.setattr(CfaLoss, "forward", lambda self, distance: distance.mean() * float("nan"))
-    with pytest.raises(UserError, match=r"cfa toy/disc: the loss is nan at step 1; last good checkpoint"):
+    with pytest.raises(
+        UserError, match=r"cfa toy/disc: the loss is nan at step 1; last good checkpoint"
+    ):
         run(folders[0], tmp_path, "cfa")
 
 
@@ -161,7 +202,9 @@ def test_features_are_those_of_the_weights_file(tmp_path):
 
 
 def test_pictures_that_are_too_small_are_one_line(folders, tmp_path):  # noqa: F811
-    with pytest.raises(UserError, match="supersimplenet toy/disc: pictures of 32 pixel are too small"):
+    with pytest.raises(
+        UserError, match="supersimplenet toy/disc: pictures of 32 pixel are too small"
+    ):
         run(folders[0], tmp_path, "supersimplenet")
 
 
@@ -182,9 +225,15 @@ def test_files_that_are_not_there(folders, tmp_path, kind, changes, message):  #
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("prepare: {size: 128}", "detect.comparators.efficientad: EfficientAD needs 256 pixel or more"),
+        (
+            "prepare: {size: 128}",
+            "detect.comparators.efficientad: EfficientAD needs 256 pixel or more",
+        ),
         ("detect: {comparators: {patchcore: {backbone: vgg}}}", "patchcore.backbone"),
-        ("detect: {comparators: {draem: {kind: draem, label: D2, epochs: 1, batch: 1}}}", "draem: a method has this key"),
+        (
+            "detect: {comparators: {draem: {kind: draem, label: D2, epochs: 1, batch: 1}}}",
+            "draem: a method has this key",
+        ),
         ("detect: {comparators: {padim: {label: PatchCore}}}", "two methods have one label"),
     ],
 )
@@ -195,16 +244,30 @@ def test_a_configuration_that_cannot_be_is_one_line(tmp_path, text, message):
 
 
 def test_maps_are_anomalibs(folders):  # noqa: F811
-    """The map of PaDiM is the Mahalanobis distance that its paper defines, smoothed as anomalib does."""
+    """The map of PaDiM is the Mahalanobis distance that its paper defines, smoothed as anomalib
+    does."""
     config = TypeAdapter(Comparator).validate_python(settings("padim"))
     images = np.random.default_rng(3).integers(0, 255, (12, 32, 32, 3), np.uint8)
     normals = comparators.Normals(images, 4, 0, normalised=True)
     module = comparators.build(config, 32, 0, [])
-    comparators.fit(module, config, normals, name="padim", state=folders[0] / "state", key="k", device=torch.device("cpu"))
+    comparators.fit(
+        module,
+        config,
+        normals,
+        name="padim",
+        state=folders[0] / "state",
+        key="k",
+        device=torch.device("cpu"),
+    )
     maps, scores = comparators.predict(module, normals, images[:2], torch.device("cpu"))
     model = module.model.eval()
     with torch.no_grad():
-        embedded = [model.generate_embedding(model.feature_extractor(normals.batch(images[i : i + 1]).image))[0] for i in range(12)]
+        embedded = [
+            model.generate_embedding(
+                model.feature_extractor(normals.batch(images[i : i + 1]).image)
+            )[0]
+            for i in range(12)
+        ]
         stack = torch.stack(embedded).flatten(2)  # (12, C, positions)
         mean = stack.mean(0)
         distances = []

@@ -14,11 +14,21 @@ OPTIM = {"steps": 10, "batch": 2, "lr": 1e-4}
 BASE = {
     "prepare": {
         "datasets": {
-            "MVTec-AD": {"layout": "mvtec_ad", "root": "raw/mvtec", "categories": ["bottle", "cable"]},
-            "Procedural": {"layout": "procedural", "categories": ["disc"], "procedural": {"size": 64}},
+            "MVTec-AD": {
+                "layout": "mvtec_ad",
+                "root": "raw/mvtec",
+                "categories": ["bottle", "cable"],
+            },
+            "Procedural": {
+                "layout": "procedural",
+                "categories": ["disc"],
+                "procedural": {"size": 64},
+            },
         }
     },
-    "train": {"methods": {"dhdiff": {"kind": "dhdiff", "optim": OPTIM}, "cp": {"kind": "crop_paste"}}},
+    "train": {
+        "methods": {"dhdiff": {"kind": "dhdiff", "optim": OPTIM}, "cp": {"kind": "crop_paste"}}
+    },
     "detect": {"localization": {"optim": OPTIM, "seeds": [0, 1]}},
 }
 
@@ -38,7 +48,8 @@ def write(path, values):
     return path
 
 
-# ------------------------------------------------------------------------------------------------------- overlays
+# ------------------------------------------------------------------------------------------------
+# overlays
 
 
 def test_overlay_merges_dictionaries_and_replaces_the_rest(tmp_path):
@@ -59,7 +70,10 @@ def test_overlay_merges_dictionaries_and_replaces_the_rest(tmp_path):
 
 
 def test_later_overlay_wins_and_an_empty_one_changes_nothing(tmp_path):
-    files = [write(tmp_path / f"{i}.yaml", values) for i, values in enumerate((BASE, {"run": {"seed": 1}}, {"run": {"seed": 2}}))]
+    files = [
+        write(tmp_path / f"{i}.yaml", values)
+        for i, values in enumerate((BASE, {"run": {"seed": 1}}, {"run": {"seed": 2}}))
+    ]
     empty = tmp_path / "empty.yaml"
     empty.write_text("", encoding="utf-8")
     assert config.load(*files, empty).run.seed == 2
@@ -75,7 +89,8 @@ def test_unreadable_and_broken_files_name_the_file(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-# --------------------------------------------------------------------------------------------------------- errors
+# ------------------------------------------------------------------------------------------------
+# errors
 
 
 @pytest.mark.parametrize(
@@ -144,7 +159,12 @@ def test_a_control_that_nobody_follows_is_refused(case):
 
 
 def test_a_raw_mask_by_attention_needs_a_layer_that_attends():
-    dhdiff = {**BASE["train"]["methods"]["dhdiff"], "dda_encoder": 0, "dda_decoder": 0, "annotation_input": "attention"}
+    dhdiff = {
+        **BASE["train"]["methods"]["dhdiff"],
+        "dda_encoder": 0,
+        "dda_decoder": 0,
+        "annotation_input": "attention",
+    }
     with pytest.raises(UserError, match="annotation_input attention needs a layer with DDA"):
         config.validate(changed("train.methods.dhdiff", dhdiff))
 
@@ -167,7 +187,8 @@ def test_the_configuration_is_frozen():
         config.validate(BASE).run.seed = 1
 
 
-# --------------------------------------------------------------------------------------------------------- slices
+# ------------------------------------------------------------------------------------------------
+# slices
 
 KEYS = (
     "run.seed",
@@ -234,10 +255,14 @@ def test_digest_depends_on_the_declared_values_only():
 
     assert digest(BASE) == digest(BASE, keys=("train.methods.dhdiff", "run.seed"))
     assert digest(BASE) == digest(changed("generate.pairs", 5))
-    assert digest(BASE) == digest(changed("train.methods.dhdiff.dda_encoder", 4))  # the default, written out
+    assert digest(BASE) == digest(
+        changed("train.methods.dhdiff.dda_encoder", 4)
+    )  # the default, written out
     assert digest(BASE) != digest(changed("run.seed", 1))
     assert digest(BASE) != digest(changed("train.methods.dhdiff.dda_encoder", 3))
-    assert config.digest({"b": 1, "a": [1.5, "x"]}) == "96cd3441b2bbfcba"  # the same on every machine and version
+    assert (
+        config.digest({"b": 1, "a": [1.5, "x"]}) == "96cd3441b2bbfcba"
+    )  # the same on every machine and version
 
 
 def test_json_schema_is_plain_json_and_closed():
@@ -285,19 +310,34 @@ def test_an_overlay_that_is_no_mapping_is_one_line(tmp_path):
 
 
 def with_arm(**arm):
-    return changed("train.ablations", {"bare": {"of": "dhdiff", "rows": {8: "(1)"}, "change": {"dda_encoder": 0}, **arm}})
+    return changed(
+        "train.ablations",
+        {"bare": {"of": "dhdiff", "rows": {8: "(1)"}, "change": {"dda_encoder": 0}, **arm}},
+    )
 
 
 def test_an_ablation_is_its_method_with_something_changed():
     values = with_arm()
-    values["train"]["ablations"]["whole"] = {"of": "dhdiff", "rows": {8: "(4)", 9: "(4)"}, "change": {}}
+    values["train"]["ablations"]["whole"] = {
+        "of": "dhdiff",
+        "rows": {8: "(4)", 9: "(4)"},
+        "change": {},
+    }
     found = config.validate(values)
     arm, method = found.train.arms["bare"], found.train.methods["dhdiff"]
     assert list(found.train.arms) == ["bare"], "no change, no arm"
     assert (arm.dda_encoder, arm.label) == (0, "bare") and arm.ssm_encoder == method.ssm_encoder
-    assert found.train.rows(8) == {"(1)": "bare", "(4)": "dhdiff"} and found.train.rows(9) == {"(4)": "dhdiff"}
-    part = config.Slice(config.slice_config(found, ["train.methods.bare", "train.methods.bare.optim", "train.methods"]))
-    assert part["train.methods.bare"] == arm and list(part["train.methods"]) == list(found.train.methods)
+    assert found.train.rows(8) == {"(1)": "bare", "(4)": "dhdiff"} and found.train.rows(9) == {
+        "(4)": "dhdiff"
+    }
+    part = config.Slice(
+        config.slice_config(
+            found, ["train.methods.bare", "train.methods.bare.optim", "train.methods"]
+        )
+    )
+    assert part["train.methods.bare"] == arm and list(part["train.methods"]) == list(
+        found.train.methods
+    )
 
 
 def test_an_arm_follows_what_an_overlay_says_of_its_method():
@@ -317,7 +357,10 @@ def test_arms_go_with_their_method():
     [
         ({"of": "dhdif"}, "ablations.bare.of: no method 'dhdif'"),
         ({"change": {"dda_encodr": 0}}, "ablations: dda_encodr: Extra inputs are not permitted"),
-        ({"change": {"dda_encoder": 7}}, "ablations: dda_encoder: Input should be less than or equal to 4, not 7"),
+        (
+            {"change": {"dda_encoder": 7}},
+            "ablations: dda_encoder: Input should be less than or equal to 4, not 7",
+        ),
         ({"rows": {7: "x"}}, "greater than or equal to 8"),
     ],
 )
@@ -327,7 +370,9 @@ def test_a_bad_arm_is_one_line(arm, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("preset", sorted((ROOT / "config").glob("gpu_*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "preset", sorted((ROOT / "config").glob("gpu_*.yaml")), ids=lambda path: path.stem
+)
 def test_a_memory_preset_changes_precision_and_order_of_computation_only(preset):
     """Presets hold what decides memory; the batch and everything else stay the paper's."""
     paper, found = config.load(ROOT / "params.yaml"), config.load(ROOT / "params.yaml", preset)
@@ -343,7 +388,9 @@ def test_a_memory_preset_changes_precision_and_order_of_computation_only(preset)
     assert found.train.methods["dhdiff"].optim.batch == 32
 
 
-def test_garbage_is_looked_for_seldom_while_packages_load_and_as_usual_from_then_on(tmp_path, monkeypatch):
+def test_garbage_is_looked_for_seldom_while_packages_load_and_as_usual_from_then_on(
+    tmp_path, monkeypatch
+):
     file = tmp_path / "slice.json"
     file.write_text("{}")
     seen, usual = [], gc.get_threshold()
@@ -357,6 +404,8 @@ def test_garbage_is_looked_for_seldom_while_packages_load_and_as_usual_from_then
     cli.main()
     gc.unfreeze()
     assert seen[0][0] > 100 * usual[0] and seen[1] == gc.get_threshold() == usual
-    monkeypatch.setattr(cli, "app", lambda: None)  # a command that reads no values, `--help` for one
+    monkeypatch.setattr(
+        cli, "app", lambda: None
+    )  # a command that reads no values, `--help` for one
     cli.main()
     assert gc.get_threshold() == usual

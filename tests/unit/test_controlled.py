@@ -45,7 +45,9 @@ def test_the_figure_says_what_was_given_and_is_the_same_again(files, tmp_path):
         assert picture.width == 1432
     assert (tmp_path / "a/figure.pdf").stat().st_size > 1000
     for suffix in ("png", "json"):
-        assert (tmp_path / f"a/figure.{suffix}").read_bytes() == (tmp_path / f"b/figure.{suffix}").read_bytes()
+        assert (tmp_path / f"a/figure.{suffix}").read_bytes() == (
+            tmp_path / f"b/figure.{suffix}"
+        ).read_bytes()
 
 
 def test_the_three_controls_get_their_drawings(files, tmp_path, monkeypatch):

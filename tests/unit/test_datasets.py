@@ -21,7 +21,14 @@ TREE = (
     "ground_truth/dent/001.png",
     "ground_truth/scratch/007_mask.bmp",
 )
-OTHER = ("license.txt", "readme.txt", "train/good/.000.png", "test/.DS_Store", "ground_truth/dent/Thumbs.db", "test/dent/.hidden.png")
+OTHER = (
+    "license.txt",
+    "readme.txt",
+    "train/good/.000.png",
+    "test/.DS_Store",
+    "ground_truth/dent/Thumbs.db",
+    "test/dent/.hidden.png",
+)
 
 
 def old(path: Path, content: bytes) -> None:
@@ -65,9 +72,19 @@ def change(root: Path, remove: tuple[str, ...] = (), add: tuple[str, ...] = ()) 
     ("remove", "add", "named", "advice"),
     [
         (("ground_truth/dent/000_mask.png",), (), "ground_truth/dent/000_mask.png", "add the mask"),
-        ((), ("ground_truth/dent/009_mask.png",), "ground_truth/dent/009_mask.png", "remove the mask"),
+        (
+            (),
+            ("ground_truth/dent/009_mask.png",),
+            "ground_truth/dent/009_mask.png",
+            "remove the mask",
+        ),
         ((), ("ground_truth/crack/000_mask.png",), "ground_truth/crack", "remove the masks"),
-        (("train/good/000.png", "train/good/001.JPG"), (), "train/good", "put normal pictures there"),
+        (
+            ("train/good/000.png", "train/good/001.JPG"),
+            (),
+            "train/good",
+            "put normal pictures there",
+        ),
         (("test/good/000.png",), (), "test/good", "put normal pictures there"),
         (("test/dent/000.png", "test/dent/001.PNG"), (), "test/dent", "remove the folder"),
         ((), ("test/dent/000.bmp",), "test/dent/000.png", "keep one"),
@@ -97,14 +114,19 @@ def test_check_names_the_folder_and_the_key(root):
     with pytest.raises(UserError) as caught:
         layouts.check("mvtec_ad", root, ["bolt", "nut"], "MVTec-AD")
     message = str(caught.value)
-    assert message.startswith(f"{root}/nut: no such folder") and "prepare.datasets.MVTec-AD.root" in message and "\n" not in message
+    assert (
+        message.startswith(f"{root}/nut: no such folder")
+        and "prepare.datasets.MVTec-AD.root" in message
+        and "\n" not in message
+    )
     with pytest.raises(UserError, match="no such raw layout; known: mvtec_ad"):
         layouts.check("mvtec", root, ["bolt"])
 
 
 def test_parse_time_modules_are_light():
     code = (
-        "import sys, helixbench.datasets.layouts, helixbench.datasets.fingerprint as f; print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
+        "import sys, helixbench.datasets.layouts, helixbench.datasets.fingerprint as f; "
+        "print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
@@ -115,7 +137,9 @@ def hashed(monkeypatch):
     """Names of the files that were hashed."""
     names = []
     real = fingerprint.sha256
-    monkeypatch.setattr(fingerprint, "sha256", lambda path: names.append(Path(path).name) or real(path))
+    monkeypatch.setattr(
+        fingerprint, "sha256", lambda path: names.append(Path(path).name) or real(path)
+    )
     return names
 
 

@@ -28,7 +28,13 @@ METRICS = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "f1_max"
 
 
 def config(steps=6, **changes):
-    optim = {"steps": steps, "batch": 4, "lr": 3e-3, "precision": "fp32", "ema": changes.pop("ema", 0.0)}
+    optim = {
+        "steps": steps,
+        "batch": 4,
+        "lr": 3e-3,
+        "precision": "fp32",
+        "ema": changes.pop("ema", 0.0),
+    }
     section = {"width": 8, "score_window": 5, "optim": optim, **changes}
     return Slice({"detect.localization": section, "run.seed": 1})
 
@@ -55,7 +61,12 @@ def folders(tmp_path):
     rng = np.random.default_rng(0)
     prepared, pairs = tmp_path / "prepare", tmp_path / "pairs"
     samples, rows = [], []
-    for defect, role, count in (("good", "normal", 5), ("good", "test", 4), ("bright", "test", 3), ("dark", "test", 3)):
+    for defect, role, count in (
+        ("good", "normal", 5),
+        ("good", "test", 4),
+        ("bright", "test", 3),
+        ("dark", "test", 3),
+    ):
         for i in range(count):
             name = f"{defect}_{role}_{i}"
             image, mask = draw(rng, defect)
@@ -63,14 +74,47 @@ def folders(tmp_path):
             path = "" if defect == "good" else f"masks/{name}.png"
             if path:
                 save(prepared / path, mask)
-            samples.append(Sample(name, "toy", "disc", defect, role, f"images/{name}.png", path, "", "", "", "", sha))
+            samples.append(
+                Sample(
+                    name,
+                    "toy",
+                    "disc",
+                    defect,
+                    role,
+                    f"images/{name}.png",
+                    path,
+                    "",
+                    "",
+                    "",
+                    "",
+                    sha,
+                )
+            )
     for defect in ("bright", "dark"):
         for i in range(4):
             image, mask = draw(rng, defect)
             a, b = f"disc/test/{defect}/{i:03d}.png", f"disc/ground_truth/{defect}/{i:03d}_mask.png"
             gate = "border" if (defect, i) == ("dark", 1) else "ok"
             rows.append(
-                Pair(i, "toy", "disc", defect, "m", a, b, i, "", "", "", "", gate, 0, 0.1, save(pairs / a, image), save(pairs / b, mask))
+                Pair(
+                    i,
+                    "toy",
+                    "disc",
+                    defect,
+                    "m",
+                    a,
+                    b,
+                    i,
+                    "",
+                    "",
+                    "",
+                    "",
+                    gate,
+                    0,
+                    0.1,
+                    save(pairs / a, image),
+                    save(pairs / b, mask),
+                )
             )
     write_csv(prepared / "samples.csv", samples, Sample)
     write_csv(pairs / "manifest.csv", rows, Pair)
@@ -81,18 +125,32 @@ def folders(tmp_path):
 def run(folders, tmp_path, values=None, name="run", seed=0):
     out = tmp_path / name
     stage.run(
-        "m", "toy", "disc", values or config(), seed=seed, prepared=folders[0], pairs=folders[1], state=out / "state", out=out / "out"
+        "m",
+        "toy",
+        "disc",
+        values or config(),
+        seed=seed,
+        prepared=folders[0],
+        pairs=folders[1],
+        state=out / "state",
+        out=out / "out",
     )
     return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
 
 
 def test_rows_and_files(folders, tmp_path):
     rows = run(folders, tmp_path)
-    assert set(rows) == {(defect, metric) for defect in ("bright", "dark", "all") for metric in METRICS}
+    assert set(rows) == {
+        (defect, metric) for defect in ("bright", "dark", "all") for metric in METRICS
+    }
     assert all(0 <= row.value <= 100 for row in rows.values())
     assert rows["all", "pro"].n == 10 and rows["dark", "pro"].n == 7
     assert {(row.split, row.split_sha256) for row in rows.values()} == {("half", "f" * 64)}
-    assert rows["all", "pro"].protocol == f"unet(width 8) half split, pairs past the gate, last checkpoint, 6 steps x 4, 32 px{SETTINGS}"
+    assert (
+        rows["all", "pro"].protocol
+        == f"unet(width 8) half split, pairs past the gate, last checkpoint, 6 steps x 4, 32 "
+        f"px{SETTINGS}"
+    )
     out = tmp_path / "run/out"
     record = json.loads((out / "manifest.json").read_text())
     assert record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1}
@@ -111,7 +169,9 @@ def test_it_learns(folders, tmp_path):
 def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypatch, ema):
     values = config(6, ema=ema)
     unbroken = run(folders, tmp_path, values, "unbroken")
-    monkeypatch.setattr(trainer.time, "monotonic", iter(range(10**6)).__next__)  # every step is old enough ...
+    monkeypatch.setattr(
+        trainer.time, "monotonic", iter(range(10**6)).__next__
+    )  # every step is old enough ...
     eager = json.loads(json.dumps(dict(values._values)))
     eager["detect.localization"]["optim"]["save_every_s"] = 0.5  # ... to be saved
     eager = Slice(eager)
@@ -128,10 +188,16 @@ def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypat
     assert (tmp_path / "broken/state/state.safetensors").is_file()
     assert not (tmp_path / "broken/out/scores.csv").exists()
     steps = []
-    monkeypatch.setattr(localization.LocalizationLoss, "__call__", lambda self, step, rng: (steps.append(step), call(self, step, rng))[1])
+    monkeypatch.setattr(
+        localization.LocalizationLoss,
+        "__call__",
+        lambda self, step, rng: (steps.append(step), call(self, step, rng))[1],
+    )
     resumed = run(folders, tmp_path, eager, "broken")
     assert steps == [4, 5]
-    assert {key: row.value for key, row in resumed.items()} == {key: row.value for key, row in unbroken.items()}
+    assert {key: row.value for key, row in resumed.items()} == {
+        key: row.value for key, row in unbroken.items()
+    }
     # a finished run leaves no state behind, and other pictures are other training
     assert not (tmp_path / "broken/state").exists()
     rows = read_csv(folders[1] / "manifest.csv", Pair)
@@ -172,7 +238,9 @@ def replace_samples(folders, change):
 
 def test_a_test_set_without_normals_or_masks_is_an_error(folders, tmp_path):
     samples = read_csv(folders[0] / "samples.csv", Sample)
-    replace_samples(folders, lambda s: dataclasses.replace(s, mask="") if s.id == "dark_test_1" else s)
+    replace_samples(
+        folders, lambda s: dataclasses.replace(s, mask="") if s.id == "dark_test_1" else s
+    )
     with pytest.raises(UserError, match="dark_test_1.png: a defective test picture without a mask"):
         run(folders, tmp_path)
     write_csv(folders[0] / "samples.csv", samples, Sample)
@@ -186,7 +254,9 @@ def test_a_test_set_without_normals_or_masks_is_an_error(folders, tmp_path):
 
 def test_pairs_that_all_fail_the_gate_give_a_result(folders, tmp_path, caplog):
     rows = read_csv(folders[1] / "manifest.csv", Pair)
-    write_csv(folders[1] / "manifest.csv", [dataclasses.replace(row, gate="empty") for row in rows], Pair)
+    write_csv(
+        folders[1] / "manifest.csv", [dataclasses.replace(row, gate="empty") for row in rows], Pair
+    )
     assert len(run(folders, tmp_path)) == 18
     assert "no pair passed" in caplog.text
 
@@ -195,7 +265,9 @@ def test_unet_is_seeded_and_leaves_the_global_generator_alone():
     values = config()["detect.localization"]
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
-    first, second, other = (localization.build_unet(values, seed).state_dict() for seed in (3, 3, 4))
+    first, second, other = (
+        localization.build_unet(values, seed).state_dict() for seed in (3, 3, 4)
+    )
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert any(not torch.equal(first[k], other[k]) for k in first)
@@ -204,8 +276,13 @@ def test_unet_is_seeded_and_leaves_the_global_generator_alone():
 def test_focal_loss():
     logits, target = torch.randn(2, 2, 4, 4), torch.randint(0, 2, (2, 4, 4))
     p = logits.softmax(1).gather(1, target[:, None])
-    assert torch.allclose(localization.focal_loss(logits, target, 2.0), (-((1 - p) ** 2) * p.log()).mean())
-    assert torch.allclose(localization.focal_loss(logits, target, 0.0), torch.nn.functional.cross_entropy(logits, target))
+    assert torch.allclose(
+        localization.focal_loss(logits, target, 2.0), (-((1 - p) ** 2) * p.log()).mean()
+    )
+    assert torch.allclose(
+        localization.focal_loss(logits, target, 0.0),
+        torch.nn.functional.cross_entropy(logits, target),
+    )
 
 
 def focal_of(p, gamma=2.0, smooth=localization.SMOOTH):
@@ -275,14 +352,22 @@ def test_localization_smooths_its_loss_unless_told_not_to():
 def test_image_score_is_the_largest_zero_padded_average(window):
     maps = np.random.default_rng(0).random((2, 9, 12)).astype(np.float32)
     padded = np.pad(maps, ((0, 0), (window // 2,) * 2, (window // 2,) * 2))
-    expected = [max(m[y : y + window, x : x + window].mean() for y in range(9) for x in range(12)) for m in padded]
+    expected = [
+        max(m[y : y + window, x : x + window].mean() for y in range(9) for x in range(12))
+        for m in padded
+    ]
     np.testing.assert_allclose(localization.image_scores(maps, window), expected, rtol=1e-5)
 
 
 def test_batches_have_the_asked_shares():
     blank = np.zeros((3, 4, 4, 3), np.uint8)
-    pairs = {name: (np.full((n, 4, 4, 3), v, np.uint8), np.ones((n, 4, 4), bool)) for name, n, v in (("a", 1, 51), ("b", 9, 102))}
-    data = localization.TrainingSet.from_arrays(blank, {**pairs, "none": (blank[:0], np.zeros((0, 4, 4), bool))})
+    pairs = {
+        name: (np.full((n, 4, 4, 3), v, np.uint8), np.ones((n, 4, 4), bool))
+        for name, n, v in (("a", 1, 51), ("b", 9, 102))
+    }
+    data = localization.TrainingSet.from_arrays(
+        blank, {**pairs, "none": (blank[:0], np.zeros((0, 4, 4), bool))}
+    )
     images, target = data.draw(torch.Generator().manual_seed(0), 4000, 0.3)
     values = images[:, 0, 0, 0]
     shares = [(values - v).abs().lt(1e-6).float().mean().item() for v in (0.0, 0.2, 0.4)]
@@ -299,28 +384,44 @@ def test_outline_surrounds_the_mask():
 
 
 def test_best_on_test_stands_beside_last_and_is_named(folders, tmp_path, monkeypatch):
-    """Its rows are the ones of the validated step with the largest sum; they say what chose them."""
+    """Its rows are the ones of the validated step with the largest sum; they say what chose
+    them."""
     values = json.loads(json.dumps(dict(config(30, checkpoints=["last", "best_on_test"])._values)))
     values["detect.localization"]["optim"]["validate_every"] = 10
     seen = []
     call = trial.BestOnTest.__call__
-    monkeypatch.setattr(trial.BestOnTest, "__call__", lambda self, rng: seen.append(call(self, rng)) or seen[-1])
+    monkeypatch.setattr(
+        trial.BestOnTest, "__call__", lambda self, rng: seen.append(call(self, rng)) or seen[-1]
+    )
     out = tmp_path / "run"
-    given = {"seed": 0, "prepared": folders[0], "pairs": folders[1], "state": out / "state", "out": out / "out"}
+    given = {
+        "seed": 0,
+        "prepared": folders[0],
+        "pairs": folders[1],
+        "state": out / "state",
+        "out": out / "out",
+    }
     stage.run("m", "toy", "disc", Slice(values), **given)
     rows = read_csv(out / "out/scores.csv", Score)
     last, best = (
-        {r.metric: r for r in rows if r.defect == "all" and f"{name} checkpoint" in r.protocol} for name in ("last", "best_on_test")
+        {r.metric: r for r in rows if r.defect == "all" and f"{name} checkpoint" in r.protocol}
+        for name in ("last", "best_on_test")
     )
     assert set(last) == set(best) == METRICS
     assert "chosen by the test pictures, every 10 steps" in best["pro"].protocol
     assert len(seen) == 3
-    total = lambda row: float(sum(row[name] for name in localization.CHOSEN_BY))  # noqa: E731
+    total = lambda row: float(sum(row[name] for name in localization.CHOSEN_BY))
     top = max(seen, key=total)
-    assert {name: best[name].value for name in METRICS} == pytest.approx({name: float(top[name]) for name in METRICS}, abs=1e-3)
-    assert {name: last[name].value for name in METRICS} == pytest.approx({name: float(seen[-1][name]) for name in METRICS}, abs=1e-3)
+    assert {name: best[name].value for name in METRICS} == pytest.approx(
+        {name: float(top[name]) for name in METRICS}, abs=1e-3
+    )
+    assert {name: last[name].value for name in METRICS} == pytest.approx(
+        {name: float(seen[-1][name]) for name in METRICS}, abs=1e-3
+    )
     plain = run(folders, tmp_path, config(30), "plain")
-    assert {name: last[name].value for name in METRICS} == {name: plain["all", name].value for name in METRICS}, "looking changes nothing"
+    assert {name: last[name].value for name in METRICS} == {
+        name: plain["all", name].value for name in METRICS
+    }, "looking changes nothing"
 
 
 def test_best_on_test_survives_a_kill(folders, tmp_path, monkeypatch):
@@ -339,7 +440,9 @@ def test_best_on_test_survives_a_kill(folders, tmp_path, monkeypatch):
         run(folders, tmp_path, Slice(values), "broken")
     assert (tmp_path / "broken/state/best_on_test.safetensors").is_file()
     again = run(folders, tmp_path, Slice(values), "broken")
-    assert {key: row.value for key, row in again.items()} == {key: row.value for key, row in whole.items()}
+    assert {key: row.value for key, row in again.items()} == {
+        key: row.value for key, row in whole.items()
+    }
 
 
 def test_best_on_test_needs_points_to_choose_from():
@@ -358,8 +461,12 @@ def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
         mask = np.asarray(Image.open(folders[0] / sample.mask))
         save(folders[0] / bilinear_file(sample.mask), mask)
     same = run(folders, tmp_path, values, "same")
-    assert {key: row.value for key, row in same.items()} == {key: row.value for key, row in exact.items()}
-    assert same["all", "pro"].protocol.endswith(f"32 px, ground truth resized bilinearly, full-value pixels{SETTINGS}")
+    assert {key: row.value for key, row in same.items()} == {
+        key: row.value for key, row in exact.items()
+    }
+    assert same["all", "pro"].protocol.endswith(
+        f"32 px, ground truth resized bilinearly, full-value pixels{SETTINGS}"
+    )
     for sample in tests:
         grey = np.asarray(Image.open(folders[0] / sample.mask).filter(ImageFilter.BoxBlur(2)))
         save(folders[0] / bilinear_file(sample.mask), grey)
@@ -368,15 +475,28 @@ def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
     assert read.masks.sum() < whole.masks.sum() < read.regions.sum()
     other = run(folders, tmp_path, values, "other")
     with open(tmp_path / "other/out/curves.csv", encoding="utf-8") as file:
-        points = [(float(row["x"]), float(row["y"])) for row in csv.DictReader(file) if row["curve"] == "pro"]
+        points = [
+            (float(row["x"]), float(row["y"]))
+            for row in csv.DictReader(file)
+            if row["curve"] == "pro"
+        ]
     x, y = np.array(points).T
     grid = np.linspace(0, 0.3, 3001)
-    assert 100 * np.trapezoid(np.interp(grid, x, y), grid) / 0.3 == pytest.approx(other["all", "pro"].value, abs=0.5)
-    assert all(other["all", name].value != same["all", name].value for name in ("pixel_ap", "pro", "f1_max"))
+    assert 100 * np.trapezoid(np.interp(grid, x, y), grid) / 0.3 == pytest.approx(
+        other["all", "pro"].value, abs=0.5
+    )
+    assert all(
+        other["all", name].value != same["all", name].value
+        for name in ("pixel_ap", "pro", "f1_max")
+    )
     assert other["all", "image_auroc"].value == same["all", "image_auroc"].value
     for sample in tests:
         save(folders[0] / bilinear_file(sample.mask), np.full((SIZE, SIZE), 254, np.uint8))
-    with pytest.raises(UserError, match="bright: the metrics are not defined, nothing is labelled anomalous; set .*ground_truth: exact"):
+    with pytest.raises(
+        UserError,
+        match="bright: the metrics are not defined, nothing is labelled anomalous; set "
+        ".*ground_truth: exact",
+    ):
         run(folders, tmp_path, values, "none")
 
 
@@ -404,24 +524,37 @@ def test_maps_that_are_no_numbers_are_an_error_not_a_row(folders, tmp_path, monk
 
 
 UNSEEN = {"checkpoints", "seeds", "optim", "network", "networks", "weights"}
-"""Settings that are a row's other columns, or told in words that the tests of each detector read."""
+"""Settings that are a row's other columns, or told in words that the tests of each detector
+read."""
 SPEED = {"save_every_s", "log_every_s"}
 
 
 def changed(section):
     """Copies with one value changed each; what a protocol never shows is left out."""
     for name in set(type(section).model_fields) - UNSEEN - SPEED:
-        yield name, section.model_copy(update={name: "full_value" if name == "ground_truth" else "other"})
+        yield (
+            name,
+            section.model_copy(update={name: "full_value" if name == "ground_truth" else "other"}),
+        )
     for name in set(type(section.optim).model_fields) - SPEED - {"validate_every"}:
-        yield f"optim.{name}", section.model_copy(update={"optim": section.optim.model_copy(update={name: 7})})
+        yield (
+            f"optim.{name}",
+            section.model_copy(update={"optim": section.optim.model_copy(update={name: 7})}),
+        )
 
 
 def test_whatever_changes_a_number_changes_the_protocol():
     detect = load(ROOT / "params.yaml").detect
     texts = [
         (detect.localization, lambda section: localization.describe(section, "half", (256, 256))),
-        (detect.segmentation, lambda section: segmentation.describe(section, "unet", "half", 256, "last")),
-        (detect.classification, lambda section: classification.describe(section, "half", 256, "last")),
+        (
+            detect.segmentation,
+            lambda section: segmentation.describe(section, "unet", "half", 256, "last"),
+        ),
+        (
+            detect.classification,
+            lambda section: classification.describe(section, "half", 256, "last"),
+        ),
     ]
     for section, text in texts:
         for name, other in changed(section):

@@ -30,8 +30,12 @@ def test_a_set_device_is_taken(monkeypatch, nothing_picked):
     assert devices.pick_device() == torch.device("meta")
 
 
-@pytest.mark.parametrize(("precision", "expected"), [("bf16", torch.bfloat16), ("fp32", torch.float32)])
-def test_training_computes_in_the_asked_precision_and_keeps_fp32_weights(tmp_path, precision, expected):
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("bf16", torch.bfloat16), ("fp32", torch.float32)]
+)
+def test_training_computes_in_the_asked_precision_and_keeps_fp32_weights(
+    tmp_path, precision, expected
+):
     model, seen = torch.nn.Linear(4, 1), set()
 
     def loss(step, rng):
@@ -40,7 +44,16 @@ def test_training_computes_in_the_asked_precision_and_keeps_fp32_weights(tmp_pat
         return out.float().square().mean()
 
     options = small.optim(steps=3, precision=precision)
-    fit(model, loss, options, seed=0, state_dir=tmp_path, config_digest="a", device=torch.device("cpu"), name="toy")
+    fit(
+        model,
+        loss,
+        options,
+        seed=0,
+        state_dir=tmp_path,
+        config_digest="a",
+        device=torch.device("cpu"),
+        name="toy",
+    )
     assert seen == {expected} and model.weight.dtype == torch.float32
 
 
@@ -53,21 +66,28 @@ def test_auto_is_what_the_processor_has(monkeypatch):
 
 def _gpus(expected: int, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "helixbench.cli", "gpus", "--expect", str(expected)]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True
+    )
 
 
 def test_a_job_that_does_not_see_its_gpus_says_so_in_one_line():
     one_more = torch.cuda.device_count() + 1
     told = _gpus(one_more, SLURM_JOB_GPUS="7", CUDA_VISIBLE_DEVICES="")
     assert told.returncode == 2 and told.stderr.count("\n") == 1
-    for words in (f"{one_more} asked for, 0 seen by torch {torch.__version__}", "SLURM_JOB_GPUS 7", "docs/cluster.md"):
+    for words in (
+        f"{one_more} asked for, 0 seen by torch {torch.__version__}",
+        "SLURM_JOB_GPUS 7",
+        "docs/cluster.md",
+    ):
         assert words in told.stderr
     assert _gpus(0, CUDA_VISIBLE_DEVICES="").returncode == 0
 
 
 @pytest.mark.parametrize("wrong", [False, True])
 def test_each_gpu_has_to_compute(monkeypatch, wrong):
-    """Two pretended GPUs, whose products this processor makes; those of the second are right or not."""
+    """Two pretended GPUs, whose products this processor makes; those of the second are right or
+    not."""
     ones = torch.ones
 
     def on(*shape, device):
@@ -75,7 +95,11 @@ def test_each_gpu_has_to_compute(monkeypatch, wrong):
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(name="Pretended", total_memory=8 * 2**30))
+    monkeypatch.setattr(
+        torch.cuda,
+        "get_device_properties",
+        lambda _: SimpleNamespace(name="Pretended", total_memory=8 * 2**30),
+    )
     monkeypatch.setattr(torch, "ones", on)
     if wrong:
         with pytest.raises(UserError, match="GPU 1 on .*: a product of matrices is wrong"):

@@ -38,7 +38,9 @@ def objects(data) -> Pictures:
     distance = np.hypot(y - 32, x - 32)
     picture = np.where(distance < 24, 90 + 60 * np.sin(y / 3) * np.cos(x / 5), 250)
     images = data.images.copy()
-    images[data.normal] = np.stack([picture + c for c in (0, -15, 5)], -1).clip(0, 255).astype(np.uint8)
+    images[data.normal] = (
+        np.stack([picture + c for c in (0, -15, 5)], -1).clip(0, 255).astype(np.uint8)
+    )
     return Pictures(data.samples, images, data.masks, data.cells)
 
 
@@ -73,16 +75,22 @@ def test_the_defect_is_where_the_mask_is_and_nowhere_else(kind, objects):
 
 @pytest.mark.parametrize("kind", ["crop_paste", *KINDS])
 def test_every_seed_gives_a_valid_pair_and_always_the_same(kind, objects):
-    """Small seeds, the largest that a generator takes, and some between; the plan's conditions are the same for all."""
+    """Small seeds, the largest that a generator takes, and some between; the plan's conditions are
+    the same for all."""
     seeds = [*range(12), 2**31, 2**53 + 99, 2**62 + 777, 2**63 - 1]  # torch reads the lower 32 bits
     given = conditions(objects, make_plan(objects, generate(pairs=1), 0)[:1] * len(seeds))
-    drawn = [method(kind).sample(given, [torch.Generator().manual_seed(seed) for seed in seeds]) for _ in range(2)]
+    drawn = [
+        method(kind).sample(given, [torch.Generator().manual_seed(seed) for seed in seeds])
+        for _ in range(2)
+    ]
     (images, masks), again = drawn
     assert images.shape == (len(seeds), 3, 64, 64) and masks.shape == (len(seeds), 1, 64, 64)
     assert images.isfinite().all() and 0 <= images.min() and images.max() <= 1
     assert set(masks.unique().tolist()) == {0.0, 1.0} and (masks.amax((1, 2, 3)) == 1).all()
     assert torch.equal(images, again[0]) and torch.equal(masks, again[1])
-    assert len({image.numpy().tobytes() for image in images}) == len(seeds), "two seeds gave one picture"
+    assert len({image.numpy().tobytes() for image in images}) == len(seeds), (
+        "two seeds gave one picture"
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -105,7 +113,12 @@ def test_perlin_noise_is_zero_at_its_corners_smooth_and_of_any_size():
 
 def test_perlin_masks_are_finer_at_higher_scales():
     def pieces(scale):
-        return np.mean([ndimage.label(perlin_mask((64, 64), scale, 0.5, 90, draws(seed)))[1] for seed in range(20)])
+        return np.mean(
+            [
+                ndimage.label(perlin_mask((64, 64), scale, 0.5, 90, draws(seed)))[1]
+                for seed in range(20)
+            ]
+        )
 
     assert pieces(0) <= 2 < 5 < pieces(5)
 
@@ -127,7 +140,10 @@ def test_textures_of_a_folder_are_used_and_a_folder_without_them_is_one_line(obj
 def test_every_alteration_of_a_texture_keeps_its_range():
     texture = np.random.default_rng(0).random((16, 16, 3)).astype(np.float32)
     results = [altered(texture, draws(seed)) for seed in range(40)]
-    assert all(result.shape == texture.shape and 0 <= result.min() and result.max() <= 1 for result in results)
+    assert all(
+        result.shape == texture.shape and 0 <= result.min() and result.max() <= 1
+        for result in results
+    )
     assert np.mean([np.abs(result - texture).mean() for result in results]) > 0.1
 
 
@@ -149,9 +165,18 @@ def tilt(mask: torch.Tensor) -> float:
 def test_scars_are_rotated(objects, rotation):
     plans = make_plan(objects, generate(pairs=10), 0)
     shape = {"scar_share": 1.0, "scar_width": (8, 8), "scar_length": (60, 60)}
-    tilts = np.array([tilt(mask) for mask in sample("cutpaste", objects, plans, scar_rotation=rotation, **shape)[1]])
+    tilts = np.array(
+        [
+            tilt(mask)
+            for mask in sample("cutpaste", objects, plans, scar_rotation=rotation, **shape)[1]
+        ]
+    )
     assert np.abs(tilts).max() < rotation + 5
-    assert tilts.min() < -rotation / 2 and tilts.max() > rotation / 2 if rotation else np.ptp(tilts) < 5
+    assert (
+        tilts.min() < -rotation / 2 and tilts.max() > rotation / 2
+        if rotation
+        else np.ptp(tilts) < 5
+    )
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.1])
@@ -159,7 +184,9 @@ def test_what_cutpaste_pastes_is_recoloured(data, jitter):
     """Two colours with one green: their mixtures have it too, what was recoloured does not."""
     y, x = np.ogrid[:64, :64]
     images = data.images.copy()
-    images[data.normal] = np.where((np.hypot(y - 32, x - 32) < 24)[..., None], (51, 51, 204), (204, 51, 51))
+    images[data.normal] = np.where(
+        (np.hypot(y - 32, x - 32) < 24)[..., None], (51, 51, 204), (204, 51, 51)
+    )
     two = Pictures(data.samples, images, data.masks, data.cells)
     pictures, masks = sample("cutpaste", two, make_plan(two, generate(pairs=8), 0), jitter=jitter)
     change, inside = (pictures[:, 1] - 0.2).abs(), masks[:, 0] > 0
@@ -170,7 +197,9 @@ def test_what_cutpaste_pastes_is_recoloured(data, jitter):
 
 def test_a_patch_of_the_picture_itself_blends_into_nothing():
     picture = np.random.default_rng(0).random((20, 24, 3)).astype(np.float32)
-    np.testing.assert_allclose(poisson_blend(picture, picture[3:10, 5:17], 3, 5), picture, atol=1e-5)
+    np.testing.assert_allclose(
+        poisson_blend(picture, picture[3:10, 5:17], 3, 5), picture, atol=1e-5
+    )
 
 
 def test_nsa_resizes_its_patches(monkeypatch):
@@ -178,7 +207,9 @@ def test_nsa_resizes_its_patches(monkeypatch):
     shape = {"half_side": (0.11, 0.45), "gamma_scale": 1e-9}
     patches, everywhere = [], np.ones((64, 64), bool)
     ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[:, None, None] / 64, (64, 64, 3))
-    monkeypatch.setattr(nsa, "poisson_blend", lambda image, patch, y, x: patches.append(patch) or image)
+    monkeypatch.setattr(
+        nsa, "poisson_blend", lambda image, patch, y, x: patches.append(patch) or image
+    )
 
     def cut(low: float, high: float, seed: int) -> np.ndarray:
         drawn = method("nsa", **shape, resize=(low, high))
@@ -190,7 +221,9 @@ def test_nsa_resizes_its_patches(monkeypatch):
         assert patch.shape == (14 * scale, 14 * scale, 3)
         np.testing.assert_allclose(np.diff(patch[3:-3], axis=0), 1 / 64 / scale, atol=1e-5)
     drawn = {cut(0.7, 1.3, seed).shape for seed in range(40)}
-    assert min(drawn) == (9, 9, 3) and max(drawn) == (18, 18, 3) and len(drawn) > 4, "N(1, 0.5), within its range"
+    assert min(drawn) == (9, 9, 3) and max(drawn) == (18, 18, 3) and len(drawn) > 4, (
+        "N(1, 0.5), within its range"
+    )
 
 
 def test_nsa_s_patches_are_cut_by_the_picture_s_side(monkeypatch):
@@ -257,10 +290,10 @@ def test_draem_s_pictures_are_turned_with_black_corners(objects):
 def test_draem_s_changes_have_imgaug_s_ranges(monkeypatch):
     """Sharpness 0 to 3, posterize 1 to 8 bits, cut-off 0 to 20 %, solarize in half of the draws."""
     seen = {"solarize": [], "posterize": [], "sharpness": [], "cutoff": []}
-    keep = lambda name: lambda picture, value: seen[name].append(value) or picture  # noqa: E731
+    keep = lambda name: lambda picture, value: seen[name].append(value) or picture
     monkeypatch.setattr(draem.ImageOps, "solarize", keep("solarize"))
     monkeypatch.setattr(draem.ImageOps, "posterize", keep("posterize"))
-    contrast = lambda picture, cutoff=0: seen["cutoff"].append(cutoff) or picture  # noqa: E731
+    contrast = lambda picture, cutoff=0: seen["cutoff"].append(cutoff) or picture
     monkeypatch.setattr(draem.ImageOps, "autocontrast", contrast)
 
     class Sharpness:

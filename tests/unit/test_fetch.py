@@ -38,7 +38,8 @@ def digest(content: bytes) -> str:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as its client asks for: the list of a repository with checksums, and its files."""
+    """As much of the hub as its client asks for: the list of a repository with checksums, and its
+    files."""
 
     served: dict[str, bytes] = {}
 
@@ -54,10 +55,17 @@ class Hub(BaseHTTPRequestHandler):
             siblings = []
             for name, content in FILES.items():
                 large = name.endswith((".safetensors", ".bin"))
-                lfs = {"lfs": {"sha256": digest(content), "size": len(content), "pointerSize": 1}} if large else {}
+                lfs = (
+                    {"lfs": {"sha256": digest(content), "size": len(content), "pointerSize": 1}}
+                    if large
+                    else {}
+                )
                 blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
                 siblings.append({"rfilename": name, "size": len(content), "blobId": blob, **lfs})
-            return self.answer(json.dumps({"id": REPOSITORY, "sha": REVISION, "siblings": siblings}).encode(), "application/json")
+            return self.answer(
+                json.dumps({"id": REPOSITORY, "sha": REVISION, "siblings": siblings}).encode(),
+                "application/json",
+            )
         name = path.removeprefix(f"/{REPOSITORY}/resolve/{REVISION}/").lstrip("/")
         if name not in self.served:
             self.send_response(404)
@@ -67,7 +75,12 @@ class Hub(BaseHTTPRequestHandler):
 
     def answer(self, content: bytes, kind: str):
         self.send_response(200)
-        headers = {"Content-Type": kind, "Content-Length": len(content), "X-Repo-Commit": REVISION, "ETag": f'"{digest(content)}"'}
+        headers = {
+            "Content-Type": kind,
+            "Content-Length": len(content),
+            "X-Repo-Commit": REVISION,
+            "ETag": f'"{digest(content)}"',
+        }
         for key, value in headers.items():
             self.send_header(key, str(value))
         self.end_headers()
@@ -85,10 +98,30 @@ def hub(monkeypatch):
 
 
 def run(hub: str, out, home):
-    command = [sys.executable, "-m", "helixbench.cli", "fetch", "base", "--repository", REPOSITORY, "--revision", REVISION, "--out", out]
-    offline = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1"}
+    command = [
+        sys.executable,
+        "-m",
+        "helixbench.cli",
+        "fetch",
+        "base",
+        "--repository",
+        REPOSITORY,
+        "--revision",
+        REVISION,
+        "--out",
+        out,
+    ]
+    offline = {
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": hub,
+        "HF_HOME": home,
+        "HF_HUB_DISABLE_XET": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
 
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **offline})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=120, env={**os.environ, **offline}
+    )
 
 
 def test_base_is_fetched_whole_and_checked(hub, tmp_path):
@@ -97,9 +130,15 @@ def test_base_is_fetched_whole_and_checked(hub, tmp_path):
     assert done.returncode == 0, done.stderr
     found = {p.relative_to(out).as_posix(): p.read_bytes() for p in out.rglob("*") if p.is_file()}
     facts = json.loads(found.pop("checksums.json"))
-    unwanted = ("unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model.fp16.safetensors", "safety_checker/model.safetensors")
+    unwanted = (
+        "unet/diffusion_pytorch_model.bin",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "safety_checker/model.safetensors",
+    )
     assert found == {name: content for name, content in FILES.items() if name not in unwanted}
-    assert facts["revision"] == REVISION and facts["sha256"] == {name: digest(content) for name, content in found.items()}
+    assert facts["revision"] == REVISION and facts["sha256"] == {
+        name: digest(content) for name, content in found.items()
+    }
     again = run(hub, out, tmp_path / "home")
     assert again.returncode == 2 and "is there already" in again.stderr
 
@@ -111,7 +150,9 @@ def test_an_altered_file_is_not_taken(hub, tmp_path):
     assert done.returncode == 2 and not (tmp_path / "sd").exists()
     assert done.stderr.strip().count("\n") == 0 or "Traceback" not in done.stderr
     Hub.served[name] = FILES[name]
-    assert run(hub, tmp_path / "sd", tmp_path / "home").returncode == 0, "the next call fetches what was wrong"
+    assert run(hub, tmp_path / "sd", tmp_path / "home").returncode == 0, (
+        "the next call fetches what was wrong"
+    )
 
 
 def test_without_network_it_says_what_to_put_where(tmp_path):

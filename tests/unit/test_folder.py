@@ -53,7 +53,7 @@ def manifest(folder: Path, rows=ROWS, header=HEADER, encoding="utf-8") -> None:
 
 def found(root: Path, category: str) -> list[tuple]:
     samples = layouts.read("folder", root, "Mine", category)
-    name = lambda path: path and path.relative_to(root).as_posix()  # noqa: E731
+    name = lambda path: path and path.relative_to(root).as_posix()
     return [(s.subset, s.defect, name(s.image), name(s.mask)) for s in samples]
 
 
@@ -79,13 +79,19 @@ def test_a_manifest_at_the_root_serves_all_categories(tmp_path):
     rows = [f"bolt/{row},bolt".replace("masks/", "bolt/masks/") for row in ROWS]
     manifest(tmp_path, rows, f"{HEADER},category")
     manifest(tmp_path / "nut")
-    (tmp_path / "manifest.csv").write_text((tmp_path / "manifest.csv").read_text() + "nut/Kamera 1/b.PNG,,good,train,nut\n")
+    (tmp_path / "manifest.csv").write_text(
+        (tmp_path / "manifest.csv").read_text() + "nut/Kamera 1/b.PNG,,good,train,nut\n"
+    )
     assert layouts.categories("folder", tmp_path)[0] == ["bolt", "nut"]
     assert found(tmp_path, "bolt") == EXPECTED
     (tmp_path / "nut/manifest.csv").unlink()
     with pytest.raises(UserError, match="no normal picture in test"):
         found(tmp_path, "nut")
-    with pytest.raises(UserError, match="manifest.csv: no rows of the category screw; add them or set prepare.datasets.Mine.root"):
+    with pytest.raises(
+        UserError,
+        match="manifest.csv: no rows of the category screw; add them or set "
+        "prepare.datasets.Mine.root",
+    ):
         layouts.check("folder", tmp_path, ["screw"], "Mine")
 
 
@@ -97,18 +103,31 @@ def test_a_manifest_without_categories_is_one(tmp_path):
 
 
 def test_a_tree_like_that_of_mvtec_ad(tmp_path):
-    draw(tmp_path, "Mine", "tile", Procedural(size=32, train_good=2, test_good=2, per_defect=2), seed=0)
+    draw(
+        tmp_path,
+        "Mine",
+        "tile",
+        Procedural(size=32, train_good=2, test_good=2, per_defect=2),
+        seed=0,
+    )
     (tmp_path / "notes").mkdir()
     assert layouts.categories("folder", tmp_path) == (["tile"], [tmp_path / "notes"])
     assert layouts.categories("folder", tmp_path / "tile") == (["."], [])
-    assert layouts.read("folder", tmp_path, "Mine", "tile") == layouts.read("mvtec_ad", tmp_path, "Mine", "tile")
-    with pytest.raises(UserError, match="nuts: neither manifest.csv nor train/good; put .* or set prepare.datasets.Mine.root"):
+    assert layouts.read("folder", tmp_path, "Mine", "tile") == layouts.read(
+        "mvtec_ad", tmp_path, "Mine", "tile"
+    )
+    with pytest.raises(
+        UserError,
+        match="nuts: neither manifest.csv nor train/good; put .* or set prepare.datasets.Mine.root",
+    ):
         layouts.check("folder", tmp_path, ["nuts"], "Mine")
 
 
 def test_pictures_of_one_name_in_several_folders_are_prepared(tmp_path):
     manifest(tmp_path / "raw/bolt")
-    stage.run("Mine", "bolt", Slice(VALUES), layout="folder", raw=tmp_path / "raw", out=tmp_path / "out")
+    stage.run(
+        "Mine", "bolt", Slice(VALUES), layout="folder", raw=tmp_path / "raw", out=tmp_path / "out"
+    )
     samples = {s.id: s.role for s in read_csv(tmp_path / "out/samples.csv", Sample)}
     assert samples == {
         "test_Kratzer tief_bolt_Kamera 1_c.png": "generator",
@@ -124,9 +143,15 @@ def test_pictures_of_one_name_in_several_folders_are_prepared(tmp_path):
 def test_fingerprint_follows_the_manifest_and_what_it_lists(tmp_path):
     root, cache = tmp_path / "raw", tmp_path / "cache.json"
     manifest(root)
-    version = lambda: fingerprint(root, "any", cache, layouts.shared_files("folder", root, "any"))  # noqa: E731
+    version = lambda: fingerprint(root, "any", cache, layouts.shared_files("folder", root, "any"))
     first = version()
-    names = {*(row.split(",")[0] for row in ROWS), "masks/c.png", "masks/d.png", "masks/e.png", "manifest.csv"}
+    names = {
+        *(row.split(",")[0] for row in ROWS),
+        "masks/c.png",
+        "masks/d.png",
+        "masks/e.png",
+        "manifest.csv",
+    }
     assert json.loads(first).keys() == {f"../{name}" for name in names}
     picture(root / "Kamera 3/not listed.png", 1)
     os.utime(root / "manifest.csv")
@@ -146,7 +171,11 @@ def test_collected_problems_are_all_of_them(tmp_path):
     path.write_text(path.read_text() + "\n".join(bad) + "\n")
     notes = Notes(collect=True)
     assert len(layouts.read("folder", tmp_path, "Mine", "bolt", notes)) == len(ROWS)
-    assert [line.partition("manifest.csv: ")[2].partition(":")[0] for line in notes.problems] == ["row 8", "row 9", "row 10"]
+    assert [line.partition("manifest.csv: ")[2].partition(":")[0] for line in notes.problems] == [
+        "row 8",
+        "row 9",
+        "row 10",
+    ]
     with pytest.raises(UserError, match="row 8"):
         layouts.read("folder", tmp_path, "Mine", "bolt")
 
@@ -155,7 +184,9 @@ def test_a_column_group_keeps_the_pictures_of_one_object_together(tmp_path):
     """As `helixbench import` writes it of a layout that knows groups."""
     rows = [("train/0.png", "", "good", "train", "")]
     rows += [("test/0.png", "", "good", "test", "")]
-    rows += [(f"dent/{i}.png", f"mask/{i}.png", "dent", "test", f" part {i % 2} ") for i in range(4)]
+    rows += [
+        (f"dent/{i}.png", f"mask/{i}.png", "dent", "test", f" part {i % 2} ") for i in range(4)
+    ]
     for image, mask, *_ in rows:
         for name in filter(None, (image, mask)):
             (tmp_path / "c" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -78,12 +78,21 @@ def test_refusals_are_counted_and_said():
     empty = np.zeros((64, 64), bool)
     counted = gate.Refusals.count({"a": [bar(4), bar(5)], "b": [bar(4)[:, :16]]}, Gate())
     assert (
-        counted.line() == "gate: limits learned from 3 real masks refuse 0 % of them; the fixed ones would refuse 2 of 2 of a, 1 of 1 of b"
+        counted.line()
+        == "gate: limits learned from 3 real masks refuse 0 % of them; the fixed ones would "
+        "refuse 2 of 2 of a, 1 of 1 of b"
     )
     box = bar(20)
     box[:2], box[:, :2], box[:, 40:] = False, False, False
-    assert gate.Refusals.count({"a": [box]}, Gate()).line().endswith("the fixed ones would refuse none, too")
-    assert gate.reasons(gate.verdict(mask, Gate()) for mask in (bar(4), box, empty, bar(4))) == "border 2, empty 1"
+    assert (
+        gate.Refusals.count({"a": [box]}, Gate())
+        .line()
+        .endswith("the fixed ones would refuse none, too")
+    )
+    assert (
+        gate.reasons(gate.verdict(mask, Gate()) for mask in (bar(4), box, empty, bar(4)))
+        == "border 2, empty 1"
+    )
 
 
 REAL_SETS = {
@@ -97,7 +106,10 @@ REAL_SETS = {
 def test_learned_limits_refuse_no_real_mask(category):
     layout, root, refused = REAL_SETS[category]
     if not (root / category).is_dir():
-        pytest.skip(f"no {category}; set HELIXBENCH_DATA to the folder that holds mvtec_ad/, mpdd/, magnetic_tile/")
+        pytest.skip(
+            f"no {category}; set HELIXBENCH_DATA to the folder that holds mvtec_ad/, mpdd/, "
+            f"magnetic_tile/"
+        )
     raw = layouts.read(layout, root, "D", category)
     masks = {}
     for sample, role in zip(raw, roles(raw, "half"), strict=True):
@@ -120,8 +132,21 @@ def barred(tmp_path):
 
 def generated(prepared, folder, settings):
     options = Generate(pairs=6, batch=4, max_shift=0, sampling=small.sampling(), gate=settings)
-    values = {"run.seed": 0, "generate": options.model_dump(), "train.methods.cp": small.crop_paste().model_dump()}
-    stage.run("cp", "Data", "disc", Slice(values), prepared=prepared, model=None, state=folder / "s", out=folder / "o")
+    values = {
+        "run.seed": 0,
+        "generate": options.model_dump(),
+        "train.methods.cp": small.crop_paste().model_dump(),
+    }
+    stage.run(
+        "cp",
+        "Data",
+        "disc",
+        Slice(values),
+        prepared=prepared,
+        model=None,
+        state=folder / "s",
+        out=folder / "o",
+    )
     pairs = read_csv(folder / "o/manifest.csv", Pair)
     return pairs, json.loads((folder / "o/manifest.json").read_text())
 
@@ -143,18 +168,25 @@ def test_prepare_says_what_the_gate_would_refuse(tmp_path, caplog):
     root = tree(tmp_path / "raw/gear", normals=True)
     values = {"prepare.size": 64, "prepare.split": "half", "prepare.raw_mask_cells": 5}
     with caplog.at_level(logging.INFO):
-        prepare_stage.run("D", "gear", Slice(values), layout="mvtec_ad", raw=root.parent, out=tmp_path / "out")
-    line = "D gear: gate: limits learned from 2 real masks refuse 0 % of them; the fixed ones would refuse 2 of 2 of crack"
+        prepare_stage.run(
+            "D", "gear", Slice(values), layout="mvtec_ad", raw=root.parent, out=tmp_path / "out"
+        )
+    line = (
+        "D gear: gate: limits learned from 2 real masks refuse 0 % of them; the fixed ones "
+        "would refuse 2 of 2 of crack"
+    )
     assert line in caplog.messages
     record = json.loads((tmp_path / "out/manifest.json").read_text())["gate"]
     assert record == {"masks": {"crack": 2}, "learned": {"crack": 0}, "fixed": {"crack": 2}}
 
 
-# ------------------------------------------------------------------------------------------------------ the judge
+# ------------------------------------------------------------------------------------------------
+# the judge
 
 
 def tree(folder: Path, normals: bool, number: int = 4) -> Path:
-    """A category in the layout of MVTec AD whose defects are bars along a side; every picture is another."""
+    """A category in the layout of MVTec AD whose defects are bars along a side; every picture is
+    another."""
     rng = np.random.default_rng(sum(folder.name.encode()))
 
     def save(path: Path, mask=None):
@@ -190,35 +222,63 @@ def test_the_judge_learns_its_limits_from_the_real_defects(command, tmp_path, ca
         verdicts = [pair.gate for pair in read_csv(found.pairs / "manifest.csv", Pair)]
     assert verdicts == ["ok", "ok", "ok", "empty", "ok"]
     assert f"m: the mask gate refuses 1 of 5 pairs: empty 1; {SCORE[command]}" in caplog.messages
-    assert "m crack: gate: area 0.0005 to 0.6 of the picture, border run to 1 of a side (learned from 4 real masks)" in caplog.messages
+    assert (
+        "m crack: gate: area 0.0005 to 0.6 of the picture, border run to 1 of a side (learned "
+        "from 4 real masks)" in caplog.messages
+    )
     with caplog.at_level(logging.INFO), judged(settings=Gate(limits="fixed")) as found:
         verdicts = [pair.gate for pair in read_csv(found.pairs / "manifest.csv", Pair)]
     assert verdicts == ["border", "border", "border", "empty", "border"]
-    assert f"m: the mask gate refuses 5 of 5 pairs: border 4, empty 1; {SCORE[command]}" in caplog.messages
+    assert (
+        f"m: the mask gate refuses 5 of 5 pairs: border 4, empty 1; {SCORE[command]}"
+        in caplog.messages
+    )
 
 
 def test_settings_of_the_judge_reach_the_gate(tmp_path):
     file = tmp_path / "settings.yaml"
-    file.write_text("gate: {limits: fixed, max_border: 0.5}\nic_lpips: {shuffles: 2}\n", encoding="utf-8")
+    file.write_text(
+        "gate: {limits: fixed, max_border: 0.5}\nic_lpips: {shuffles: 2}\n", encoding="utf-8"
+    )
     values = cli._settings("score", {}, file, 0)
-    assert values["generate.gate"] == Gate(limits="fixed", max_border=0.5) and values["score"].ic_lpips.shuffles == 2
+    assert (
+        values["generate.gate"] == Gate(limits="fixed", max_border=0.5)
+        and values["score"].ic_lpips.shuffles == 2
+    )
 
 
 def test_a_wrong_setting_of_the_gate_is_one_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "settings.yaml").write_text("gate: {max_bordr: 0.5}\n", encoding="utf-8")
-    line = ["score", "--pairs", "p", "--real", "r", "--settings", str(tmp_path / "settings.yaml"), "-o", str(tmp_path / "o")]
+    line = [
+        "score",
+        "--pairs",
+        "p",
+        "--real",
+        "r",
+        "--settings",
+        str(tmp_path / "settings.yaml"),
+        "-o",
+        str(tmp_path / "o"),
+    ]
     monkeypatch.setattr(sys, "argv", ["helixbench", *line])
     with pytest.raises(SystemExit):
         cli.main()
     assert re.search(r"generate.gate.*max_bordr: no such key", capsys.readouterr().err)
 
 
-# ------------------------------------------------------------------------------------------------------ by hand
+# ------------------------------------------------------------------------------------------------
+# by hand
 
 
 def test_by_hand_the_limits_are_those_of_the_named_type(barred):
     assert by_hand._limits(None, "hole") == gate.learn([], Gate())
-    hole, scratch, any_type = (by_hand._limits(barred, defect) for defect in ("hole", "scratch", None))
-    assert (hole.max_border, scratch.max_border, any_type.max_border) == (1.0, Gate().max_border, 1.0)
+    hole, scratch, any_type = (
+        by_hand._limits(barred, defect) for defect in ("hole", "scratch", None)
+    )
+    assert (hole.max_border, scratch.max_border, any_type.max_border) == (
+        1.0,
+        Gate().max_border,
+        1.0,
+    )
     trains = [s for s in read_csv(barred / "samples.csv", Sample) if s.defect_trains]
     assert any_type.real_masks == len(trains) == 2 * hole.real_masks

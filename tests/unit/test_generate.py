@@ -38,18 +38,39 @@ def data(prepared) -> Pictures:
 
 
 def generate(**changes) -> Generate:
-    values = {"pairs": 6, "batch": 4, "symmetries": ALL, "sampling": small.sampling(), "gate": Gate(min_area=0.0)}
+    values = {
+        "pairs": 6,
+        "batch": 4,
+        "symmetries": ALL,
+        "sampling": small.sampling(),
+        "gate": Gate(min_area=0.0),
+    }
     return Generate(**(values | changes))
 
 
 def a_slice(method: str, options, section: Generate) -> Slice:
     plain = json.loads(section.model_dump_json())
-    return Slice({"run.seed": 0, "generate": plain, f"train.methods.{method}": json.loads(options.model_dump_json())})
+    return Slice(
+        {
+            "run.seed": 0,
+            "generate": plain,
+            f"train.methods.{method}": json.loads(options.model_dump_json()),
+        }
+    )
 
 
 def run_crop_paste(prepared: Path, folder: Path, section: Generate, **changes) -> list[Pair]:
     config = a_slice("crop_paste", small.crop_paste(**changes), section)
-    stage.run("crop_paste", "Data", "disc", config, prepared=prepared, model=None, state=folder / "state", out=folder / "out")
+    stage.run(
+        "crop_paste",
+        "Data",
+        "disc",
+        config,
+        prepared=prepared,
+        model=None,
+        state=folder / "state",
+        out=folder / "out",
+    )
     return read_csv(folder / "out/manifest.csv", Pair)
 
 
@@ -126,7 +147,9 @@ def test_crop_paste_changes_the_mask_and_nothing_far_from_it(data):
         far = torch.nn.functional.max_pool2d(masks[i : i + 1], 13, 1, 6)[0, 0] == 0
         assert mask.any() and change[i][far].max() == 0
         bright = images[i].mean(0)[mask].median()
-        assert bright > 0.8 if plan.defect == "hole" else bright < 0.2, "the mask is beside the defect"
+        assert bright > 0.8 if plan.defect == "hole" else bright < 0.2, (
+            "the mask is beside the defect"
+        )
 
 
 def test_crop_paste_pair_does_not_depend_on_its_batch(data):
@@ -134,7 +157,9 @@ def test_crop_paste_pair_does_not_depend_on_its_batch(data):
     method = CropPasteMethod(small.crop_paste())
 
     def sample(chosen):
-        return method.sample(conditions(data, chosen), [torch.Generator().manual_seed(p.seed) for p in chosen])
+        return method.sample(
+            conditions(data, chosen), [torch.Generator().manual_seed(p.seed) for p in chosen]
+        )
 
     together, alone = sample(plans), [sample([plan]) for plan in plans]
     for i, (image, mask) in enumerate(alone):
@@ -149,7 +174,10 @@ def test_stage_writes_the_mvtec_layout_and_a_true_manifest(prepared, tmp_path):
         assert image.size == mask.size == (small.SIZE, small.SIZE) and image.mode == "RGB"
         assert set(np.unique(np.asarray(mask))) <= {0, 255}
         assert pair.image == f"disc/test/{pair.defect}/{pair.index:03d}.png"
-        assert sha256(tmp_path / "out" / pair.image) == pair.sha256 and sha256(tmp_path / "out" / pair.mask) == pair.mask_sha256
+        assert (
+            sha256(tmp_path / "out" / pair.image) == pair.sha256
+            and sha256(tmp_path / "out" / pair.mask) == pair.mask_sha256
+        )
         assert abs((np.asarray(mask) > 0).mean() - pair.mask_area) < 1e-5
 
 
@@ -160,11 +188,15 @@ def test_batch_size_changes_no_pair(prepared, tmp_path):
 
 
 def test_failing_masks_are_redrawn_counted_and_flagged(prepared, tmp_path):
-    pairs = run_crop_paste(prepared, tmp_path, generate(gate=Gate(limits="fixed", min_area=0.2, redraws=2)))
+    pairs = run_crop_paste(
+        prepared, tmp_path, generate(gate=Gate(limits="fixed", min_area=0.2, redraws=2))
+    )
     assert {(pair.gate, pair.redraws) for pair in pairs} == {("small", 2)}
     manifest = json.loads((tmp_path / "out/manifest.json").read_text())
     assert manifest["gate"] == {"small": 12} and manifest["redraws"] == 24
-    assert manifest["takes_raw_mask"] is False, "a pasted defect is where it was, not where it is asked for"
+    assert manifest["takes_raw_mask"] is False, (
+        "a pasted defect is where it was, not where it is asked for"
+    )
 
 
 def test_a_killed_run_goes_on_and_ends_the_same(prepared, tmp_path, monkeypatch):
@@ -195,20 +227,42 @@ def test_a_killed_run_goes_on_and_ends_the_same(prepared, tmp_path, monkeypatch)
 
 def test_a_picture_altered_before_the_manifest_is_noticed(prepared, tmp_path):
     config = a_slice("crop_paste", small.crop_paste(), generate())
-    folders = {"state": tmp_path / "state", "out": tmp_path / "out", "record": tmp_path / "pairs.jsonl"}
+    folders = {
+        "state": tmp_path / "state",
+        "out": tmp_path / "out",
+        "record": tmp_path / "pairs.jsonl",
+    }
     stage.run_part("crop_paste", config, prepared=prepared, model=None, **folders)
     (tmp_path / "out/disc/ground_truth/hole/001_mask.png").unlink()
     with pytest.raises(UserError, match="hole/001_mask.png: missing or changed"):
-        gather.run("crop_paste", "disc", config, records=[folders["record"]], state=folders["state"], out=folders["out"])
+        gather.run(
+            "crop_paste",
+            "disc",
+            config,
+            records=[folders["record"]],
+            state=folders["state"],
+            out=folders["out"],
+        )
     assert not (tmp_path / "out/manifest.csv").exists() and folders["state"].exists()
 
 
 def test_an_incomplete_record_makes_no_manifest(prepared, tmp_path):
     config = a_slice("crop_paste", small.crop_paste(), generate())
-    folders = {"state": tmp_path / "state", "out": tmp_path / "out", "record": tmp_path / "pairs.jsonl"}
+    folders = {
+        "state": tmp_path / "state",
+        "out": tmp_path / "out",
+        "record": tmp_path / "pairs.jsonl",
+    }
     stage.run_part("crop_paste", config, prepared=prepared, model=None, **folders, part=(2, 2))
     with pytest.raises(UserError, match="not every block of the plan once"):
-        gather.run("crop_paste", "disc", config, records=[folders["record"]], state=folders["state"], out=folders["out"])
+        gather.run(
+            "crop_paste",
+            "disc",
+            config,
+            records=[folders["record"]],
+            state=folders["state"],
+            out=folders["out"],
+        )
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "1/0", ""])
@@ -227,9 +281,21 @@ def test_pictures_of_another_configuration_do_not_stay(prepared, tmp_path):
 def test_a_method_that_learns_needs_its_model(prepared, tmp_path):
     config = a_slice("dhdiff", small.dhdiff(), generate())
     with pytest.raises(UserError, match="--model"):
-        stage.run("dhdiff", "Data", "disc", config, prepared=prepared, model=None, state=tmp_path / "s", out=tmp_path / "o")
+        stage.run(
+            "dhdiff",
+            "Data",
+            "disc",
+            config,
+            prepared=prepared,
+            model=None,
+            state=tmp_path / "s",
+            out=tmp_path / "o",
+        )
 
 
 def test_slices_are_the_schema_s_types():
     config = a_slice("dhdiff", small.dhdiff(reference="background"), generate())
-    assert isinstance(config["generate"], schema.Generate) and config["train.methods.dhdiff"].reference == "background"
+    assert (
+        isinstance(config["generate"], schema.Generate)
+        and config["train.methods.dhdiff"].reference == "background"
+    )

@@ -32,7 +32,22 @@ def make_run(root, datasets=("disc",), defects=("broken_large", "hole"), pairs=9
             for i in range(real):
                 image, mask = draw_pair(folder, f"{defect}_{i}", rng)
                 role = "generator" if i < real - 1 else "test"
-                rows.append(Sample(f"{defect}_{i}", "Procedural", category, defect, role, image, mask, "5x5:1", "", "", "raw.png", "0"))
+                rows.append(
+                    Sample(
+                        f"{defect}_{i}",
+                        "Procedural",
+                        category,
+                        defect,
+                        role,
+                        image,
+                        mask,
+                        "5x5:1",
+                        "",
+                        "",
+                        "raw.png",
+                        "0",
+                    )
+                )
         write_csv(folder / "samples.csv", rows, Sample)
         for method, hue in (("dhdiff", (90, 130, 150)), ("crop", (150, 130, 60))):
             folder, rows = root / "generate" / method / "Procedural" / category, []
@@ -64,22 +79,38 @@ def make_run(root, datasets=("disc",), defects=("broken_large", "hole"), pairs=9
 
 
 def grid_config(categories=("disc",), columns=3):
-    return config(datasets={"Procedural": {"layout": "procedural", "categories": list(categories), "procedural": {}}}, columns=columns)
+    return config(
+        datasets={
+            "Procedural": {"layout": "procedural", "categories": list(categories), "procedural": {}}
+        },
+        columns=columns,
+    )
 
 
 def test_grid(tmp_path):
     make_run(tmp_path / "run")
-    figures.run("Procedural", grid_config(), results=tmp_path / "run", out=tmp_path / "report" / "grid.png")
+    figures.run(
+        "Procedural", grid_config(), results=tmp_path / "run", out=tmp_path / "report" / "grid.png"
+    )
     first = (tmp_path / "report" / "grid.png").read_bytes()
     pdf = (tmp_path / "report" / "grid.pdf").read_bytes()
-    assert pdf.startswith(b"%PDF") and sorted(p.name for p in (tmp_path / "report").iterdir()) == ["grid.pdf", "grid.png"]
-    figures.run("Procedural", grid_config(), results=tmp_path / "run", out=tmp_path / "report" / "grid.png")
-    assert (tmp_path / "report" / "grid.png").read_bytes() == first and (tmp_path / "report" / "grid.pdf").read_bytes() == pdf
+    assert pdf.startswith(b"%PDF") and sorted(p.name for p in (tmp_path / "report").iterdir()) == [
+        "grid.pdf",
+        "grid.png",
+    ]
+    figures.run(
+        "Procedural", grid_config(), results=tmp_path / "run", out=tmp_path / "report" / "grid.png"
+    )
+    assert (tmp_path / "report" / "grid.png").read_bytes() == first and (
+        tmp_path / "report" / "grid.pdf"
+    ).read_bytes() == pdf
 
 
 def test_grid_takes_pairs_that_passed_and_real_ones_that_train(tmp_path):
     make_run(tmp_path)
-    broken, hole = figures._blocks(tmp_path, "Procedural", "disc", {"dhdiff": "DH-Diff", "crop": "Crop&Paste"}, 3)
+    broken, hole = figures._blocks(
+        tmp_path, "Procedural", "disc", {"dhdiff": "DH-Diff", "crop": "Crop&Paste"}, 3
+    )
     assert [block.title for block in (broken, hole)] == ["disc / broken_large", "disc / hole"]
     assert [(group.label, group.total, len(group.images)) for group in broken.groups] == [
         ("real", 3, 3),
@@ -87,7 +118,10 @@ def test_grid_takes_pairs_that_passed_and_real_ones_that_train(tmp_path):
         ("Crop&Paste", 8, 3),
     ]
     assert [group.total for group in hole.groups] == [3, 8, 0]
-    assert set(np.unique(broken.groups[0].masks[0])) == {0, 255}  # no grey where a small mask is enlarged
+    assert set(np.unique(broken.groups[0].masks[0])) == {
+        0,
+        255,
+    }  # no grey where a small mask is enlarged
 
 
 def test_tiles_are_drawn_pixel_for_pixel(tmp_path):
@@ -100,7 +134,9 @@ def test_tiles_are_drawn_pixel_for_pixel(tmp_path):
     assert np.abs(shown - block.groups[0].images[0]).mean() < 1
 
 
-@pytest.mark.parametrize(("n", "chosen"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (20, list(range(10)))])
+@pytest.mark.parametrize(
+    ("n", "chosen"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (20, list(range(10)))]
+)
 def test_evenly(n, chosen):
     assert figures.evenly(range(10), n) == chosen
 

@@ -19,12 +19,18 @@ def data(tmp_path_factory) -> Pictures:
 
 
 def untrained(data: Pictures, **changes) -> DHDiffMethod:
-    """On a random base that predicts v, whose autoencoder is scaled to latents of unit variance as a trained one is."""
+    """On a random base that predicts v, whose autoencoder is scaled to latents of unit variance as
+    a trained one is."""
     settings = small.scratch()
     unet = settings.unet.model_copy(update={"prediction": "v_prediction"})
     base = build(settings.model_copy(update={"unet": unet}), small.SIZE, ["disc"], 0)
     small.scale_latents(base, data)
-    config = {"reference": "background", "reference_noise": "none", "loss_weighting": "v", **changes}
+    config = {
+        "reference": "background",
+        "reference_noise": "none",
+        "loss_weighting": "v",
+        **changes,
+    }
     method = DHDiffMethod.create(small.dhdiff(**config), base, 0)
     method.begin(data)
     return method
@@ -35,7 +41,13 @@ def method(data, tmp_path_factory) -> DHDiffMethod:
     """Trained for 100 steps of 4."""
     method = untrained(data, reference_input="both", optim=small.optim(steps=100, lr=3e-3))
     folder = tmp_path_factory.mktemp("state")
-    about = {"seed": 0, "state_dir": folder, "config_digest": "", "device": torch.device("cpu"), "name": "guidance"}
+    about = {
+        "seed": 0,
+        "state_dir": folder,
+        "config_digest": "",
+        "device": torch.device("cpu"),
+        "name": "guidance",
+    }
     fit(method.module, lambda step, rng: method.loss(data, rng), method.config.optim, **about)
     method.unet.eval()
     return method
@@ -72,8 +84,11 @@ def test_the_error_of_clean_latents_is_that_of_the_noise_by_signal_to_noise(data
     method = untrained(data)
     probe = Probe(method, data, 0.3)
     abar = method.base.scheduler.alphas_cumprod[round(0.3 * 999)]
-    # A network that predicts no noise at all takes the noisy latent over sqrt(abar) for the clean one.
-    monkeypatch.setattr(method.unet, "forward", lambda z, a, *rest: (torch.zeros_like(z), torch.zeros_like(a)))
+    # A network that predicts no noise at all takes the noisy latent over sqrt(abar) for the clean
+    # one.
+    monkeypatch.setattr(
+        method.unet, "forward", lambda z, a, *rest: (torch.zeros_like(z), torch.zeros_like(a))
+    )
     found = x0_error(method, data, 0.3)
     for error, z, x0 in zip(found, probe.z, probe.x0, strict=True):
         assert error == pytest.approx(float((z / abar.sqrt() - x0).square().mean()), rel=1e-3)
@@ -84,10 +99,14 @@ def test_a_cut_layer_is_one_that_the_streams_hear_each_other_through(method, dat
     found = coupling(method, data)
     layers = {layer.key for layer in method.unet.layers}
     assert {key for key, module in found if module == "merging"} == layers
-    assert all(torch.equal(weight, before[name]) for name, weight in method.unet.state_dict().items()), "put back"
+    assert all(
+        torch.equal(weight, before[name]) for name, weight in method.unet.state_dict().items()
+    ), "put back"
     assert max(max(change) for change in found.values()) > 1e-3
     plain = untrained(data)
     # At its start merging carries nothing, and the mean of the two maps does.
     changes = coupling(plain, data)
-    assert all(change == (0.0, 0.0) for (_, module), change in changes.items() if module == "merging")
+    assert all(
+        change == (0.0, 0.0) for (_, module), change in changes.items() if module == "merging"
+    )
     assert max(max(change) for (_, module), change in changes.items() if module == "ssm") > 0

@@ -29,12 +29,16 @@ CORE = [
 ]
 STAIRS = [*CORE, "datasets", "prepare", "diffusion", "methods", "generate"]
 ASIDE = ["score", "detect", "report"]
-PICKLE_ERRORS = {"pickle.UnpicklingError", "pickle.PickleError"}  # torch.load raises them for a damaged file
+PICKLE_ERRORS = {
+    "pickle.UnpicklingError",
+    "pickle.PickleError",
+}  # torch.load raises them for a damaged file
 FILES = sorted(ROOT.rglob("*.py"))
 
 
 def imports(path):
-    """Dotted names imported anywhere in a file, also inside functions and by `from package import module`."""
+    """Dotted names imported anywhere in a file, also inside functions and by `from package import
+    module`."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -79,7 +83,9 @@ def test_imports_go_downwards_only(path):
 def test_no_workflow_engine_and_no_unsafe_reading(path):
     names = set(imports(path))
     roots = {name.split(".")[0] for name in names}
-    assert not roots & {"snakemake", "dvc"}, "rules call the command line, never the other way round"
+    assert not roots & {"snakemake", "dvc"}, (
+        "rules call the command line, never the other way round"
+    )
     assert not roots & {"dill", "cloudpickle", "joblib", "shelve", "marshal"}
     assert {name for name in names if name.startswith("pickle")} <= {"pickle", *PICKLE_ERRORS}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -94,7 +100,9 @@ def test_no_workflow_engine_and_no_unsafe_reading(path):
         assert keywords.get("allow_pickle", "False") == "False"
         assert keywords.get("shell", "False") == "False"
         if called in ("torch.load", "torch.hub.load_state_dict_from_url"):
-            assert keywords.get("weights_only") == "True", "torch.load without weights_only=True runs code from the file"
+            assert keywords.get("weights_only") == "True", (
+                "torch.load without weights_only=True runs code from the file"
+            )
 
 
 @pytest.mark.parametrize(
@@ -113,5 +121,7 @@ def test_no_workflow_engine_and_no_unsafe_reading(path):
 def test_no_torch_where_a_user_only_asks(code):
     heavy = "{'torch', 'torchvision', 'diffusers', 'transformers', 'snakemake'}"
     check = f"\nimport sys\nfound = {heavy} & set(sys.modules)\nassert not found, found"
-    done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-c", code + check], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""`helixbench import`: what it says about good data, in every layout, and all that is wrong with bad data."""
+"""`helixbench import`: what it says about good data, in every layout, and all that is wrong with
+bad data."""
 
 from __future__ import annotations
 
@@ -25,7 +26,18 @@ from helixbench.schema import Procedural
 
 DOCS = Path(__file__).parents[2] / "docs/data.md"
 REAL = Path(os.environ.get("HELIXBENCH_DATA", Path(__file__).parents[3] / "shared/data"))
-HEADER = ["dataset", "category", "defect", "split", "image", "mask", "width", "height", "sha256", "group"]
+HEADER = [
+    "dataset",
+    "category",
+    "defect",
+    "split",
+    "image",
+    "mask",
+    "width",
+    "height",
+    "sha256",
+    "group",
+]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -49,18 +61,28 @@ def raw(tmp_path):
 @pytest.mark.parametrize("layout", WRITERS)
 def test_the_manifest_of_every_layout_is_one_of_the_layout_folder(layout, raw, tmp_path, capsys):
     root = raw(layout, ("tile", "weave"))
-    importing.run(layout, root, out=root / "manifest.csv", report=tmp_path / "sheet.png", dataset="Any")
+    importing.run(
+        layout, root, out=root / "manifest.csv", report=tmp_path / "sheet.png", dataset="Any"
+    )
     printed = capsys.readouterr().out.splitlines()
     rows = rows_of(root / "manifest.csv")
     assert len(rows) == 2 * (10 + 9) and {row["dataset"] for row in rows} == {"Any"}
     assert any(line.startswith(f"pictures: {len(rows)}, masks: 18, ") for line in printed)
     for row in rows:
-        assert (row["width"], row["height"]) == ("32", "32") and row["sha256"] == sha256(root / row["image"])
-        assert (row["mask"] == "") == (row["defect"] == "good") and (not row["mask"] or (root / row["mask"]).exists())
+        assert (row["width"], row["height"]) == ("32", "32") and row["sha256"] == sha256(
+            root / row["image"]
+        )
+        assert (row["mask"] == "") == (row["defect"] == "good") and (
+            not row["mask"] or (root / row["mask"]).exists()
+        )
     for category in ("tile", "weave"):
         (root / category / "manifest.csv").unlink(missing_ok=True)  # the nearer one would be read
-        key = lambda sample: str(sample.image)  # noqa: E731
-        before = sorted(layouts.read(layout, root, "Any", category), key=key) if layout != "folder" else None
+        key = lambda sample: str(sample.image)
+        before = (
+            sorted(layouts.read(layout, root, "Any", category), key=key)
+            if layout != "folder"
+            else None
+        )
         after = sorted(layouts.read("folder", root, "Any", category), key=key)
         assert before is None or before == after
         assert len(after) == 19
@@ -70,7 +92,9 @@ def test_the_manifest_of_every_layout_is_one_of_the_layout_folder(layout, raw, t
 
 def test_the_summary(raw, tmp_path, capsys):
     root = raw(categories=("disc", "tile"), per_defect=2)
-    Image.open(root / "tile/test/good/000.png").resize((40, 36)).save(root / "tile/test/good/000.png")
+    Image.open(root / "tile/test/good/000.png").resize((40, 36)).save(
+        root / "tile/test/good/000.png"
+    )
     importing.run("mvtec_ad", root)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == ["category", "defect", "train", "test", "masks", "mask", "area", "size"]
@@ -82,7 +106,10 @@ def test_the_summary(raw, tmp_path, capsys):
     assert table["disc", "good"] == ["8", "2", "0", "32x32"]
     assert table["tile", "good"] == ["8", "2", "0", "2", "sizes,", "32-40", "x", "32-36"]
     assert table["tile", "hole"][:3] == ["0", "2", "2"] and table["tile", "hole"][-1] == "32x32"
-    assert " ".join(lines[10]) == "pictures: 34, masks: 14, defect types: 7, categories: 2, odd things: 7"
+    assert (
+        " ".join(lines[10])
+        == "pictures: 34, masks: 14, defect types: 7, categories: 2, odd things: 7"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["raw"], "nothing is written unasked"
 
 
@@ -97,7 +124,8 @@ def test_what_is_odd(raw, capsys):
     importing.run("mvtec_ad", root)
     odd = [line for line in capsys.readouterr().out.splitlines() if line.startswith("odd: ")]
     assert odd == [
-        f"odd: tile: mask over more than half of the picture: 1 of 20 pictures, e.g. {tile}/test/hole/000.png",
+        f"odd: tile: mask over more than half of the picture: 1 of 20 pictures, e.g. "
+        f"{tile}/test/hole/000.png",
         f"odd: tile: mask of fewer than 10 pixels: 1 of 20 pictures, e.g. {tile}/test/hole/001.png",
         f"odd: {tile}/train/good/100.png: the same picture as {tile}/train/good/000.png",
     ]
@@ -107,12 +135,16 @@ def test_a_root_that_is_itself_a_category(raw, tmp_path, capsys):
     root = raw()
     importing.run("mvtec_ad", root / "tile", out=root / "tile/manifest.csv")
     rows = rows_of(root / "tile/manifest.csv")
-    assert {(row["category"], row["image"].split("/")[0]) for row in rows} == {("tile", "train"), ("tile", "test")}
+    assert {(row["category"], row["image"].split("/")[0]) for row in rows} == {
+        ("tile", "train"),
+        ("tile", "test"),
+    }
     found = layouts.read("folder", root, "Any", "tile")
     assert found == layouts.read("mvtec_ad", root, "Any", "tile")
-    assert [dataclasses.replace(s, category="x") for s in layouts.read("folder", root / "tile", "Any", "tile")] == [
-        dataclasses.replace(s, category="x") for s in found
-    ]
+    assert [
+        dataclasses.replace(s, category="x")
+        for s in layouts.read("folder", root / "tile", "Any", "tile")
+    ] == [dataclasses.replace(s, category="x") for s in found]
 
 
 def spoil(root: Path) -> list[str]:
@@ -121,14 +153,34 @@ def spoil(root: Path) -> list[str]:
     (root / "tile/ground_truth/scratch/002_mask.png").unlink()
     Image.new("L", (32, 32)).save(root / "tile/ground_truth/stain/000_mask.png")
     Image.new("L", (32, 32)).save(root / "disc/ground_truth/bend/009_mask.png")
-    Image.open(root / "disc/train/good/001.png").save(root / "disc/test/good/001.png", compress_level=0)
-    return ["disc/ground_truth/bend/009_mask.png", "disc/test/good/001.png", "scratch/002.png", "test/hole/001.png", "stain/000_mask.png"]
+    Image.open(root / "disc/train/good/001.png").save(
+        root / "disc/test/good/001.png", compress_level=0
+    )
+    return [
+        "disc/ground_truth/bend/009_mask.png",
+        "disc/test/good/001.png",
+        "scratch/002.png",
+        "test/hole/001.png",
+        "stain/000_mask.png",
+    ]
 
 
 def test_every_problem_has_its_line(raw, tmp_path, monkeypatch, capsys):
     root = raw(categories=("disc", "tile"))
     files = spoil(root)
-    monkeypatch.setattr(sys, "argv", ["helixbench", "import", "--layout", "mvtec_ad", str(root), "--out", str(tmp_path / "m.csv")])
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        [
+            "helixbench",
+            "import",
+            "--layout",
+            "mvtec_ad",
+            str(root),
+            "--out",
+            str(tmp_path / "m.csv"),
+        ],
+    )
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     captured = capsys.readouterr()
@@ -151,7 +203,12 @@ def test_fifty_problems_are_enough(raw, tmp_path):
 
 
 REAL_SETS = {
-    "mvtec_ad": ("mvtec_ad/bottle", "mvtec_ad", 292, {"broken_large": 20, "broken_small": 22, "contamination": 21, "good": 229}),
+    "mvtec_ad": (
+        "mvtec_ad/bottle",
+        "mvtec_ad",
+        292,
+        {"broken_large": 20, "broken_small": 22, "contamination": 21, "good": 229},
+    ),
     "mpdd": ("mpdd/metal_plate", "mpdd", 151, {"defect": 71, "good": 80}),
     "magnetic_tile": (
         "magnetic_tile/MT_Free",
@@ -170,12 +227,20 @@ def test_real_data(layout, tmp_path, capsys):
     importing.run(layout, REAL / root, out=tmp_path / "manifest.csv", report=tmp_path / "sheet.png")
     rows = rows_of(tmp_path / "manifest.csv")
     assert len(rows) == number
-    assert {d: sum(row["defect"] == d for row in rows) for d in {row["defect"] for row in rows}} == defects
+    assert {
+        d: sum(row["defect"] == d for row in rows) for d in {row["defect"] for row in rows}
+    } == defects
     assert all((REAL / root / row["image"]).is_file() for row in rows)
     printed = capsys.readouterr().out
     blocks = re.findall(r"^```\w*\n(.*?)^```$", DOCS.read_text(encoding="utf-8"), flags=re.S | re.M)
-    (example,) = (block for block in blocks if block.startswith(f"$ helixbench import --layout {layout} ../shared"))
-    assert printed.replace(str(REAL), "../shared/data") == example.partition("\n")[2], "the documentation shows what the command prints"
+    (example,) = (
+        block
+        for block in blocks
+        if block.startswith(f"$ helixbench import --layout {layout} ../shared")
+    )
+    assert printed.replace(str(REAL), "../shared/data") == example.partition("\n")[2], (
+        "the documentation shows what the command prints"
+    )
     left_out = [line for line in printed.splitlines() if "left out, its mask" in line]
     assert len(left_out) == (4 if layout == "magnetic_tile" else 0)
     with Image.open(tmp_path / "sheet.png") as sheet:

@@ -36,7 +36,9 @@ VALUES = {"prepare.size": 48, "prepare.split": "half", "prepare.raw_mask_cells":
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("drawn")
-    draw(root, "drawn", "disc", Procedural(size=48, train_good=8, test_good=2, per_defect=3), seed=0)
+    draw(
+        root, "drawn", "disc", Procedural(size=48, train_good=8, test_good=2, per_defect=3), seed=0
+    )
     return root / "disc"
 
 
@@ -56,7 +58,9 @@ def written(drawn: Path, root: Path, layout: str, category: str = "disc") -> Non
 
 
 ONE_KIND = {"btad": lambda defect: "ko", "visa": lambda defect: "anomaly"}
-ONE_KIND["mvtec_loco"] = lambda defect: "logical_anomalies" if defect == "missing_part" else "structural_anomalies"
+ONE_KIND["mvtec_loco"] = lambda defect: (
+    "logical_anomalies" if defect == "missing_part" else "structural_anomalies"
+)
 LOSSY = ("visa", "magnetic_tile")
 
 
@@ -72,16 +76,23 @@ def test_the_same_pictures_come_back(layout, drawn, tmp_path):
     found = layouts.read(layout, tmp_path, "Data", "disc")
     expected = layouts.read("mvtec_ad", drawn.parent, "Data", "disc")
     kind = ONE_KIND.get(layout, lambda defect: defect)
-    counts = lambda samples, kind: Counter((s.subset, s.defect if s.mask is None else kind(s.defect)) for s in samples)  # noqa: E731
+    counts = lambda samples, kind: Counter(
+        (s.subset, s.defect if s.mask is None else kind(s.defect)) for s in samples
+    )
     assert counts(found, lambda defect: defect) == counts(expected, kind)
-    # Sorted by kind the pictures are the same with the same masks: exactly, but for JPEG of best quality, and grey where it is.
+    # Sorted by kind the pictures are the same with the same masks: exactly, but for JPEG of best
+    # quality, and grey where it is.
     ours = sorted(found, key=lambda s: (s.subset, s.defect))
-    theirs = sorted(expected, key=lambda s: (s.subset, s.defect if s.mask is None else kind(s.defect)))
+    theirs = sorted(
+        expected, key=lambda s: (s.subset, s.defect if s.mask is None else kind(s.defect))
+    )
     for one, other in zip(ours, theirs, strict=True):
         original = read_rgb(other.image)
         if layout == "magnetic_tile":
             original = np.asarray(Image.fromarray(original).convert("L"))[..., None]
-        assert np.abs(read_rgb(one.image).astype(int) - original).max() <= (12 if layout in LOSSY else 0)
+        assert np.abs(read_rgb(one.image).astype(int) - original).max() <= (
+            12 if layout in LOSSY else 0
+        )
         assert (one.mask is None) == (other.mask is None)
         assert one.mask is None or (read_mask(one.mask) == read_mask(other.mask)).all()
     assert found == sorted(found, key=lambda s: (s.subset, s.defect, s.image.name))
@@ -91,14 +102,27 @@ def test_layouts_are_as_their_authors_publish_them(drawn, tmp_path):
     """What makes each of them hard to read is there."""
     for layout in WRITERS:
         written(drawn, tmp_path / layout, layout)
-    files = {layout: [path for path in (tmp_path / layout).rglob("*") if path.is_file()] for layout in WRITERS}
-    suffixes = lambda layout, part: {path.suffix for path in files[layout] if part in path.parts}  # noqa: E731
-    values = lambda paths: set(np.unique([np.asarray(Image.open(path)) for path in paths]))  # noqa: E731
-    assert suffixes("btad", "ko") == {".bmp", ".png"} and suffixes("btad", "ground_truth") == {".bmp", ".png"}
-    assert suffixes("visa", "Images") == {".JPG"} and values((tmp_path / "visa/disc/Data/Masks/Anomaly").iterdir()) == {0, 1, 2, 3}
-    assert len(list((tmp_path / "mvtec_loco/disc/ground_truth/structural_anomalies/000").iterdir())) == 2
+    files = {
+        layout: [path for path in (tmp_path / layout).rglob("*") if path.is_file()]
+        for layout in WRITERS
+    }
+    suffixes = lambda layout, part: {path.suffix for path in files[layout] if part in path.parts}
+    values = lambda paths: set(np.unique([np.asarray(Image.open(path)) for path in paths]))
+    assert suffixes("btad", "ko") == {".bmp", ".png"} and suffixes("btad", "ground_truth") == {
+        ".bmp",
+        ".png",
+    }
+    assert suffixes("visa", "Images") == {".JPG"} and values(
+        (tmp_path / "visa/disc/Data/Masks/Anomaly").iterdir()
+    ) == {0, 1, 2, 3}
+    assert (
+        len(list((tmp_path / "mvtec_loco/disc/ground_truth/structural_anomalies/000").iterdir()))
+        == 2
+    )
     config = json.loads((tmp_path / "mvtec_loco/disc/defects_config.json").read_text())
-    assert {row["pixel_value"] for row in config} == values((tmp_path / "mvtec_loco").rglob("ground_truth/*/*/*.png")) - {0}
+    assert {row["pixel_value"] for row in config} == values(
+        (tmp_path / "mvtec_loco").rglob("ground_truth/*/*/*.png")
+    ) - {0}
     assert len(values((tmp_path / "magnetic_tile").rglob("MT_Bend/Imgs/*.png"))) > 20
     assert values((tmp_path / "magnetic_tile").rglob("MT_Free/Imgs/*.png")) == {0}
     assert any(" " in path.name for path in files["folder"]) and any(
@@ -119,7 +143,9 @@ def test_categories_share_a_split_of_visa(tmp_path):
 @pytest.mark.parametrize("layout", WRITERS)
 def test_every_layout_can_be_prepared(layout, drawn, tmp_path):
     written(drawn, tmp_path / "raw", layout)
-    stage.run("Data", "disc", Slice(VALUES), layout=layout, raw=tmp_path / "raw", out=tmp_path / "out")
+    stage.run(
+        "Data", "disc", Slice(VALUES), layout=layout, raw=tmp_path / "raw", out=tmp_path / "out"
+    )
     samples = read_csv(tmp_path / "out/samples.csv", Sample)
     assert {s.role for s in samples} == {"normal", "generator", "test"}
     assert all(bool(s.mask) == (s.defect != "good") for s in samples)
@@ -147,7 +173,9 @@ def test_the_documented_layout_works(drawn, tmp_path):
     for file in drawn.glob("ground_truth/bend/*"):
         save(file, tmp_path / "disc/bad/masks" / file.name.replace("_mask", ""))
     found = module["read"](tmp_path, "Ours", "disc", Notes())
-    assert [(s.subset, s.defect) for s in found] == [("test", "bad")] * 3 + [("test", "good")] * 2 + [("train", "good")] * 6
+    assert [(s.subset, s.defect) for s in found] == [("test", "bad")] * 3 + [
+        ("test", "good")
+    ] * 2 + [("train", "good")] * 6
     assert all(read_mask(s.mask).any() for s in found if s.mask)
     (tmp_path / "disc/bad/masks/000.png").unlink()
     with pytest.raises(UserError, match="000.png: no mask bad/masks/000.png"):
@@ -163,12 +191,21 @@ def test_a_damaged_mask_of_a_tile_is_one_line(drawn, tmp_path):
     written(drawn, tmp_path / "raw", "magnetic_tile")
     (tmp_path / "raw/disc/MT_Bend/Imgs/exp0000.png").write_bytes(b"not a picture")
     with pytest.raises(UserError, match="exp0000.png: not a picture"):
-        stage.run("Data", "disc", Slice(VALUES), layout="magnetic_tile", raw=tmp_path / "raw", out=tmp_path / "out")
+        stage.run(
+            "Data",
+            "disc",
+            Slice(VALUES),
+            layout="magnetic_tile",
+            raw=tmp_path / "raw",
+            out=tmp_path / "out",
+        )
     assert not (tmp_path / "out").exists()
 
 
 def remove(pattern, number=1):
-    return lambda root: [shutil.rmtree(p) if p.is_dir() else p.unlink() for p in sorted(root.glob(pattern))[:number]]
+    return lambda root: [
+        shutil.rmtree(p) if p.is_dir() else p.unlink() for p in sorted(root.glob(pattern))[:number]
+    ]
 
 
 def edit(file, old, new):
@@ -177,8 +214,16 @@ def edit(file, old, new):
 
 KIND = "structural_anomalies"
 BAD = {
-    "btad without ok": ("btad", remove("disc/train/ok"), r"disc/train/ok: no such folder; download BTAD"),
-    "btad mask missing": ("btad", remove("disc/ground_truth/ko/*"), r"0000.bmp: its mask .* is missing"),
+    "btad without ok": (
+        "btad",
+        remove("disc/train/ok"),
+        r"disc/train/ok: no such folder; download BTAD",
+    ),
+    "btad mask missing": (
+        "btad",
+        remove("disc/ground_truth/ko/*"),
+        r"0000.bmp: its mask .* is missing",
+    ),
     "loco masks missing": (
         "mvtec_loco",
         remove("disc/ground_truth/structural_anomalies/000"),
@@ -189,15 +234,51 @@ BAD = {
         remove("disc/test/structural_anomalies/000.png"),
         r"ground_truth/structural_anomalies/000: masks without a picture",
     ),
-    "loco empty folder": ("mvtec_loco", remove("disc/ground_truth/structural_anomalies/000/*"), None),
-    "visa without split": ("visa", remove("split_csv/1cls.csv"), r"1cls.csv: not there; download VisA"),
-    "visa column": ("visa", edit("split_csv/1cls.csv", "label", "lable"), r"1cls.csv: column label is missing"),
-    "visa split": ("visa", edit("split_csv/1cls.csv", "disc,train", "disc,trian"), r"row \d+: split 'trian'"),
-    "visa outside": ("visa", edit("split_csv/1cls.csv", "disc/Data/Images", "../../etc"), r"leaves .*; paths in a manifest"),
-    "visa picture missing": ("visa", remove("disc/Data/Images/Normal/*"), r"row \d+: its image .* is missing"),
-    "visa mask missing": ("visa", remove("disc/Data/Masks/Anomaly/*"), r"row \d+: its mask .* is missing"),
-    "tile without normals": ("magnetic_tile", remove("disc/MT_Free"), r"MT_Free/Imgs: no such folder; unpack the magnetic tile set"),
-    "tile mask missing": ("magnetic_tile", remove("disc/MT_Bend/Imgs/*.png"), r"its mask exp0000.png is missing"),
+    "loco empty folder": (
+        "mvtec_loco",
+        remove("disc/ground_truth/structural_anomalies/000/*"),
+        None,
+    ),
+    "visa without split": (
+        "visa",
+        remove("split_csv/1cls.csv"),
+        r"1cls.csv: not there; download VisA",
+    ),
+    "visa column": (
+        "visa",
+        edit("split_csv/1cls.csv", "label", "lable"),
+        r"1cls.csv: column label is missing",
+    ),
+    "visa split": (
+        "visa",
+        edit("split_csv/1cls.csv", "disc,train", "disc,trian"),
+        r"row \d+: split 'trian'",
+    ),
+    "visa outside": (
+        "visa",
+        edit("split_csv/1cls.csv", "disc/Data/Images", "../../etc"),
+        r"leaves .*; paths in a manifest",
+    ),
+    "visa picture missing": (
+        "visa",
+        remove("disc/Data/Images/Normal/*"),
+        r"row \d+: its image .* is missing",
+    ),
+    "visa mask missing": (
+        "visa",
+        remove("disc/Data/Masks/Anomaly/*"),
+        r"row \d+: its mask .* is missing",
+    ),
+    "tile without normals": (
+        "magnetic_tile",
+        remove("disc/MT_Free"),
+        r"MT_Free/Imgs: no such folder; unpack the magnetic tile set",
+    ),
+    "tile mask missing": (
+        "magnetic_tile",
+        remove("disc/MT_Bend/Imgs/*.png"),
+        r"its mask exp0000.png is missing",
+    ),
     "unknown layout": ("mvtec", lambda root: None, r"mvtec: no such raw layout; known: mvtec_ad"),
 }
 
@@ -215,7 +296,10 @@ def test_bad_raw_data_is_one_line(case, drawn, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.skipif(not (REAL / "mpdd/metal_plate").is_dir(), reason="no MPDD metal_plate; set HELIXBENCH_DATA to the folder of mpdd/")
+@pytest.mark.skipif(
+    not (REAL / "mpdd/metal_plate").is_dir(),
+    reason="no MPDD metal_plate; set HELIXBENCH_DATA to the folder of mpdd/",
+)
 def test_the_real_metal_plate():
     found = layouts.read("mpdd", REAL / "mpdd", "MPDD", "metal_plate")
     counts = {(s.subset, s.defect): 0 for s in found}
@@ -225,7 +309,10 @@ def test_the_real_metal_plate():
     assert all(read_mask(s.mask).any() for s in found if s.mask)
 
 
-@pytest.mark.skipif(not (REAL / "magnetic_tile").is_dir(), reason="no magnetic tiles; set HELIXBENCH_DATA to the folder of magnetic_tile/")
+@pytest.mark.skipif(
+    not (REAL / "magnetic_tile").is_dir(),
+    reason="no magnetic tiles; set HELIXBENCH_DATA to the folder of magnetic_tile/",
+)
 def test_the_real_magnetic_tiles():
     found = layouts.read("magnetic_tile", REAL, "MTD", "magnetic_tile")
     counts = {}
@@ -242,7 +329,10 @@ def test_the_real_magnetic_tiles():
     }
 
 
-@pytest.mark.skipif(not (REAL / "magnetic_tile").is_dir(), reason="no magnetic tiles; set HELIXBENCH_DATA to the folder of magnetic_tile/")
+@pytest.mark.skipif(
+    not (REAL / "magnetic_tile").is_dir(),
+    reason="no magnetic tiles; set HELIXBENCH_DATA to the folder of magnetic_tile/",
+)
 @pytest.mark.parametrize("rule", ["half", "third"])
 def test_real_tiles_and_exposures_are_split_alike(rule):
     """Sorted by name, exposure 6 was tested only, and mean brightness told defects apart (0.64)."""
@@ -256,7 +346,12 @@ def test_real_tiles_and_exposures_are_split_alike(rule):
     exposures = {}
     for sample, role in zip(found, parts, strict=True):
         exposures.setdefault((sample.mask is None, role), []).append(sample.image.name[:4])
-    assert set(exposures) == {(True, "normal"), (True, "test"), (False, "generator"), (False, "test")}
+    assert set(exposures) == {
+        (True, "normal"),
+        (True, "test"),
+        (False, "generator"),
+        (False, "test"),
+    }
     for names in exposures.values():
         shares = [names.count(f"exp{e}") / len(names) for e in range(1, 7)]
         assert max(shares) - min(shares) < 0.04, shares
@@ -271,8 +366,12 @@ def test_real_tiles_and_exposures_are_split_alike(rule):
 
 
 def test_frames_of_one_tile_are_one_group():
-    """Six exposures that follow one another, begun anywhere; two tiles side by side; other names."""
-    a = [("crack", f"exp{e}_num_{frame}") for e, frame in zip((4, 5, 6, 1, 2, 3), range(100, 220, 20), strict=True)]
+    """Six exposures that follow one another, begun anywhere; two tiles side by side; other
+    names."""
+    a = [
+        ("crack", f"exp{e}_num_{frame}")
+        for e, frame in zip((4, 5, 6, 1, 2, 3), range(100, 220, 20), strict=True)
+    ]
     b = [("good", f"exp{e}_num_{700 + 20 * e}") for e in range(1, 7)]
     beside = [("break", f"exp{e}_num_{705 + 20 * e}") for e in range(1, 7)]
     late = [("good", "exp3_num_9000")]
@@ -287,7 +386,11 @@ def test_frames_of_one_tile_are_one_group():
 
 
 def test_a_tile_pictured_again_is_the_same_group():
-    names = [("good", f"exp{e}_num_{start + 10 * e - 10}") for start in (53011, 65001) for e in range(1, 7)]
+    names = [
+        ("good", f"exp{e}_num_{start + 10 * e - 10}")
+        for start in (53011, 65001)
+        for e in range(1, 7)
+    ]
     assert set(magnetic_tile.tiles(names).values()) == {"good_53011"}
 
 
@@ -301,5 +404,9 @@ def test_exposures_of_drawn_tiles_are_on_both_sides():
         for group in [groups[kind, name]]
     ]
     for rule, number in (("half", 24), ("third", 18)):
-        first = [s.image.name[:4] for s, role in zip(raw, roles(raw, rule), strict=True) if role == "generator"]
+        first = [
+            s.image.name[:4]
+            for s, role in zip(raw, roles(raw, rule), strict=True)
+            if role == "generator"
+        ]
         assert Counter(first) == {f"exp{e}": number // 6 for e in range(1, 7)}

@@ -25,7 +25,8 @@ print(time.monotonic(), flush=True)
 
 
 class Job:
-    """A process that leases a GPU for a while; `gpu`, `start`, `end` on the node's monotonic clock [s]."""
+    """A process that leases a GPU for a while; `gpu`, `start`, `end` on the node's monotonic clock
+    [s]."""
 
     def __init__(self, folder, hold_s: float, **environment: str):
         command = [sys.executable, "-c", JOB, str(hold_s)]
@@ -112,7 +113,10 @@ def test_jobs_with_temporary_folders_of_their_own_share_the_gpus(tmp_path, jobs)
             assert jobs[number].has_gpu.wait(60) and jobs[number].gpu == number
             assert not list(own.iterdir())
         folder = Path("/tmp/helixbench-gpu")
-        assert all((folder / f"{name}.lock").is_file() for name in names) and folder.stat().st_mode & 0o7777 == 0o1777
+        assert (
+            all((folder / f"{name}.lock").is_file() for name in names)
+            and folder.stat().st_mode & 0o7777 == 0o1777
+        )
     finally:
         for name in names:
             Path(f"/tmp/helixbench-gpu/{name}.lock").unlink(missing_ok=True)
@@ -130,14 +134,20 @@ def test_a_lock_file_of_another_user_is_usable(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "LEASES", tmp_path / "leases")
     monkeypatch.setattr(lease, "_HELD", [])
     opened, real = [], os.open
-    monkeypatch.setattr(lease.os, "open", lambda path, flags, *mode: (opened.append(flags), real(path, flags, *mode))[1])
+    monkeypatch.setattr(
+        lease.os,
+        "open",
+        lambda path, flags, *mode: (opened.append(flags), real(path, flags, *mode))[1],
+    )
     before = os.umask(0o077)
     try:
         assert lease.lease(1) == 0
     finally:
         os.umask(before)
     assert (tmp_path / "leases").stat().st_mode & 0o7777 == 0o1777
-    assert (tmp_path / "leases/0.lock").stat().st_mode & 0o777 == 0o644, "others may lock it, whatever our umask is"
+    assert (tmp_path / "leases/0.lock").stat().st_mode & 0o777 == 0o644, (
+        "others may lock it, whatever our umask is"
+    )
     os.close(lease._HELD.pop())
     opened.clear()
     assert lease.lease(1) == 0 and opened == [os.O_RDONLY]

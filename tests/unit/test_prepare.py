@@ -31,7 +31,8 @@ DATA = Path(os.environ.get("HELIXBENCH_DATA") or Path(__file__).parents[2].paren
 VALUES = {"prepare.size": 48, "prepare.split": "half", "prepare.raw_mask_cells": 5}
 
 
-# ------------------------------------------------------------------------------------------------ raw masks, references
+# ------------------------------------------------------------------------------------------------
+# raw masks, references
 
 
 @given(st.integers(1, 9), st.integers(9, 70), st.integers(9, 70), st.randoms(use_true_random=False))
@@ -52,8 +53,13 @@ def test_cells_are_row_major_and_tile_the_picture():
     mask = np.zeros((50, 50), bool)
     mask[12, 31] = True
     assert raw_mask_cells(mask, 5) == (8,)
-    assert cells_to_mask(5, (8,), 50)[10:20, 30:40].all() and cells_to_mask(5, (8,), 50).sum() == 100
-    assert sum(cells_to_mask(5, (c,), 256).astype(int) for c in range(25)).tolist() == np.ones((256, 256), int).tolist()
+    assert (
+        cells_to_mask(5, (8,), 50)[10:20, 30:40].all() and cells_to_mask(5, (8,), 50).sum() == 100
+    )
+    assert (
+        sum(cells_to_mask(5, (c,), 256).astype(int) for c in range(25)).tolist()
+        == np.ones((256, 256), int).tolist()
+    )
     edges = cell_edges(256, 5)
     assert edges == [0, 51, 102, 154, 205, 256] and [256 - e for e in reversed(edges)] == edges
 
@@ -70,20 +76,36 @@ def test_reference_crops():
     expected = Image.fromarray(image[10:20, 10:30]).resize((40, 40), Image.Resampling.LANCZOS)
     assert (tight == np.asarray(expected)).all()
     nothing = np.zeros((40, 40), bool)
-    assert (reference_crop(image, nothing, "cells") == 128).all() and (reference_crop(image, nothing, "tight") == 128).all()
+    assert (reference_crop(image, nothing, "cells") == 128).all() and (
+        reference_crop(image, nothing, "tight") == 128
+    ).all()
     assert (reference_crop(image, nothing, "background") == image).all()
 
 
-# ------------------------------------------------------------------------------------------------------ split, leaks
+# ------------------------------------------------------------------------------------------------
+# split, leaks
 
 
 def raw(defect, name, subset="test"):
-    return RawSample("d", "c", defect, subset, Path(f"/r/c/{subset}/{defect}/{name}.png"), None if defect == GOOD else Path("/m"))
+    return RawSample(
+        "d",
+        "c",
+        defect,
+        subset,
+        Path(f"/r/c/{subset}/{defect}/{name}.png"),
+        None if defect == GOOD else Path("/m"),
+    )
 
 
 def test_half_split_takes_the_first_half_of_the_sorted_files():
     assert generator_part(["b", "e", "a", "d", "c"], "half") == ["a", "b"]
-    samples = [raw("dent", "2"), raw("dent", "0"), raw("dent", "1"), raw(GOOD, "0"), raw(GOOD, "0", "train")]
+    samples = [
+        raw("dent", "2"),
+        raw("dent", "0"),
+        raw("dent", "1"),
+        raw(GOOD, "0"),
+        raw(GOOD, "0", "train"),
+    ]
     assert roles(samples, "half") == ["test", "generator", "test", "test", "normal"]
 
 
@@ -94,7 +116,12 @@ def test_half_of_one_is_nothing():
 
 def test_third_and_literal():
     names = [f"{i}" for i in range(8)]
-    assert generator_part(names, "third") == ["0", "1"] and generator_part(names, "literal") == ["0", "1", "2", "3"]
+    assert generator_part(names, "third") == ["0", "1"] and generator_part(names, "literal") == [
+        "0",
+        "1",
+        "2",
+        "3",
+    ]
     samples = [*(raw("dent", name) for name in "012"), raw(GOOD, "0"), raw(GOOD, "0", "train")]
     assert roles(samples, "third") == ["generator", "test", "test", "test", "normal"]
     assert roles(samples, "literal") == ["both", "test", "test", "test", "normal"]
@@ -102,18 +129,32 @@ def test_third_and_literal():
         roles([raw("dent", "0"), raw("dent", "1"), raw(GOOD, "0", "train")], "third")
 
 
-@pytest.mark.parametrize("n, trains, both", [(3, 1, 0), (8, 2, 0), (9, 3, 0), (12, 4, 0), (27, 9, 0)])
+@pytest.mark.parametrize(
+    "n, trains, both", [(3, 1, 0), (8, 2, 0), (9, 3, 0), (12, 4, 0), (27, 9, 0)]
+)
 def test_the_rivals_count_one_picture_more(n, trains, both):
-    """AnomalyDiffusion's loop always, DualAnoDiff's script unless floor(n/3) is a multiple of 3; both test from floor(n/3) on."""
+    """AnomalyDiffusion's loop always, DualAnoDiff's script unless floor(n/3) is a multiple of 3;
+    both test from floor(n/3) on."""
     names = [f"{i:02d}" for i in range(n)]
     samples = [*(raw("dent", name) for name in names), raw(GOOD, "0"), raw(GOOD, "0", "train")]
-    assert [roles(samples, "third").count(role) for role in ("generator", "both", "test")] == [trains, both, n - trains + 1]
+    assert [roles(samples, "third").count(role) for role in ("generator", "both", "test")] == [
+        trains,
+        both,
+        n - trains + 1,
+    ]
     found = roles(samples, "third_anomalydiffusion")
     assert [found.count(role) for role in ("generator", "both", "test")] == [trains, 1, n - trains]
-    assert found[trains] == "both" and generator_part(names, "third_anomalydiffusion") == names[: trains + 1]
+    assert (
+        found[trains] == "both"
+        and generator_part(names, "third_anomalydiffusion") == names[: trains + 1]
+    )
     found = roles(samples, "third_dualanodiff")
     extra = int(trains % 3 != 0)
-    assert [found.count(role) for role in ("generator", "both", "test")] == [trains, extra, n - trains - extra + 1]
+    assert [found.count(role) for role in ("generator", "both", "test")] == [
+        trains,
+        extra,
+        n - trains - extra + 1,
+    ]
 
 
 def grouped(defect, name, group, subset="test"):
@@ -121,12 +162,18 @@ def grouped(defect, name, group, subset="test"):
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["dent", "hole"]), st.integers(1, 7)), min_size=6, max_size=30),
+    st.lists(
+        st.tuples(st.sampled_from(["dent", "hole"]), st.integers(1, 7)), min_size=6, max_size=30
+    ),
     st.sampled_from(["half", "third"]),
 )
 @settings(max_examples=60, deadline=None)
 def test_groups_stay_whole_and_the_share_is_the_rules(sizes, rule):
-    samples = [grouped(d, f"{n:02d}_{i}", f"{n:02d}") for n, (d, size) in enumerate(sizes) for i in range(size)]
+    samples = [
+        grouped(d, f"{n:02d}_{i}", f"{n:02d}")
+        for n, (d, size) in enumerate(sizes)
+        for i in range(size)
+    ]
     samples += [grouped(GOOD, f"{n}", f"{n:02d}", "train") for n in range(len(sizes))]
     parts = roles(samples, rule, Notes(collect=True))
     sides = {}
@@ -141,7 +188,10 @@ def test_groups_stay_whole_and_the_share_is_the_rules(sizes, rule):
 
 def test_groups_that_cannot_be_split():
     one = [grouped("dent", str(i), "a") for i in range(6)]
-    with pytest.raises(UserError, match="dent: 6 pictures only, of 1 object, which stay together: none of the defect dent"):
+    with pytest.raises(
+        UserError,
+        match="dent: 6 pictures only, of 1 object, which stay together: none of the defect dent",
+    ):
         roles(one, "half")
     normals = [grouped(GOOD, "0", "x", "train"), grouped(GOOD, "1", "x")]
     with pytest.raises(UserError, match="/good/1.png: its group x is in training and in test"):
@@ -173,52 +223,91 @@ def test_names_that_tell_the_sides_apart(pattern, values):
     lines = told(*sides)
     assert len(lines) == (values is not None)
     if values:
-        assert lines[0].startswith(f"c: names of dent tell training from test: {values}; if that is a camera")
+        assert lines[0].startswith(
+            f"c: names of dent tell training from test: {values}; if that is a camera"
+        )
     mixed = [[one for i, one in enumerate(sides[0] + sides[1]) if i % 2 == k] for k in (0, 1)]
     assert told(*mixed) == []
 
 
 def test_names_that_tell_sides_apart_are_noted_by_prepare(tmp_path):
-    draw(tmp_path / "raw", "drawn", "tile", Procedural(size=32, train_good=8, test_good=4, per_defect=4), seed=0)
+    draw(
+        tmp_path / "raw",
+        "drawn",
+        "tile",
+        Procedural(size=32, train_good=8, test_good=4, per_defect=4),
+        seed=0,
+    )
     for n, file in enumerate(sorted((tmp_path / "raw/tile").glob("*/good/*.png"))):
         lot = 2 if file.parts[-3] == "test" else 1
         file.rename(file.with_name(f"lot{lot}_{n:03}.png"))
-    stage.run("drawn", "tile", Slice(VALUES), layout="mvtec_ad", raw=tmp_path / "raw", out=tmp_path / "tile")
+    stage.run(
+        "drawn",
+        "tile",
+        Slice(VALUES),
+        layout="mvtec_ad",
+        raw=tmp_path / "raw",
+        out=tmp_path / "tile",
+    )
     (line,) = json.loads((tmp_path / "tile/manifest.json").read_text())["odd"]
-    assert line.startswith("tile: names of good tell training from test: lot1 against lot2; if that is")
+    assert line.startswith(
+        "tile: names of good tell training from test: lot1 against lot2; if that is"
+    )
 
 
 def test_literal_leaks_its_own_pictures_and_no_others():
-    leaking = [("g.png", "normal", "1"), ("b.png", "both", "2"), ("c.png", "both", "2"), ("t.png", "test", "3")]
+    leaking = [
+        ("g.png", "normal", "1"),
+        ("b.png", "both", "2"),
+        ("c.png", "both", "2"),
+        ("t.png", "test", "3"),
+    ]
     assert check_leaks(leaking) == 3
     for bad in (("x.png", "both", "1"), ("x.png", "test", "2"), ("x.png", "test", "1")):
         with pytest.raises(UserError, match="the same picture as"):
             check_leaks([*leaking, bad])
     members = [("x0", "dent", "both"), ("x1", "dent", "test"), ("g0", GOOD, "normal")]
     record = split_record("literal", 5, "d", "c", members)
-    assert record["leaking"] and record["defects"]["dent"] == {"generator": ["x0"], "test": ["x0", "x1"]}
+    assert record["leaking"] and record["defects"]["dent"] == {
+        "generator": ["x0"],
+        "test": ["x0", "x1"],
+    }
     assert "leaking" not in split_record("half", 5, "d", "c", members[1:])
 
 
 @pytest.mark.parametrize("role", ["normal", "generator"])
 def test_leak_names_both_files(role):
-    good = [("a.png", "normal", "1"), ("b.png", "generator", "2"), ("c.png", "test", "3"), ("d.png", "test", "3"), ("e.png", "normal", "1")]
+    good = [
+        ("a.png", "normal", "1"),
+        ("b.png", "generator", "2"),
+        ("c.png", "test", "3"),
+        ("d.png", "test", "3"),
+        ("e.png", "normal", "1"),
+    ]
     assert check_leaks(good) == 3
     with pytest.raises(UserError, match="^z.png: the same picture as y.png"):
         check_leaks([*good, ("y.png", role, "9"), ("z.png", "test", "9")])
 
 
 def test_split_hash_depends_on_the_members_alone():
-    members = [("x0", "dent", "generator"), ("x1", "dent", "test"), ("g0", GOOD, "normal"), ("g1", GOOD, "test")]
+    members = [
+        ("x0", "dent", "generator"),
+        ("x1", "dent", "test"),
+        ("g0", GOOD, "normal"),
+        ("g1", GOOD, "test"),
+    ]
     record = split_record("half", 5, "d", "c", members)
-    assert record["defects"] == {"dent": {"generator": ["x0"], "test": ["x1"]}} and record["normal"] == ["g0"]
+    assert record["defects"] == {"dent": {"generator": ["x0"], "test": ["x1"]}} and record[
+        "normal"
+    ] == ["g0"]
     assert record["good"] == {"test": ["g1"]}
     assert split_record("half", 5, "d", "c", members[::-1]) == record
     moved = [("x0", "dent", "test"), ("x1", "dent", "generator"), *members[2:]]
     assert split_record("half", 5, "d", "c", moved)["sha256"] != record["sha256"]
 
 
-# --------------------------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------------------
+# pictures
 
 
 def scene():
@@ -240,11 +329,21 @@ def test_read_rgb_of_every_mode(tmp_path):
     rgba = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
     assert (pictures.read_rgb(saved(tmp_path / "c.png", Image.fromarray(rgba))) == image).all()
     rgba[5:15, 5:10, 3] = 0
-    assert (pictures.read_rgb(saved(tmp_path / "d.png", Image.fromarray(rgba)))[5:15, 5:10] == 0).all()
+    assert (
+        pictures.read_rgb(saved(tmp_path / "d.png", Image.fromarray(rgba)))[5:15, 5:10] == 0
+    ).all()
     grey = image[..., 0]
-    assert (pictures.read_rgb(saved(tmp_path / "e.png", Image.fromarray(grey))) == grey[..., None]).all()
-    assert (pictures.read_rgb(saved(tmp_path / "f.png", Image.fromarray(grey.astype(np.uint16) * 257))) == grey[..., None]).all()
-    assert (pictures.read_rgb(saved(tmp_path / "g.png", Image.fromarray(grey > 0))) == (grey > 0)[..., None] * 255).all()
+    assert (
+        pictures.read_rgb(saved(tmp_path / "e.png", Image.fromarray(grey))) == grey[..., None]
+    ).all()
+    assert (
+        pictures.read_rgb(saved(tmp_path / "f.png", Image.fromarray(grey.astype(np.uint16) * 257)))
+        == grey[..., None]
+    ).all()
+    assert (
+        pictures.read_rgb(saved(tmp_path / "g.png", Image.fromarray(grey > 0)))
+        == (grey > 0)[..., None] * 255
+    ).all()
     read = pictures.read_rgb(saved(tmp_path / "h.jpg", colour.convert("CMYK"), quality=95))
     assert read.shape == image.shape and np.abs(read.astype(int) - image).mean() < 12
 
@@ -280,18 +379,34 @@ def coloured_labels():
         Image.fromarray(BOX.astype(np.uint16) * 255),
         Image.fromarray(np.dstack([BOX * 255] * 3)),
         Image.fromarray(np.dstack([BOX * 255, BOX * 0, BOX * 0])),  # painted red
-        Image.fromarray(np.dstack([BOX * 0 + 255] * 3 + [BOX * 255])),  # painted on a transparent layer
+        Image.fromarray(
+            np.dstack([BOX * 0 + 255] * 3 + [BOX * 255])
+        ),  # painted on a transparent layer
         Image.fromarray(BOX * 255).convert("P"),
         coloured_labels(),
     ],
-    ids=["grey", "zero-one", "labels", "1-bit", "16-bit", "8-in-16-bit", "rgb", "red", "layer", "grey palette", "colour palette"],
+    ids=[
+        "grey",
+        "zero-one",
+        "labels",
+        "1-bit",
+        "16-bit",
+        "8-in-16-bit",
+        "rgb",
+        "red",
+        "layer",
+        "grey palette",
+        "colour palette",
+    ],
 )
 def test_read_mask_of_every_mode(tmp_path, picture):
     assert (pictures.read_mask(saved(tmp_path / "m.png", picture)) == BOX.astype(bool)).all()
 
 
 def test_antialiased_masks_are_cut_at_half(tmp_path):
-    path = saved(tmp_path / "m.png", Image.fromarray(np.array([[0, 1, 100, 127, 128, 200, 255]], np.uint8)))
+    path = saved(
+        tmp_path / "m.png", Image.fromarray(np.array([[0, 1, 100, 127, 128, 200, 255]], np.uint8))
+    )
     assert pictures.read_mask(path).tolist() == [[False, False, False, False, True, True, True]]
 
 
@@ -309,7 +424,10 @@ def test_resized_masks_keep_area_and_never_vanish():
     assert small.dtype == bool and abs(small.mean() - mask.mean()) < 0.002
     thin = np.zeros((900, 700), bool)
     thin[450, 100:650] = True
-    assert not (np.asarray(Image.fromarray(thin.astype(np.float32)).resize((64, 64), Image.Resampling.BOX)) >= 0.5).any()
+    assert not (
+        np.asarray(Image.fromarray(thin.astype(np.float32)).resize((64, 64), Image.Resampling.BOX))
+        >= 0.5
+    ).any()
     small = pictures.resize_mask(thin, 64)
     assert small[32, 10:59].all() and small.sum() < 60
     assert not pictures.resize_mask(np.zeros((90, 90), bool), 64).any()
@@ -333,13 +451,16 @@ def test_garbage_is_one_line(tmp_path_factory, content, signed):
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-# ------------------------------------------------------------------------------------------------------------ stage
+# ------------------------------------------------------------------------------------------------
+# stage
 
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     root = tmp_path_factory.mktemp("drawn")
-    draw(root, "drawn", "disc", Procedural(size=64, train_good=3, test_good=2, per_defect=3), seed=0)
+    draw(
+        root, "drawn", "disc", Procedural(size=64, train_good=3, test_good=2, per_defect=3), seed=0
+    )
     return root
 
 
@@ -357,10 +478,20 @@ def test_samples_and_files_agree(out, drawn):
     for s in samples:
         assert s.sha256 == sha256(drawn / s.source)
         bilinear = bilinear_file(s.mask) if s.mask else ""
-        named |= {name for name in (s.image, s.mask, bilinear, s.reference_cells, s.reference_tight) if name}
+        named |= {
+            name
+            for name in (s.image, s.mask, bilinear, s.reference_cells, s.reference_tight)
+            if name
+        }
         image = Image.open(out / s.image)
         assert image.mode == "RGB" and image.size == (48, 48)
-        assert (s.defect == GOOD) == (s.mask == "") == (s.raw_mask == "") == (s.reference_cells == "") == (s.reference_tight == "")
+        assert (
+            (s.defect == GOOD)
+            == (s.mask == "")
+            == (s.raw_mask == "")
+            == (s.reference_cells == "")
+            == (s.reference_tight == "")
+        )
         if s.mask:
             mask = np.asarray(Image.open(out / s.mask))
             assert mask.shape == (48, 48) and set(np.unique(mask)) == {0, 255}
@@ -374,13 +505,16 @@ def test_samples_and_files_agree(out, drawn):
 
 @pytest.mark.parametrize("sides", [(512, 512, 256), (90, 60, 48), (48, 48, 48), (30, 40, 48)])
 def test_bilinear_masks_are_those_of_the_public_scripts(sides):
-    """torch's bilinear resizing without antialiasing is OpenCV's; pixels wholly inside keep the full value."""
+    """torch's bilinear resizing without antialiasing is OpenCV's; pixels wholly inside keep the
+    full value."""
     height, width, size = sides
     mask = np.zeros((height, width), bool)
     mask[height // 4 : height // 2 + 1, width // 3 : width // 2 + 2] = True
     found = pictures.bilinear_mask(mask, size)
     planes = torch.from_numpy(mask.astype(np.float32))[None, None]
-    expected = torch.nn.functional.interpolate(planes, (size, size), mode="bilinear", align_corners=False)[0, 0].numpy()
+    expected = torch.nn.functional.interpolate(
+        planes, (size, size), mode="bilinear", align_corners=False
+    )[0, 0].numpy()
     assert np.abs(found - 255 * expected).max() <= 0.51
     if (height, width) == (size, size):
         assert ((found == 255) == mask).all() and set(np.unique(found)) == {0, 255}
@@ -390,26 +524,54 @@ def test_split_file(out):
     split = json.loads((out / "split.json").read_text())
     samples = read_csv(out / "samples.csv", Sample)
     assert split["rule"] == "half" and split["k"] == 5
-    assert split["defects"]["bend"] == {"generator": ["test_bend_000"], "test": ["test_bend_001", "test_bend_002"]}
+    assert split["defects"]["bend"] == {
+        "generator": ["test_bend_000"],
+        "test": ["test_bend_001", "test_bend_002"],
+    }
     assert split["normal"] == ["train_good_000", "train_good_001", "train_good_002"]
     roles_of = {s.id: s.role for s in samples}
-    assert all(roles_of[i] == role for parts in split["defects"].values() for role, ids in parts.items() for i in ids)
+    assert all(
+        roles_of[i] == role
+        for parts in split["defects"].values()
+        for role, ids in parts.items()
+        for i in ids
+    )
     manifest = json.loads((out / "manifest.json").read_text())
-    assert manifest["split_sha256"] == split["sha256"] and manifest["roles"] == {"normal": 3, "generator": 4, "test": 10}
+    assert manifest["split_sha256"] == split["sha256"] and manifest["roles"] == {
+        "normal": 3,
+        "generator": 4,
+        "test": 10,
+    }
 
 
-@pytest.mark.parametrize("rule, generator, test", [("half", 1, 2), ("third", 1, 2), ("literal", 1, 3), ("third_anomalydiffusion", 2, 2)])
+@pytest.mark.parametrize(
+    "rule, generator, test",
+    [("half", 1, 2), ("third", 1, 2), ("literal", 1, 3), ("third_anomalydiffusion", 2, 2)],
+)
 def test_every_split_through_its_readers(drawn, tmp_path, rule, generator, test):
-    """Training, scoring and testing read the same folder; of three pictures one trains; splits that leak test some of those."""
-    stage.run("drawn", "disc", Slice({**VALUES, "prepare.split": rule}), layout="procedural", raw=drawn, out=tmp_path / "disc")
+    """Training, scoring and testing read the same folder; of three pictures one trains; splits that
+    leak test some of those."""
+    stage.run(
+        "drawn",
+        "disc",
+        Slice({**VALUES, "prepare.split": rule}),
+        layout="procedural",
+        raw=drawn,
+        out=tmp_path / "disc",
+    )
     samples = read_csv(tmp_path / "disc/samples.csv", Sample)
     bends = [s for s in samples if s.defect == "bend"]
     data = Pictures.load(tmp_path / "disc")
     trains = [data.samples[i].id for i in data.defective if data.samples[i].defect == "bend"]
-    assert len(trains) == generator == sum(s.defect_trains for s in bends) and sum(s.tests for s in bends) == test
+    assert (
+        len(trains) == generator == sum(s.defect_trains for s in bends)
+        and sum(s.tests for s in bends) == test
+    )
     tested, images, masks = detect_data.test_set(tmp_path / "disc", samples)
     shared = set(trains) & {s.id for s in tested}
-    assert shared == {"literal": set(trains), "third_anomalydiffusion": set(trains[1:])}.get(rule, set())
+    assert shared == {"literal": set(trains), "third_anomalydiffusion": set(trains[1:])}.get(
+        rule, set()
+    )
     assert len(tested) == len(images) == len(masks) and not any(s.role == "normal" for s in tested)
     split = json.loads((tmp_path / "disc/split.json").read_text())
     assert split["rule"] == rule and split.get("leaking", False) == (rule in LEAKING)
@@ -423,15 +585,23 @@ def test_every_split_through_its_readers(drawn, tmp_path, rule, generator, test)
 
 @pytest.mark.parametrize("rule", ["half", "third", "literal"])
 def test_a_leak_stops_every_split(drawn, tmp_path, rule):
-    """The second picture of a type, which is tested, is the first saved anew; `literal` allows the first alone to be both."""
+    """The second picture of a type, which is tested, is the first saved anew; `literal` allows the
+    first alone to be both."""
     shutil.copytree(drawn, tmp_path / "raw")
     first, second = (tmp_path / "raw/disc/test/bend" / name for name in ("000.png", "001.png"))
     with Image.open(first) as picture:
         picture.save(second, compress_level=0)
     assert sha256(first) != sha256(second)
-    with pytest.raises(UserError, match="bend/001.png: the same picture as .*bend/000.png, which is in training"):
+    with pytest.raises(
+        UserError, match="bend/001.png: the same picture as .*bend/000.png, which is in training"
+    ):
         stage.run(
-            "drawn", "disc", Slice({**VALUES, "prepare.split": rule}), layout="procedural", raw=tmp_path / "raw", out=tmp_path / "disc"
+            "drawn",
+            "disc",
+            Slice({**VALUES, "prepare.split": rule}),
+            layout="procedural",
+            raw=tmp_path / "raw",
+            out=tmp_path / "disc",
         )
     assert [path.name for path in tmp_path.iterdir()] == ["raw"]
 
@@ -439,8 +609,17 @@ def test_a_leak_stops_every_split(drawn, tmp_path, rule):
 def test_one_name_in_train_and_test_is_no_leak(drawn, tmp_path):
     """Names say nothing: train/good/000 and test/good/000 are two pictures."""
     shutil.copytree(drawn, tmp_path / "raw")
-    assert (tmp_path / "raw/disc/train/good/000.png").exists() and (tmp_path / "raw/disc/test/good/000.png").exists()
-    stage.run("drawn", "disc", Slice(VALUES), layout="procedural", raw=tmp_path / "raw", out=tmp_path / "disc")
+    assert (tmp_path / "raw/disc/train/good/000.png").exists() and (
+        tmp_path / "raw/disc/test/good/000.png"
+    ).exists()
+    stage.run(
+        "drawn",
+        "disc",
+        Slice(VALUES),
+        layout="procedural",
+        raw=tmp_path / "raw",
+        out=tmp_path / "disc",
+    )
 
 
 def test_progress_names_its_category(caplog, monkeypatch):
@@ -460,15 +639,32 @@ def test_progress_names_its_category(caplog, monkeypatch):
 
 def test_pictures_that_are_left_out_are_counted(tmp_path, caplog):
     """A magnetic tile whose mask is empty as published: seen in the log and in the manifest."""
-    draw(tmp_path / "raw", "drawn", "tile", Procedural(size=32, train_good=8, test_good=2, per_defect=3, layout="magnetic_tile"), seed=0)
+    draw(
+        tmp_path / "raw",
+        "drawn",
+        "tile",
+        Procedural(size=32, train_good=8, test_good=2, per_defect=3, layout="magnetic_tile"),
+        seed=0,
+    )
     odd = tmp_path / "raw/tile/MT_Stain/Imgs/exp0001.png"
     Image.new("L", (32, 32)).save(odd)
     with caplog.at_level("INFO", logger="helixbench.prepare.progress"):
-        stage.run("drawn", "tile", Slice(VALUES), layout="magnetic_tile", raw=tmp_path / "raw", out=tmp_path / "tile")
+        stage.run(
+            "drawn",
+            "tile",
+            Slice(VALUES),
+            layout="magnetic_tile",
+            raw=tmp_path / "raw",
+            out=tmp_path / "tile",
+        )
     line = f"{odd.with_suffix('.jpg')}: left out, its mask exp0001.png is empty"
     assert f"drawn tile: {line}" in caplog.messages
     manifest = json.loads((tmp_path / "tile/manifest.json").read_text())
-    assert manifest["odd"] == [line] and manifest["roles"] == {"normal": 8, "generator": 3, "test": 2 + 5}
+    assert manifest["odd"] == [line] and manifest["roles"] == {
+        "normal": 8,
+        "generator": 3,
+        "test": 2 + 5,
+    }
 
 
 def test_a_second_run_gives_the_same_files_in_place_of_the_first(out, drawn, tmp_path):
@@ -486,10 +682,18 @@ def test_reads_no_other_key_than_its_own(out):
     assert sorted(manifest["config"]) == sorted(VALUES)
 
 
-@pytest.mark.skipif(not (DATA / "mvtec_ad/bottle").is_dir(), reason="no MVTec AD bottle; set HELIXBENCH_DATA to the folder of mvtec_ad/")
+@pytest.mark.skipif(
+    not (DATA / "mvtec_ad/bottle").is_dir(),
+    reason="no MVTec AD bottle; set HELIXBENCH_DATA to the folder of mvtec_ad/",
+)
 def test_the_real_bottle(tmp_path):
     stage.run(
-        "MVTec-AD", "bottle", Slice({**VALUES, "prepare.size": 64}), layout="mvtec_ad", raw=DATA / "mvtec_ad", out=tmp_path / "bottle"
+        "MVTec-AD",
+        "bottle",
+        Slice({**VALUES, "prepare.size": 64}),
+        layout="mvtec_ad",
+        raw=DATA / "mvtec_ad",
+        out=tmp_path / "bottle",
     )
     manifest = json.loads((tmp_path / "bottle/manifest.json").read_text())
     assert manifest["roles"] == {"normal": 209, "generator": 31, "test": 52}

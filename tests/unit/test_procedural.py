@@ -51,7 +51,9 @@ def test_the_schema_knows_what_can_be_drawn():
 
 @pytest.mark.parametrize("category", DEFECTS)
 def test_normals_vary_but_little(category):
-    pictures = [picture("drawn", category, "train", GOOD, i, 48, seed=0)[0].astype(float) for i in range(4)]
+    pictures = [
+        picture("drawn", category, "train", GOOD, i, 48, seed=0)[0].astype(float) for i in range(4)
+    ]
     assert all(np.abs(a - b).mean() > 1 for i, a in enumerate(pictures) for b in pictures[:i])
     means = [p.mean() for p in pictures]
     assert max(means) - min(means) < 25
@@ -61,8 +63,15 @@ def test_normals_vary_but_little(category):
 def test_what_a_picture_depends_on():
     first = picture("drawn", "disc", "test", "bend", 0, 48, seed=3)[0]
     assert np.array_equal(first, picture("drawn", "disc", "test", "bend", 0, 48, seed=3)[0])
-    for other in (("other", "bend", 0, 3), ("drawn", "scratch", 0, 3), ("drawn", "bend", 1, 3), ("drawn", "bend", 0, 4)):
-        assert not np.array_equal(first, picture(other[0], "disc", "test", other[1], other[2], 48, seed=other[3])[0])
+    for other in (
+        ("other", "bend", 0, 3),
+        ("drawn", "scratch", 0, 3),
+        ("drawn", "bend", 1, 3),
+        ("drawn", "bend", 0, 4),
+    ):
+        assert not np.array_equal(
+            first, picture(other[0], "disc", "test", other[1], other[2], 48, seed=other[3])[0]
+        )
 
 
 def test_draw_writes_the_layout_and_its_index(tmp_path):
@@ -71,13 +80,19 @@ def test_draw_writes_the_layout_and_its_index(tmp_path):
     counts = {}
     for s in samples:
         counts[s.subset, s.defect] = counts.get((s.subset, s.defect), 0) + 1
-    assert counts == {("train", GOOD): 3, ("test", GOOD): 2, **{("test", d): 2 for d in DEFECTS["capsule"]}}
+    assert counts == {
+        ("train", GOOD): 3,
+        ("test", GOOD): 2,
+        **{("test", d): 2 for d in DEFECTS["capsule"]},
+    }
     for s in samples:
         if s.mask:
             assert set(np.unique(np.asarray(Image.open(s.mask)))) == {0, 255}
     with open(tmp_path / "a/capsule.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert {row["path"] for row in rows} == {f"capsule/{p}" for p in sha256_tree(tmp_path / "a/capsule")}
+    assert {row["path"] for row in rows} == {
+        f"capsule/{p}" for p in sha256_tree(tmp_path / "a/capsule")
+    }
     assert all(sha256(tmp_path / "a" / row["path"]) == row["sha256"] for row in rows)
 
 
@@ -100,6 +115,9 @@ def test_an_interrupted_drawing_leaves_no_index(tmp_path, monkeypatch):
 
 
 def test_unknown_category(tmp_path):
-    with pytest.raises(UserError, match="^spoon: no such procedural category; known: disc, capsule, plate, weave, tile$"):
+    with pytest.raises(
+        UserError,
+        match="^spoon: no such procedural category; known: disc, capsule, plate, weave, tile$",
+    ):
         draw(tmp_path, "drawn", "spoon", SIZES, seed=0)
     assert not list(tmp_path.iterdir())

@@ -31,19 +31,52 @@ UNET = "U-Net width 64, last checkpoint; split half"
 
 
 def config(methods=METHODS, datasets=DATASETS, columns=3, ablations=ABLATIONS):
-    values = {"report": {"grid_columns": columns}, "train.methods": methods, "prepare.datasets": datasets}
+    values = {
+        "report": {"grid_columns": columns},
+        "train.methods": methods,
+        "prepare.datasets": datasets,
+    }
     return Slice({**values, "train.ablations": ablations})
 
 
-def score(metric, value, dataset="MVTec-AD", category="bottle", method="dhdiff", seed=0, protocol=UNET, defect="all", std=None):
-    return Score(dataset, category, defect, method, metric, value, std, 40, seed, "half", "0" * 64, protocol, "d" * 16)
+def score(
+    metric,
+    value,
+    dataset="MVTec-AD",
+    category="bottle",
+    method="dhdiff",
+    seed=0,
+    protocol=UNET,
+    defect="all",
+    std=None,
+):
+    return Score(
+        dataset,
+        category,
+        defect,
+        method,
+        metric,
+        value,
+        std,
+        40,
+        seed,
+        "half",
+        "0" * 64,
+        protocol,
+        "d" * 16,
+    )
 
 
 def render_table(tmp_path, number, rows, **kwargs):
     file = tmp_path / "scores.csv"
     write_csv(file, rows, Score)
-    tables.run(number, config(**kwargs), published=PUBLISHED, scores=[file], out=tmp_path / "report")
-    texts = {suffix: (tmp_path / "report" / f"table_{number}.{suffix}").read_text(encoding="utf-8") for suffix in ("csv", "md", "tex")}
+    tables.run(
+        number, config(**kwargs), published=PUBLISHED, scores=[file], out=tmp_path / "report"
+    )
+    texts = {
+        suffix: (tmp_path / "report" / f"table_{number}.{suffix}").read_text(encoding="utf-8")
+        for suffix in ("csv", "md", "tex")
+    }
     return list(csv.DictReader(texts["csv"].splitlines())), texts["md"], texts["tex"]
 
 
@@ -51,7 +84,9 @@ def pick(rows, **where):
     return [row for row in rows if all(row[key] == value for key, value in where.items())]
 
 
-def detection(metrics=("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "pro", "f1_max"), seeds=(0, 1, 2)):
+def detection(
+    metrics=("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "pro", "f1_max"), seeds=(0, 1, 2)
+):
     places = [("MVTec-AD", "bottle"), ("MVTec-AD", "cable"), ("Procedural", "disc")]
     for m, method in enumerate(METHODS):
         for p, (dataset, category) in enumerate(places):
@@ -60,7 +95,8 @@ def detection(metrics=("image_auroc", "pixel_auroc", "pixel_ap", "image_ap", "pr
                     yield score(metric, 90 - 3 * m - p + k + seed, dataset, category, method, seed)
 
 
-# ------------------------------------------------------------------------------------------------------- ablations
+# ------------------------------------------------------------------------------------------------
+# ablations
 
 
 def arms(*methods_and_values):
@@ -82,7 +118,9 @@ def test_arms_stand_in_the_paper_s_rows(tmp_path):
     assert not pick(rows, method="Crop&Paste") and not pick(rows, metric="image_auroc")
     lines = [line for line in md.splitlines() if line.startswith("| (")]
     assert [line.split("|")[1].strip()[:3] for line in lines] == ["(1)", "(2)", "(3)", "(4)"]
-    assert "**86.4**" in lines[3] and "**80.5 ± 0.7**" in lines[3] and "<u>70.5 ± 0.7</u>" in lines[1], lines
+    assert (
+        "**86.4**" in lines[3] and "**80.5 ± 0.7**" in lines[3] and "<u>70.5 ± 0.7</u>" in lines[1]
+    ), lines
     assert "| arm |" in md and "mean of 2 of" not in lines[0]
     assert r"\textbf{80.5 $\pm$ 0.7}" in tex
 
@@ -107,7 +145,8 @@ def test_hand_filtered_pairs_are_told_beside_the_published_columns(tmp_path):
     assert ours["certainty"] == "low" and "second-hand" in ours["source"]
 
 
-# ---------------------------------------------------------------------------------- tables about one data set alone
+# ---------------------------------------------------------------------------------- tables about
+# one data set alone
 
 PAPER_SETS = {
     "MPDD": {"layout": "mpdd", "root": "raw", "categories": ["tubes", "connector"]},
@@ -118,7 +157,10 @@ PAPER_SETS = {
 
 def test_a_table_shows_its_own_data_set_and_what_the_paper_never_had(tmp_path):
     rows = [
-        score("image_auroc", 90 + i, *place) for i, place in enumerate((("MVTec-AD", "bottle"), ("MPDD", "tubes"), ("Procedural", "disc")))
+        score("image_auroc", 90 + i, *place)
+        for i, place in enumerate(
+            (("MVTec-AD", "bottle"), ("MPDD", "tubes"), ("Procedural", "disc"))
+        )
     ]
     found, _, _ = render_table(tmp_path, 3, rows, datasets=PAPER_SETS)
     assert {row["dataset"] for row in pick(found) if row["measured"]} == {"MPDD", "Procedural"}
@@ -127,10 +169,15 @@ def test_a_table_shows_its_own_data_set_and_what_the_paper_never_had(tmp_path):
 
 
 def test_the_whole_of_mpdd_is_one_row(tmp_path):
-    rows = [score("image_auroc", value, "MPDD", category) for category, value in (("tubes", 90), ("connector", 80))]
+    rows = [
+        score("image_auroc", value, "MPDD", category)
+        for category, value in (("tubes", 90), ("connector", 80))
+    ]
     found, md, _ = render_table(tmp_path, 5, rows, datasets=PAPER_SETS)
     (ours,) = pick(found, method="DH-Diff", metric="image_auroc", dataset="MPDD")
-    assert (ours["category"], ours["measured"]) == ("all", "85") and "mean of 2 categories" in ours["protocol"]
+    assert (ours["category"], ours["measured"]) == ("all", "85") and "mean of 2 categories" in ours[
+        "protocol"
+    ]
     assert not pick(found, category="tubes") and "| all |" in md
     half, _, _ = render_table(tmp_path, 5, rows[:1], datasets=PAPER_SETS)
     assert not any(row["measured"] for row in half), "an average of a part is none"
@@ -146,7 +193,8 @@ def test_logical_and_structural_anomalies_have_rows_of_their_own(tmp_path):
     assert ours == {"logical/pushpins": "70", "structural/pushpins": "90", "average": "80"}
 
 
-# ------------------------------------------------------------------------------------------------------- published
+# ------------------------------------------------------------------------------------------------
+# published
 
 
 @pytest.mark.parametrize("number", range(1, 10))
@@ -193,15 +241,23 @@ def test_a_table_names_what_is_published_only(number, tmp_path):
 
 def test_paper_order():
     table = published.read(PUBLISHED, 1)
-    assert table.methods[0] == "DiffAug" and table.methods[-1] == "DH-Diff" and len(table.methods) == 9
-    assert table.categories("MVTec-AD")[:3] == ("bottle", "cable", "capsule") and len(table.categories("MVTec-AD")) == 15
+    assert (
+        table.methods[0] == "DiffAug" and table.methods[-1] == "DH-Diff" and len(table.methods) == 9
+    )
+    assert (
+        table.categories("MVTec-AD")[:3] == ("bottle", "cable", "capsule")
+        and len(table.categories("MVTec-AD")) == 15
+    )
 
 
 def test_notes_keep_what_is_about_the_number():
     table = published.read(PUBLISHED, 1)
     assert table.cells["MVTec-AD", "bottle", "CDC", "IS"].note == ""
     assert "likely typo for 0.31" in table.cells["MVTec-AD", "capsule", "DH-Diff", "IC-LPIPS"].note
-    assert published.read(PUBLISHED, 4).cells["MVTec-AD", "average", "DevNet", "pixel_auroc"].note == ""
+    assert (
+        published.read(PUBLISHED, 4).cells["MVTec-AD", "average", "DevNet", "pixel_auroc"].note
+        == ""
+    )
 
 
 def test_damaged_published_table_is_named(tmp_path):
@@ -212,7 +268,8 @@ def test_damaged_published_table_is_named(tmp_path):
         published.read(tmp_path, 1)
 
 
-# -------------------------------------------------------------------------------------------------------- CSV form
+# ------------------------------------------------------------------------------------------------
+# CSV form
 
 
 def test_without_scores_the_table_is_the_paper(tmp_path):
@@ -226,31 +283,48 @@ def test_without_scores_the_table_is_the_paper(tmp_path):
 
 def test_three_kinds_of_numbers_side_by_side(tmp_path):
     rows, _, _ = render_table(tmp_path, 2, detection())
-    (cell,) = pick(rows, dataset="MVTec-AD", category="bottle", method="DH-Diff", metric="image_auroc")
+    (cell,) = pick(
+        rows, dataset="MVTec-AD", category="bottle", method="DH-Diff", metric="image_auroc"
+    )
     assert cell["table"] == "II" and float(cell["published"]) > 99 and cell["recomputed"] == ""
     assert float(cell["measured"]) == pytest.approx(91)
     assert cell["protocol"] == f"{UNET}; 3 seeds, std 1"
-    (ours,) = pick(rows, dataset="MVTec-AD", category="bottle", method="Crop&Paste", metric="image_auroc")
+    (ours,) = pick(
+        rows, dataset="MVTec-AD", category="bottle", method="Crop&Paste", metric="image_auroc"
+    )
     assert ours["published"] == "" and float(ours["measured"]) == pytest.approx(88)
-    (other,) = pick(rows, dataset="Procedural", category="disc", method="DH-Diff", metric="pixel_auroc")
+    (other,) = pick(
+        rows, dataset="Procedural", category="disc", method="DH-Diff", metric="pixel_auroc"
+    )
     assert other["published"] == "" and float(other["measured"]) == pytest.approx(90)
     assert not pick(rows, metric="pro")
 
 
 def test_measured_average_says_what_it_covers(tmp_path):
     rows, md, _ = render_table(tmp_path, 2, detection())
-    (average,) = pick(rows, dataset="MVTec-AD", category="average", method="DH-Diff", metric="image_auroc")
+    (average,) = pick(
+        rows, dataset="MVTec-AD", category="average", method="DH-Diff", metric="image_auroc"
+    )
     assert float(average["measured"]) == pytest.approx(90.5)
     assert average["protocol"].endswith("3 seeds, std 1; mean of 2 of the paper's 15 categories")
     assert "mean of 2 of the paper's 15 categories" in md
-    (own,) = pick(rows, dataset="Procedural", category="average", method="DH-Diff", metric="image_auroc")
+    (own,) = pick(
+        rows, dataset="Procedural", category="average", method="DH-Diff", metric="image_auroc"
+    )
     assert own["protocol"].endswith("mean of 1 category")
 
 
 def test_no_average_over_a_part(tmp_path):
     rows, _, _ = render_table(tmp_path, 2, [score("image_auroc", 91.0)])
-    assert pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")[0]["measured"] == "91"
-    assert pick(rows, dataset="MVTec-AD", category="average", method="DH-Diff", metric="image_auroc")[0]["measured"] == ""
+    assert (
+        pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")[0]["measured"] == "91"
+    )
+    assert (
+        pick(rows, dataset="MVTec-AD", category="average", method="DH-Diff", metric="image_auroc")[
+            0
+        ]["measured"]
+        == ""
+    )
 
 
 def test_table_4_carries_what_else_was_measured(tmp_path):
@@ -263,7 +337,9 @@ def test_table_4_carries_what_else_was_measured(tmp_path):
 
 
 def test_defect_rows_are_not_the_category(tmp_path):
-    rows, _, _ = render_table(tmp_path, 1, [score("inception_score", 1.5, defect="hole"), score("inception_score", 2.5)])
+    rows, _, _ = render_table(
+        tmp_path, 1, [score("inception_score", 1.5, defect="hole"), score("inception_score", 2.5)]
+    )
     (cell,) = pick(rows, category="bottle", method="DH-Diff", metric="IS")
     assert cell["measured"] == "2.5"
 
@@ -271,22 +347,32 @@ def test_defect_rows_are_not_the_category(tmp_path):
 def test_one_seed_shows_the_spread_over_shuffles(tmp_path):
     rows, md, _ = render_table(tmp_path, 1, [score("ic_lpips", 0.234, std=0.012, protocol=SQUEEZE)])
     (cell,) = pick(rows, category="bottle", method="DH-Diff", metric="IC-LPIPS")
-    assert cell["protocol"].endswith("1 seed, std 0.012 over shuffles") and "seed 0" not in cell["protocol"]
+    assert (
+        cell["protocol"].endswith("1 seed, std 0.012 over shuffles")
+        and "seed 0" not in cell["protocol"]
+    )
     assert "0.23 ± 0.01" in md
 
 
 def test_a_score_without_a_value_is_shown_as_such(tmp_path):
-    rows, md, _ = render_table(tmp_path, 1, [score("ic_lpips", float("nan")), score("ic_lpips", 0.2, method="crop")])
-    assert pick(rows, category="bottle", method="DH-Diff", metric="IC-LPIPS")[0]["measured"] == "nan"
+    rows, md, _ = render_table(
+        tmp_path, 1, [score("ic_lpips", float("nan")), score("ic_lpips", 0.2, method="crop")]
+    )
+    assert (
+        pick(rows, category="bottle", method="DH-Diff", metric="IC-LPIPS")[0]["measured"] == "nan"
+    )
     assert "n/a" in md
 
 
-# ------------------------------------------------------------------------------------------------- protocols, errors
+# ------------------------------------------------------------------------------------------------
+# protocols, errors
 
 
 def test_protocols_never_share_a_column(tmp_path):
     best = UNET.replace("last", "best_on_test")
-    rows, md, tex = render_table(tmp_path, 2, [score("image_auroc", 91.0), score("image_auroc", 95.0, protocol=best)])
+    rows, md, tex = render_table(
+        tmp_path, 2, [score("image_auroc", 91.0), score("image_auroc", 95.0, protocol=best)]
+    )
     cells = pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")
     assert [(cell["measured"], cell["protocol"].partition(";")[0]) for cell in cells] == [
         ("91", "U-Net width 64, last checkpoint"),
@@ -300,7 +386,9 @@ def test_protocols_never_share_a_column(tmp_path):
 
 def test_the_split_is_part_of_the_protocol(tmp_path):
     rows, _, _ = render_table(tmp_path, 2, [score("image_auroc", 91.0, protocol="U-Net")])
-    assert pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")[0]["protocol"].startswith("U-Net; split half; 1 seed")
+    assert pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")[0][
+        "protocol"
+    ].startswith("U-Net; split half; 1 seed")
 
 
 def test_substitute_network_is_named_in_the_header(tmp_path):
@@ -314,7 +402,9 @@ def test_two_methods_may_not_have_one_name(tmp_path):
     with pytest.raises(UserError, match=r"label of no_dda"):
         render_table(tmp_path, 1, [], methods=twins)
     twins["no_dda"]["label"] = "DH-Diff w/o DDA"
-    rows, _, _ = render_table(tmp_path, 1, [score("inception_score", 1.5, method="no_dda")], methods=twins)
+    rows, _, _ = render_table(
+        tmp_path, 1, [score("inception_score", 1.5, method="no_dda")], methods=twins
+    )
     assert pick(rows, method="DH-Diff w/o DDA", category="bottle")[0]["measured"] == "1.5"
 
 
@@ -323,7 +413,10 @@ def test_two_methods_may_not_have_one_name(tmp_path):
     [
         ([score("image_auroc", 1, method="other")], "'other' is no method or comparator"),
         ([score("image_auroc", 1, category="pill")], "MVTec-AD/pill is not in prepare.datasets"),
-        ([score("image_auroc", 1), score("image_auroc", 2)], "image_auroc of dhdiff on bottle, seed 0 is 2.0, but 1.0"),
+        (
+            [score("image_auroc", 1), score("image_auroc", 2)],
+            "image_auroc of dhdiff on bottle, seed 0 is 2.0, but 1.0",
+        ),
     ],
 )
 def test_contradicting_scores_are_refused(tmp_path, rows, message):
@@ -339,7 +432,8 @@ def test_unknown_table_and_missing_file(tmp_path):
         tables.run(1, config(), published=PUBLISHED, scores=[tmp_path / "gone.csv"], out=tmp_path)
 
 
-# -------------------------------------------------------------------------------------------------------- rendering
+# ------------------------------------------------------------------------------------------------
+# rendering
 
 
 def test_markdown_separates_kinds_and_footnotes_the_average(tmp_path):
@@ -348,64 +442,107 @@ def test_markdown_separates_kinds_and_footnotes_the_average(tmp_path):
     names = [cell.strip() for cell in header.strip("|").split("|")[1:]]
     kinds = [name.startswith("measured: ") for name in names]
     assert kinds == sorted(kinds) and names[0] == "CFLOW" and names[9] == "DH-Diff"
-    assert names[10] == "measured: DH-Diff <sup>a</sup>" and names[11] == "measured: Crop&amp;Paste <sup>a</sup>"
+    assert (
+        names[10] == "measured: DH-Diff <sup>a</sup>"
+        and names[11] == "measured: Crop&amp;Paste <sup>a</sup>"
+    )
     assert "printed 81.4, but the mean of the printed rows is 82.23" in md
-    widths = {line.count("|") for line in md.split("## pixel AP")[0].splitlines() if line.startswith("|")}
+    widths = {
+        line.count("|") for line in md.split("## pixel AP")[0].splitlines() if line.startswith("|")
+    }
     assert len(widths) == 1
     assert "**Procedural**" in md and "*average*" in md
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_every_method_of_the_rivals_run_has_a_measured_column(tmp_path, number):
-    """config/mini_rivals.yaml over config/mini.yaml: every kind of method, one column a metric, each with its own numbers."""
+    """config/mini_rivals.yaml over config/mini.yaml: every kind of method, one column a metric,
+    each with its own numbers."""
     run = load(ROOT / "params.yaml", ROOT / "config/mini.yaml", ROOT / "config/mini_rivals.yaml")
     methods = run.train.methods
-    assert {method.kind for method in methods.values()} == set(_KINDS) and number in run.report.tables
-    values = {(key, place): 10 + 2 * i + j for i, key in enumerate(methods) for j, place in enumerate(("disc", "weave"))}
+    assert {method.kind for method in methods.values()} == set(
+        _KINDS
+    ) and number in run.report.tables
+    values = {
+        (key, place): 10 + 2 * i + j
+        for i, key in enumerate(methods)
+        for j, place in enumerate(("disc", "weave"))
+    }
     metrics = ("inception_score", "ic_lpips") if number == 1 else tables.METRICS[number]
     rows = [
-        score(metric, value, "Procedural", place, key, protocol=f"{UNET}; pairs: as {key} makes them")
+        score(
+            metric, value, "Procedural", place, key, protocol=f"{UNET}; pairs: as {key} makes them"
+        )
         for metric in metrics
         for (key, place), value in values.items()
     ]
     write_csv(tmp_path / "scores.csv", rows, Score)
     keys = ("report", "prepare.datasets", "train.methods", "train.ablations", "detect.comparators")
-    tables.run(number, Slice(slice_config(run, keys)), published=PUBLISHED, scores=[tmp_path / "scores.csv"], out=tmp_path)
-    written = list(csv.DictReader((tmp_path / f"table_{number}.csv").read_text(encoding="utf-8").splitlines()))
+    tables.run(
+        number,
+        Slice(slice_config(run, keys)),
+        published=PUBLISHED,
+        scores=[tmp_path / "scores.csv"],
+        out=tmp_path,
+    )
+    written = list(
+        csv.DictReader((tmp_path / f"table_{number}.csv").read_text(encoding="utf-8").splitlines())
+    )
     lines = (tmp_path / f"table_{number}.md").read_text(encoding="utf-8").splitlines()
     heads = [i for i, line in enumerate(lines) if line.startswith("| category")]
     assert len(heads) == len(metrics)
     for metric, head in zip(tables.METRICS[number], heads, strict=True):
-        names = [re.sub(r" <sup>.*", "", cell.strip()) for cell in lines[head].strip("|").split("|")]
+        names = [
+            re.sub(r" <sup>.*", "", cell.strip()) for cell in lines[head].strip("|").split("|")
+        ]
         assert len([name for name in names if name.startswith("measured: ")]) == len(methods)
         for place in ("disc", "weave"):
             row = next(line for line in lines[head:] if line.startswith(f"| {place} "))
             shown = dict(zip(names, row.strip("|").split("|"), strict=True))
             for key, method in methods.items():
                 (cell,) = pick(written, category=place, method=method.label, metric=metric)
-                assert float(cell["measured"]) == values[key, place] and f"as {key} makes" in cell["protocol"]
+                assert (
+                    float(cell["measured"]) == values[key, place]
+                    and f"as {key} makes" in cell["protocol"]
+                )
                 measured = shown[f"measured: {method.label.replace('&', '&amp;')}"]
                 assert float(re.search(r"[\d.]+", measured).group()) == values[key, place]
 
 
 def test_best_and_second_within_a_kind():
-    columns = [tables.Column("published", name, "IS") for name in "ABCD"] + [tables.Column("measured", "A", "IS", "p")]
-    cells = [tables.Cell("1.50"), tables.Cell("1.70"), tables.Cell("1.70"), None, tables.Cell("9.00 ± 0.10")]
+    columns = [tables.Column("published", name, "IS") for name in "ABCD"] + [
+        tables.Column("measured", "A", "IS", "p")
+    ]
+    cells = [
+        tables.Cell("1.50"),
+        tables.Cell("1.70"),
+        tables.Cell("1.70"),
+        None,
+        tables.Cell("9.00 ± 0.10"),
+    ]
     ranked = tables._ranked(columns, cells)
     assert [cell and cell.rank for cell in ranked] == [2, 1, 1, None, 0]
 
 
 def test_the_lowest_kid_is_the_best():
     columns = [tables.Column("measured", name, "kid", "p") for name in "ABC"]
-    ranked = tables._ranked(columns, [tables.Cell(text) for text in ("0.1200", "-0.0010", "0.0400")])
+    ranked = tables._ranked(
+        columns, [tables.Cell(text) for text in ("0.1200", "-0.0010", "0.0400")]
+    )
     assert [cell.rank for cell in ranked] == [0, 1, 2]
 
 
 def test_what_the_paper_does_not_print_stands_in_a_block_of_its_own(tmp_path):
-    rows = [score("kid", value, protocol=SQUEEZE, method=method) for method, value in (("dhdiff", 0.04), ("crop", 0.0512))]
+    rows = [
+        score("kid", value, protocol=SQUEEZE, method=method)
+        for method, value in (("dhdiff", 0.04), ("crop", 0.0512))
+    ]
     _, md, _ = render_table(tmp_path, 1, rows)
     assert "KID (low is good)" in md and "**0.0400**" in md and "0.0512" in md
-    seeds = [score("accuracy", value, seed=i, protocol="resnet34 3 defect types") for i, value in enumerate((60.0, 70.0))]
+    seeds = [
+        score("accuracy", value, seed=i, protocol="resnet34 3 defect types")
+        for i, value in enumerate((60.0, 70.0))
+    ]
     _, md, _ = render_table(tmp_path, 2, seeds)
     assert "classification accuracy" in md and "65.0 ± 7.1" in md and "untrained" not in md
     untrained = [score("accuracy", 50.0, protocol="resnet34 (untrained start) half split")]
@@ -420,32 +557,57 @@ def test_the_checkpoint_chosen_by_the_test_pictures_has_a_column_of_its_own(tmp_
     ]
     _, md, _ = render_table(tmp_path, 4, rows)
     row = next(line for line in md.splitlines() if "bottle" in line and "61.5" in line)
-    assert "70.2" in row and "last checkpoint" in md and "best_on_test checkpoint (chosen by the test pictures, every 63 steps)" in md
+    assert (
+        "70.2" in row
+        and "last checkpoint" in md
+        and "best_on_test checkpoint (chosen by the test pictures, every 63 steps)" in md
+    )
 
 
 def test_how_pairs_were_made_does_not_keep_methods_from_being_compared():
     columns = [
-        tables.Column("measured", name, "IS", f"net{pairs}; split half") for name, pairs in (("A", ""), ("B", "; pairs: ddim 50 steps"))
+        tables.Column("measured", name, "IS", f"net{pairs}; split half")
+        for name, pairs in (("A", ""), ("B", "; pairs: ddim 50 steps"))
     ]
-    ranked = tables._ranked([*columns, tables.Column("measured", "C", "IS", "other net; split half")], [tables.Cell(t) for t in "123"])
+    ranked = tables._ranked(
+        [*columns, tables.Column("measured", "C", "IS", "other net; split half")],
+        [tables.Cell(t) for t in "123"],
+    )
     assert [cell.rank for cell in ranked] == [2, 1, 0]
 
 
 def test_many_footnotes_have_marks_of_their_own():
     block = tables.Block(("IS",), [])
-    marks = [block.mark(f"protocol {i}", letters=True) for i in range(60)] + [block.mark(f"remark {i}") for i in range(3)]
-    assert len(set(marks)) == 63 and marks[:2] == ["a", "b"] and marks[26] == "aa" and marks[-3:] == ["1", "2", "3"]
+    marks = [block.mark(f"protocol {i}", letters=True) for i in range(60)] + [
+        block.mark(f"remark {i}") for i in range(3)
+    ]
+    assert (
+        len(set(marks)) == 63
+        and marks[:2] == ["a", "b"]
+        and marks[26] == "aa"
+        and marks[-3:] == ["1", "2", "3"]
+    )
     assert block.mark("protocol 1", letters=True) == "b"
 
 
 def test_escape():
-    assert render.escape("Crop&Paste 50% metal_nut ± {x} a\\b") == r"Crop\&Paste 50\% metal\_nut $\pm$ \{x\} a\textbackslash{}b"
+    assert (
+        render.escape("Crop&Paste 50% metal_nut ± {x} a\\b")
+        == r"Crop\&Paste 50\% metal\_nut $\pm$ \{x\} a\textbackslash{}b"
+    )
     assert render.escape("ж") == "?"
 
 
 @pytest.mark.parametrize("number", [1, 2, 4])
 def test_latex(tmp_path, number):
-    rows = list(detection()) if number > 1 else [score("inception_score", 1.4, protocol=SQUEEZE), score("ic_lpips", 0.2, method="crop")]
+    rows = (
+        list(detection())
+        if number > 1
+        else [
+            score("inception_score", 1.4, protocol=SQUEEZE),
+            score("ic_lpips", 0.2, method="crop"),
+        ]
+    )
     _, _, tex = render_table(tmp_path, number, rows)
     stack = []
     for kind, name in re.findall(r"\\(begin|end)\{([a-z*]+)\}", tex):
@@ -453,7 +615,9 @@ def test_latex(tmp_path, number):
             stack.append(name)
         else:
             assert stack.pop() == name
-    assert not stack and tex.replace(r"\{", "").replace(r"\}", "").count("{") == tex.replace(r"\{", "").replace(r"\}", "").count("}")
+    assert not stack and tex.replace(r"\{", "").replace(r"\}", "").count("{") == tex.replace(
+        r"\{", ""
+    ).replace(r"\}", "").count("}")
     assert tex.isascii()
     for body in re.findall(r"\\begin\{tabular\}\{(.*?)\}\n(.*?)\\end\{tabular\}", tex, re.DOTALL):
         width = len(re.sub(r"@\{.*?\}", "", body[0]))
@@ -462,21 +626,38 @@ def test_latex(tmp_path, number):
                 spans = [int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line)]
                 assert len(re.findall(r"(?<!\\)&", line)) + 1 + sum(spans) == width, line
     if shutil.which("pdflatex"):
-        document = r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}" + tex + r"\end{document}"
+        document = (
+            r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"
+            + tex
+            + r"\end{document}"
+        )
         (tmp_path / "main.tex").write_text(document, encoding="utf-8")
-        done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"], cwd=tmp_path, capture_output=True)
+        done = subprocess.run(
+            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"],
+            cwd=tmp_path,
+            capture_output=True,
+        )
         assert done.returncode == 0, done.stdout[-2000:]
 
 
 def test_wide_tables_are_cut_into_panels_that_can_be_read(tmp_path):
-    """Eleven methods and the paper's ten: no panel is wider than the paper's table, each number stands in one of them."""
+    """Eleven methods and the paper's ten: no panel is wider than the paper's table, each number
+    stands in one of them."""
     many = {f"m{i}": {"kind": "crop_paste", "label": f"Method {i}"} for i in range(11)}
-    rows = [score(metric, 10 * i + k + 0.4, method=f"m{i}") for i in range(11) for k, metric in enumerate(("pixel_auroc", "pixel_ap"))]
+    rows = [
+        score(metric, 10 * i + k + 0.4, method=f"m{i}")
+        for i in range(11)
+        for k, metric in enumerate(("pixel_auroc", "pixel_ap"))
+    ]
     _, _, tex = render_table(tmp_path, 4, rows, methods=many)
     bodies = re.findall(r"\\begin\{tabular\}\{l(c+)\}\n(.*?)\\end\{tabular\}", tex, re.DOTALL)
     assert [len(shape) for shape, _ in bodies] == [20, 12, 10] and tex.count(r"\begin{table*}") == 1
     published, *measured = (body for _, body in bodies)
-    assert "zipper" in published and "cable" not in "".join(measured) and "published" not in "".join(measured)
+    assert (
+        "zipper" in published
+        and "cable" not in "".join(measured)
+        and "published" not in "".join(measured)
+    )
     for i in range(11):
         (panel,) = (body for body in measured if rf"Method {i}}}" in body)
         assert f" {10 * i + 0.4} " in panel or f"{{{10 * i + 0.4}}}" in panel
@@ -489,9 +670,20 @@ def test_rendering_is_deterministic(tmp_path):
 
 
 def test_average_over_unequal_seeds():
-    rows = [score("image_auroc", 80.0, seed=0), score("image_auroc", 90.0, seed=1), score("image_auroc", 95.0, category="cable", seed=0)]
+    rows = [
+        score("image_auroc", 80.0, seed=0),
+        score("image_auroc", 90.0, seed=1),
+        score("image_auroc", 95.0, category="cable", seed=0),
+    ]
     entries = [
-        measured.Measured("MVTec-AD", c, "DH-Diff", "image_auroc", UNET, {r.seed: r.value for r in rows if r.category == c})
+        measured.Measured(
+            "MVTec-AD",
+            c,
+            "DH-Diff",
+            "image_auroc",
+            UNET,
+            {r.seed: r.value for r in rows if r.category == c},
+        )
         for c in ("bottle", "cable")
     ]
     average = measured._average(entries)

@@ -1,4 +1,5 @@
-"""What every method that learns must keep: exact resume, a round trip through its folder, pairs that depend on their plan alone."""
+"""What every method that learns must keep: exact resume, a round trip through its folder, pairs
+that depend on their plan alone."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ from helixbench.records import Pair, read_csv
 
 RIVALS = {
     "dualanodiff": small.dualanodiff(),
-    "dualanodiff_all": small.dualanodiff(trainable="all", background=True, prompt_drop=0.3, text_rank=0),
+    "dualanodiff_all": small.dualanodiff(
+        trainable="all", background=True, prompt_drop=0.3, text_rank=0
+    ),
     "stage": small.stage(),
     "stage_all": small.stage(trainable="all"),
     "anomalydiffusion": small.anomalydiffusion(masks="plan"),
@@ -51,16 +54,29 @@ def base(tmp_path_factory) -> Path:
 
 def train(name: str, prepared: Path, base: Path, folder: Path, **optim) -> Path:
     options = RIVALS[name]
-    options = options.model_copy(update={"optim": type(options.optim)(**{**options.optim.model_dump(), **optim})})
+    options = options.model_copy(
+        update={"optim": type(options.optim)(**{**options.optim.model_dump(), **optim})}
+    )
     config = Slice({"run.seed": 0, f"train.methods.{name}": json.loads(options.model_dump_json())})
-    training.run(name, "Data", "disc", config, prepared=prepared, base=base, state=folder / "state", out=folder / "model")
+    training.run(
+        name,
+        "Data",
+        "disc",
+        config,
+        prepared=prepared,
+        base=base,
+        state=folder / "state",
+        out=folder / "model",
+    )
     return folder / "model"
 
 
 @pytest.fixture(scope="module", params=RIVALS)
 def trained(request, prepared, base, tmp_path_factory) -> tuple[str, Path]:
     """Name and folder of a method after a few steps at a rate that makes all its parts matter."""
-    return request.param, train(request.param, prepared, base, tmp_path_factory.mktemp(request.param), steps=6, lr=1e-2)
+    return request.param, train(
+        request.param, prepared, base, tmp_path_factory.mktemp(request.param), steps=6, lr=1e-2
+    )
 
 
 def load(name: str, folder: Path):
@@ -70,13 +86,20 @@ def load(name: str, folder: Path):
 def sample(method, prepared: Path, chosen=slice(None)):
     data = Pictures.load(prepared)
     plans = make_plan(data, generate(pairs=2), 0)[chosen]
-    return method.sample(conditions(data, plans), [torch.Generator().manual_seed(plan.seed) for plan in plans])
+    return method.sample(
+        conditions(data, plans), [torch.Generator().manual_seed(plan.seed) for plan in plans]
+    )
 
 
 def test_pairs_are_valid_and_depend_on_the_plan_alone(trained, prepared):
     method = load(*trained)
     images, masks = sample(method, prepared)
-    assert images.shape == (4, 3, small.SIZE, small.SIZE) and masks.shape == (4, 1, small.SIZE, small.SIZE)
+    assert images.shape == (4, 3, small.SIZE, small.SIZE) and masks.shape == (
+        4,
+        1,
+        small.SIZE,
+        small.SIZE,
+    )
     assert 0 <= images.min() and images.max() <= 1 and set(masks.unique().tolist()) <= {0.0, 1.0}
     again = sample(method, prepared)
     assert torch.equal(again[0], images) and torch.equal(again[1], masks)
@@ -89,15 +112,31 @@ def test_pairs_are_valid_and_depend_on_the_plan_alone(trained, prepared):
 
 
 def test_every_seed_gives_a_valid_pair_and_always_the_same(trained, prepared):
-    """Also in another process, which loads the model anew; the plan's conditions are the same for all."""
+    """Also in another process, which loads the model anew; the plan's conditions are the same for
+    all."""
     data, seeds = Pictures.load(prepared), [0, 1, 2**31, 2**53 + 99, 2**63 - 1]
     given = conditions(data, make_plan(data, generate(pairs=1), 0)[:1] * len(seeds))
-    drawn = [load(*trained).sample(given, [torch.Generator().manual_seed(seed) for seed in seeds]) for _ in range(2)]
+    drawn = [
+        load(*trained).sample(given, [torch.Generator().manual_seed(seed) for seed in seeds])
+        for _ in range(2)
+    ]
     (images, masks), again = drawn
-    assert images.shape == (len(seeds), 3, small.SIZE, small.SIZE) and masks.shape == (len(seeds), 1, small.SIZE, small.SIZE)
-    assert images.isfinite().all() and 0 <= images.min() and images.max() <= 1 and set(masks.unique().tolist()) <= {0.0, 1.0}
+    assert images.shape == (len(seeds), 3, small.SIZE, small.SIZE) and masks.shape == (
+        len(seeds),
+        1,
+        small.SIZE,
+        small.SIZE,
+    )
+    assert (
+        images.isfinite().all()
+        and 0 <= images.min()
+        and images.max() <= 1
+        and set(masks.unique().tolist()) <= {0.0, 1.0}
+    )
     assert torch.equal(images, again[0]) and torch.equal(masks, again[1])
-    assert len({image.numpy().tobytes() for image in images}) == len(seeds), "two seeds gave one picture"
+    assert len({image.numpy().tobytes() for image in images}) == len(seeds), (
+        "two seeds gave one picture"
+    )
 
 
 def test_every_kind_is_tested_here_or_among_those_that_draw():
@@ -107,7 +146,8 @@ def test_every_kind_is_tested_here_or_among_those_that_draw():
 
 
 def test_a_trained_model_comes_back(trained, prepared, base):
-    """The folder gives the samples of the model in memory, and its base part is a plain diffusers folder."""
+    """The folder gives the samples of the model in memory, and its base part is a plain diffusers
+    folder."""
     name, folder = trained
     kind = method_class(RIVALS[name].kind)
     first = load(name, folder)
@@ -137,7 +177,9 @@ def test_the_folder_of_other_settings_is_one_line(prepared, base, tmp_path, name
         method_class(name).load(OTHER[name], folder, small.sampling())
 
 
-def test_resume_after_a_kill_equals_the_unbroken_run(trained, prepared, base, tmp_path, monkeypatch):
+def test_resume_after_a_kill_equals_the_unbroken_run(
+    trained, prepared, base, tmp_path, monkeypatch
+):
     (name, folder), real = trained, trainer._State.save
 
     def dies(state, path, facts):
@@ -158,13 +200,25 @@ def test_resume_after_a_kill_equals_the_unbroken_run(trained, prepared, base, tm
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, options in RIVALS.items() if getattr(options, "trainable", name == "realnet" and "all") == "all"]
+    "name",
+    [
+        name
+        for name, options in RIVALS.items()
+        if getattr(options, "trainable", name == "realnet" and "all") == "all"
+    ],
 )
 def test_training_learns(name, prepared, base, tmp_path):
     """The loss falls; adapters alone have nothing to go by on a random U-Net."""
     folder = train(name, prepared, base, tmp_path, steps=120, lr=3e-3, log_every_s=1e-9)
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
-    terms = rows[0].keys() - {"step", "lr", "grad_norm", "steps_per_s", "images_per_s", "peak_rss_mib"}
+    terms = rows[0].keys() - {
+        "step",
+        "lr",
+        "grad_norm",
+        "steps_per_s",
+        "images_per_s",
+        "peak_rss_mib",
+    }
     total = [sum(row[term] for term in terms) for row in rows]
     assert sum(total[-10:]) < 0.9 * sum(total[:10])
 
@@ -172,6 +226,11 @@ def test_training_learns(name, prepared, base, tmp_path):
 def test_the_stage_generates_from_a_trained_model(trained, prepared, tmp_path):
     name, folder = trained
     config = a_slice(name, RIVALS[name], generate(pairs=1))
-    arguments = {"prepared": prepared, "model": folder, "state": tmp_path / "s", "out": tmp_path / "o"}
+    arguments = {
+        "prepared": prepared,
+        "model": folder,
+        "state": tmp_path / "s",
+        "out": tmp_path / "o",
+    }
     generate_stage.run(name, "Data", "disc", config, **arguments)
     assert len(read_csv(tmp_path / "o/manifest.csv", Pair)) == 2

@@ -43,20 +43,75 @@ def folders(tmp_path):
     samples, rows = [], []
     for defect in ("crack", "hole"):
         for i in range(3):
-            sha = save(prepared / f"{defect}/{i}.png", rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
+            sha = save(
+                prepared / f"{defect}/{i}.png", rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+            )
             save(prepared / f"{defect}/{i}_mask.png", square(i))
             role = "test" if i == 2 else "generator"
             mask = f"{defect}/{i}_mask.png"
-            samples.append(Sample(f"{defect}_{i}", "toy", "disc", defect, role, f"{defect}/{i}.png", mask, "", "", "", "", sha))
+            samples.append(
+                Sample(
+                    f"{defect}_{i}",
+                    "toy",
+                    "disc",
+                    defect,
+                    role,
+                    f"{defect}/{i}.png",
+                    mask,
+                    "",
+                    "",
+                    "",
+                    "",
+                    sha,
+                )
+            )
         for i in range(6):
-            image, mask = f"disc/test/{defect}/{i:03d}.png", f"disc/ground_truth/{defect}/{i:03d}_mask.png"
+            image, mask = (
+                f"disc/test/{defect}/{i:03d}.png",
+                f"disc/ground_truth/{defect}/{i:03d}_mask.png",
+            )
             sha = save(pairs / image, rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
             mask_sha = save(pairs / mask, square(i))
             gate = "empty" if defect == "hole" and i == 5 else "ok"
-            rows.append(Pair(i, "toy", "disc", defect, "m", image, mask, i, "", "", "", "", gate, 2 * (gate != "ok"), 0.1, sha, mask_sha))
+            rows.append(
+                Pair(
+                    i,
+                    "toy",
+                    "disc",
+                    defect,
+                    "m",
+                    image,
+                    mask,
+                    i,
+                    "",
+                    "",
+                    "",
+                    "",
+                    gate,
+                    2 * (gate != "ok"),
+                    0.1,
+                    sha,
+                    mask_sha,
+                )
+            )
     for i in range(4):
         sha = save(prepared / f"good/{i}.png", rng.integers(0, 256, (SIZE, SIZE, 3), np.uint8))
-        samples.append(Sample(f"good_{i}", "toy", "disc", "good", "normal", f"good/{i}.png", "", "", "", "", "", sha))
+        samples.append(
+            Sample(
+                f"good_{i}",
+                "toy",
+                "disc",
+                "good",
+                "normal",
+                f"good/{i}.png",
+                "",
+                "",
+                "",
+                "",
+                "",
+                sha,
+            )
+        )
     write_csv(prepared / "samples.csv", samples, Sample)
     write_csv(pairs / "manifest.csv", rows, Pair)
     (prepared / "split.json").write_text(json.dumps({"rule": "half", "sha256": "f" * 64}))
@@ -64,20 +119,40 @@ def folders(tmp_path):
 
 
 def config(**score):
-    values = {"inception_score": {"network": "random", "splits": 3}, "ic_lpips": {"network": "random", "cap": 3, "shuffles": 2}}
+    values = {
+        "inception_score": {"network": "random", "splits": 3},
+        "ic_lpips": {"network": "random", "cap": 3, "shuffles": 2},
+    }
     return Slice({"score": {**values, **score}, "run.seed": 4})
 
 
 def run(folders, out, values=None):
-    stage.run("m", "toy", "disc", values or config(), prepared=folders[0], pairs=folders[1], out=out)
+    stage.run(
+        "m", "toy", "disc", values or config(), prepared=folders[0], pairs=folders[1], out=out
+    )
     return {(row.defect, row.metric): row for row in read_csv(out, Score)}
 
 
 def test_rows(folders, tmp_path):
     rows = run(folders, tmp_path / "scores.csv")
-    metrics = {"inception_score", "kid", "ic_lpips", "ic_lpips_empty_clusters", "ic_lpips_single_clusters", "ic_lpips_defect"}
-    metrics |= {"mask_agreement", "mask_agreement_shuffled", "mask_agreement_real", "gate_failed", "redraws"}
-    assert set(rows) == {(defect, metric) for defect in ("crack", "hole", "all") for metric in metrics}
+    metrics = {
+        "inception_score",
+        "kid",
+        "ic_lpips",
+        "ic_lpips_empty_clusters",
+        "ic_lpips_single_clusters",
+        "ic_lpips_defect",
+    }
+    metrics |= {
+        "mask_agreement",
+        "mask_agreement_shuffled",
+        "mask_agreement_real",
+        "gate_failed",
+        "redraws",
+    }
+    assert set(rows) == {
+        (defect, metric) for defect in ("crack", "hole", "all") for metric in metrics
+    }
     for metric in ("inception_score", "kid", "ic_lpips", "ic_lpips_defect", "mask_agreement"):
         parts = [rows[defect, metric].value for defect in ("crack", "hole")]
         assert rows["all", metric].value == pytest.approx(np.mean(parts))
@@ -93,9 +168,17 @@ def test_rows(folders, tmp_path):
     assert rows["all", "ic_lpips_defect"].value not in (0, rows["all", "ic_lpips"].value)
     assert "cropped around the masks" in rows["all", "ic_lpips_defect"].protocol
     protocol = rows["crack", "kid"].protocol
-    assert "KID torch-fidelity" in protocol and "to all real pictures of the type, 100 subsets of at most 1000" in protocol
-    assert rows["hole", "mask_agreement_real"].n == 2 and "nearest 8 normals" in rows["hole", "mask_agreement"].protocol
-    assert {(row.split, row.split_sha256, row.seed, row.config_digest) for row in rows.values()} == {("half", "f" * 64, 4, config().digest)}
+    assert (
+        "KID torch-fidelity" in protocol
+        and "to all real pictures of the type, 100 subsets of at most 1000" in protocol
+    )
+    assert (
+        rows["hole", "mask_agreement_real"].n == 2
+        and "nearest 8 normals" in rows["hole", "mask_agreement"].protocol
+    )
+    assert {
+        (row.split, row.split_sha256, row.seed, row.config_digest) for row in rows.values()
+    } == {("half", "f" * 64, 4, config().digest)}
     assert run(folders, tmp_path / "again.csv") == rows
 
 
@@ -108,55 +191,89 @@ def test_mask_in_cells_is_a_share_and_an_overlap():
 
 
 def test_masks_in_cells_are_scored_where_the_cells_were_given(folders, tmp_path):
-    """Real masks beside them; not for methods whose cells are the donor's own and nothing that they were given."""
+    """Real masks beside them; not for methods whose cells are the donor's own and nothing that they
+    were given."""
     prepared, pairs = folders
     cells = [format_cells(5, raw_mask_cells(square(i) > 0, 5)) for i in range(6)]
-    rows = [dataclasses.replace(pair, raw_mask=cells[pair.index]) for pair in read_csv(pairs / "manifest.csv", Pair)]
+    rows = [
+        dataclasses.replace(pair, raw_mask=cells[pair.index])
+        for pair in read_csv(pairs / "manifest.csv", Pair)
+    ]
     rows[0] = dataclasses.replace(rows[0], raw_mask="5x5:24")  # beside its mask
     write_csv(pairs / "manifest.csv", rows, Pair)
     samples = read_csv(prepared / "samples.csv", Sample)
-    samples = [dataclasses.replace(s, raw_mask=cells[int(s.id[-1])] if s.mask else "") for s in samples]
+    samples = [
+        dataclasses.replace(s, raw_mask=cells[int(s.id[-1])] if s.mask else "") for s in samples
+    ]
     write_csv(prepared / "samples.csv", samples, Sample)
     (pairs / "manifest.json").write_text(json.dumps({"takes_raw_mask": False}))
     assert not any("cells" in metric for _, metric in run(folders, tmp_path / "without.csv"))
     (pairs / "manifest.json").write_text(json.dumps({"takes_raw_mask": True}))
     found = run(folders, tmp_path / "scores.csv")
-    assert found["crack", "mask_in_cells"].value == pytest.approx(100 * 5 / 6) and found["hole", "mask_in_cells"].value == 100
-    assert found["all", "mask_in_cells"].n == 12 and "5 x 5 cells" in found["all", "mask_in_cells"].protocol
+    assert (
+        found["crack", "mask_in_cells"].value == pytest.approx(100 * 5 / 6)
+        and found["hole", "mask_in_cells"].value == 100
+    )
+    assert (
+        found["all", "mask_in_cells"].n == 12
+        and "5 x 5 cells" in found["all", "mask_in_cells"].protocol
+    )
     held = [square(i) > 0 for i in range(2)]
     given = [cells_to_mask(5, parse_cells(cells[i])[1], SIZE) for i in range(2)]
-    real = np.mean([(mask & cell).sum() / (mask | cell).sum() for mask, cell in zip(held, given, strict=True)])
+    real = np.mean(
+        [(mask & cell).sum() / (mask | cell).sum() for mask, cell in zip(held, given, strict=True)]
+    )
     assert found["hole", "mask_cells_iou_real"].value == pytest.approx(100 * real)
     assert found["hole", "mask_cells_iou"].value < 100
 
 
 def test_what_differs_from_category_to_category_is_no_part_of_a_protocol(folders, tmp_path):
-    """Otherwise the categories of a data set would have no average and stand in columns of their own."""
+    """Otherwise the categories of a data set would have no average and stand in columns of their
+    own."""
     before = run(folders, tmp_path / "scores.csv")
     rows = read_csv(folders[0] / "samples.csv", Sample)
-    fewer = [next(s for s in rows if s.role == "normal"), next(s for s in rows if s.defect == "crack" and s.role == "test")]
+    fewer = [
+        next(s for s in rows if s.role == "normal"),
+        next(s for s in rows if s.defect == "crack" and s.role == "test"),
+    ]
     write_csv(folders[0] / "samples.csv", [s for s in rows if s not in fewer], Sample)
     after = run(folders, tmp_path / "fewer.csv")
     assert after["crack", "kid"].value != before["crack", "kid"].value
-    assert {key: row.protocol for key, row in after.items()} == {key: row.protocol for key, row in before.items()}
+    assert {key: row.protocol for key, row in after.items()} == {
+        key: row.protocol for key, row in before.items()
+    }
 
 
 def test_too_few_images_for_the_splits_is_said(folders, tmp_path):
-    rows = run(folders, tmp_path / "scores.csv", config(inception_score={"network": "random", "splits": 10}))
+    rows = run(
+        folders,
+        tmp_path / "scores.csv",
+        config(inception_score={"network": "random", "splits": 10}),
+    )
     assert "6 splits (10 asked, too few images)" in rows["crack", "inception_score"].protocol
 
 
 def test_pairs_without_a_defect_change_no_protocol(folders, tmp_path):
-    """A method that draws nothing somewhere stays in one column with the others: its crops are fewer, or none, which scores 0."""
+    """A method that draws nothing somewhere stays in one column with the others: its crops are
+    fewer, or none, which scores 0."""
     rows = read_csv(folders[1] / "manifest.csv", Pair)
     for i, row in enumerate(rows):
         if row.defect == "hole" or row.index == 0:
-            rows[i] = dataclasses.replace(row, mask_sha256=save(folders[1] / row.mask, np.zeros((SIZE, SIZE), np.uint8)))
+            rows[i] = dataclasses.replace(
+                row, mask_sha256=save(folders[1] / row.mask, np.zeros((SIZE, SIZE), np.uint8))
+            )
     write_csv(folders[1] / "manifest.csv", rows, Pair)
     rows = run(folders, tmp_path / "scores.csv")
     crack, hole, both = (rows[defect, "ic_lpips_defect"] for defect in ("crack", "hole", "all"))
-    assert (crack.n, hole.n, both.n) == (5, 0, 5) and hole.value == 0 and both.value == pytest.approx(crack.value / 2)
-    assert crack.protocol == hole.protocol == both.protocol and "6 images a defect type" in crack.protocol
+    assert (
+        (crack.n, hole.n, both.n) == (5, 0, 5)
+        and hole.value == 0
+        and both.value == pytest.approx(crack.value / 2)
+    )
+    assert (
+        crack.protocol == hole.protocol == both.protocol
+        and "6 images a defect type" in crack.protocol
+    )
 
 
 def test_altered_missing_and_stray_pictures_are_noticed(folders, tmp_path):
@@ -168,7 +285,11 @@ def test_altered_missing_and_stray_pictures_are_noticed(folders, tmp_path):
     with pytest.raises(UserError, match=r"hole/002\.png: No such file"):
         run(folders, tmp_path / "scores.csv")
     rows = read_csv(folders[1] / "manifest.csv", Pair)
-    write_csv(folders[1] / "manifest.csv", [dataclasses.replace(rows[0], image="../prepare/crack/0.png")], Pair)
+    write_csv(
+        folders[1] / "manifest.csv",
+        [dataclasses.replace(rows[0], image="../prepare/crack/0.png")],
+        Pair,
+    )
     with pytest.raises(UserError, match="stay inside"):
         run(folders, tmp_path / "scores.csv")
     assert not (tmp_path / "scores.csv").exists()
@@ -183,11 +304,18 @@ def test_a_type_without_anchor_is_an_error(folders, tmp_path):
 
 @pytest.mark.parametrize(
     ("section", "network"),
-    [("inception_score", "inception-v3"), ("inception_score", "squeezenet1_1"), ("ic_lpips", "vgg"), ("ic_lpips", "alex")],
+    [
+        ("inception_score", "inception-v3"),
+        ("inception_score", "squeezenet1_1"),
+        ("ic_lpips", "vgg"),
+        ("ic_lpips", "alex"),
+    ],
 )
 def test_missing_weights_are_never_fetched(folders, tmp_path, monkeypatch, section, network):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
-    with pytest.raises(UserError, match=f"{weights.FILES[network]}.* missing; run .helixbench fetch weights"):
+    with pytest.raises(
+        UserError, match=f"{weights.FILES[network]}.* missing; run .helixbench fetch weights"
+    ):
         run(folders, tmp_path / "scores.csv", config(**{section: {"network": network}}))
     rows = run(folders, tmp_path / "auto.csv", config(**{section: {"network": "auto"}}))
     assert "random SqueezeNet" in rows["all", section].protocol
@@ -217,7 +345,12 @@ def squeezenet_weights(home, monkeypatch, gain):
 
 def tints(n):
     """Pictures of one colour each, (n, 224, 224, 3) uint8."""
-    return np.random.default_rng(0).integers(0, 256, (n, 1, 1, 3), np.uint8).repeat(224, 1).repeat(224, 2)
+    return (
+        np.random.default_rng(0)
+        .integers(0, 256, (n, 1, 1, 3), np.uint8)
+        .repeat(224, 1)
+        .repeat(224, 2)
+    )
 
 
 def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
@@ -228,7 +361,10 @@ def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
     value, std, used = scorer.inception_score(features, 2)
     x = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        logits = net((x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)) / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        logits = net(
+            (x - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))
+            / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        )
     expected = isc_features_to_metric(logits, splits=2)
     assert value == pytest.approx(expected["inception_score_mean"], rel=1e-5) and value > 1.1
     assert std == pytest.approx(expected["inception_score_std"], rel=1e-3)
@@ -245,16 +381,18 @@ def test_a_score_that_is_not_a_number_is_refused(tmp_path, monkeypatch):
 def test_random_network_tells_pictures_apart():
     scorer = inception_score.InceptionScorer("random", torch.device("cpu"))
     rng = np.random.default_rng(3)
-    varied = np.stack([np.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(8)])
+    varied = np.stack(
+        [np.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(8)]
+    )
     same = np.repeat(varied[:1], 8, axis=0)
-    score = lambda images: scorer.inception_score(scorer.features(images), 1)[0]  # noqa: E731
+    score = lambda images: scorer.inception_score(scorer.features(images), 1)[0]
     assert score(same) == pytest.approx(1, abs=1e-5)
     assert score(varied) > 1.05
 
 
 def cubic_mmd(x, y):
     """Unbiased squared MMD of the kernel (x.y / d + 1)^3, written out (Binkowski et al., 2018)."""
-    k = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3  # noqa: E731
+    k = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
     m, off = len(x), ~np.eye(len(x), dtype=bool)
     return k(x, x)[off].mean() + k(y, y)[off].mean() - 2 * k(x, y).sum() / m**2
 
@@ -262,12 +400,16 @@ def cubic_mmd(x, y):
 def test_kid_is_the_formula_on_pooled_features_and_grows_with_the_distance():
     scorer = inception_score.InceptionScorer("random", torch.device("cpu"))
     rng = np.random.default_rng(0)
-    dark, also_dark, bright = (rng.integers(low, low + 90, (12, SIZE, SIZE, 3)).astype(np.uint8) for low in (0, 0, 160))
+    dark, also_dark, bright = (
+        rng.integers(low, low + 90, (12, SIZE, SIZE, 3)).astype(np.uint8) for low in (0, 0, 160)
+    )
     one, two, far = (scorer.features(images) for images in (dark, also_dark, bright))
     assert one.pooled.shape == (12, 512)
     value, _, size = scorer.kid(one, far, 3, 1000)
     assert size == 12, "clipped to what is there"
-    assert value == pytest.approx(cubic_mmd(one.pooled.double().numpy(), far.pooled.double().numpy()), rel=1e-4)
+    assert value == pytest.approx(
+        cubic_mmd(one.pooled.double().numpy(), far.pooled.double().numpy()), rel=1e-4
+    )
     assert value > 10 * abs(scorer.kid(one, two, 3, 1000)[0])
     assert scorer.kid(one, far, 3, 5)[2] == 5
     with pytest.raises(ValueError, match="two pictures"):
@@ -276,21 +418,36 @@ def test_kid_is_the_formula_on_pooled_features_and_grows_with_the_distance():
 
 def test_what_one_type_has_too_few_pictures_for_is_no_number_of_the_category(folders, tmp_path):
     samples = read_csv(folders[0] / "samples.csv", Sample)
-    write_csv(folders[0] / "samples.csv", [s for s in samples if s.id not in ("hole_1", "hole_2")], Sample)
+    write_csv(
+        folders[0] / "samples.csv", [s for s in samples if s.id not in ("hole_1", "hole_2")], Sample
+    )
     rows = run(folders, tmp_path / "scores.csv")
     assert ("crack", "kid") in rows and ("hole", "kid") not in rows and ("all", "kid") not in rows
     assert ("all", "ic_lpips") in rows
 
 
 def test_variants_are_rows_of_their_own(folders, tmp_path):
-    section = {"network": "random", "cap": 3, "shuffles": 2, "variants": ["seas", "dfmgan", "dfmgan_zero"]}
+    section = {
+        "network": "random",
+        "cap": 3,
+        "shuffles": 2,
+        "variants": ["seas", "dfmgan", "dfmgan_zero"],
+    }
     rows = run(folders, tmp_path / "scores.csv", config(ic_lpips=section))
-    assert "cap 140," in rows["all", "ic_lpips_seas"].protocol and "anchors: generator part" in rows["all", "ic_lpips_seas"].protocol
-    assert "cap 200," in rows["all", "ic_lpips_dfmgan"].protocol and "anchors: all real pictures" in rows["all", "ic_lpips_dfmgan"].protocol
+    assert (
+        "cap 140," in rows["all", "ic_lpips_seas"].protocol
+        and "anchors: generator part" in rows["all", "ic_lpips_seas"].protocol
+    )
+    assert (
+        "cap 200," in rows["all", "ic_lpips_dfmgan"].protocol
+        and "anchors: all real pictures" in rows["all", "ic_lpips_dfmgan"].protocol
+    )
     assert "cap 3," in rows["all", "ic_lpips"].protocol
     skipped, zero = rows["crack", "ic_lpips_dfmgan"], rows["crack", "ic_lpips_dfmgan_zero"]
     assert zero.protocol == f"{skipped.protocol}, clusters without a pair count 0"
-    assert IcLpipsResult((0.6, 0.3), empty_clusters=1, single_clusters=2, clusters=4).with_zeros == pytest.approx((0.15, 0.075))
+    assert IcLpipsResult(
+        (0.6, 0.3), empty_clusters=1, single_clusters=2, clusters=4
+    ).with_zeros == pytest.approx((0.15, 0.075))
     assert zero.value <= skipped.value
 
 
@@ -330,11 +487,15 @@ def test_anchors_of_the_first_third_are_a_variant(folders, tmp_path):
 
 def test_crops_hold_the_defect_and_fill_the_picture():
     images, masks = np.zeros((4, SIZE, SIZE, 3), np.uint8), np.zeros((4, SIZE, SIZE), bool)
-    for i, (rows, columns) in enumerate((((2, 10), (20, 24)), ((28, 32), (30, 32)), ((0, 32), (0, 32)))):
+    for i, (rows, columns) in enumerate(
+        (((2, 10), (20, 24)), ((28, 32), (30, 32)), ((0, 32), (0, 32)))
+    ):
         masks[i, slice(*rows), slice(*columns)] = True
         images[i][masks[i]] = 255
     crops = defect_crops(images, masks)
     assert crops.shape == (3, SIZE, SIZE, 3), "an empty mask marks nothing"
     shares = (crops[..., 0] > 127).mean((1, 2))
-    assert shares == pytest.approx([0.5, 0.5, 1], abs=0.05)  # 8 x 4 in 8 x 8, 4 x 2 in 4 x 4, everything
+    assert shares == pytest.approx(
+        [0.5, 0.5, 1], abs=0.05
+    )  # 8 x 4 in 8 x 8, 4 x 2 in 4 x 4, everything
     assert len(defect_crops(images, masks & False)) == 0

@@ -21,7 +21,13 @@ from helixbench.trainer import fit, learning_rate
 
 
 def train(
-    folder, optim: Optim, *, stop_at: int | None = None, digest: str = "a", poison: int | None = None, steep: int | None = None
+    folder,
+    optim: Optim,
+    *,
+    stop_at: int | None = None,
+    digest: str = "a",
+    poison: int | None = None,
+    steep: int | None = None,
 ) -> nn.Module:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
@@ -33,15 +39,27 @@ def train(
         out = model(x)
         if step == steep:  # a finite loss whose gradient is not
             return {"root": (0 * out.sum()).sqrt()}
-        return {"square": (out - x.sum(1, keepdim=True)).square().mean() * (math.nan if step == poison else 1)}
+        return {
+            "square": (out - x.sum(1, keepdim=True)).square().mean()
+            * (math.nan if step == poison else 1)
+        }
 
-    arguments = {"seed": 3, "state_dir": folder, "config_digest": digest, "device": torch.device("cpu"), "name": "toy"}
+    arguments = {
+        "seed": 3,
+        "state_dir": folder,
+        "config_digest": digest,
+        "device": torch.device("cpu"),
+        "name": "toy",
+    }
     fit(model, loss, optim, **arguments)
     return model
 
 
 def same(one: nn.Module, other: nn.Module) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+    return all(
+        torch.equal(a, b)
+        for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
 
 
 EVERY_STEP = small.optim(steps=12, save_every_s=1e-9, ema=0.9, decay="cosine", warmup=3)
@@ -53,7 +71,9 @@ def test_resume_equals_the_unbroken_run_bit_for_bit(tmp_path, stop):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "cut", EVERY_STEP, stop_at=stop)
     assert same(train(tmp_path / "cut", EVERY_STEP), expected)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "cut/stats.jsonl").read_text().splitlines()]
+    steps = [
+        json.loads(line)["step"] for line in (tmp_path / "cut/stats.jsonl").read_text().splitlines()
+    ]
     assert steps == sorted(set(steps)) and steps[-1] == 12
 
 
@@ -64,7 +84,9 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
 
 def test_state_of_another_configuration_is_not_gone_on_with(tmp_path):
     train(tmp_path, EVERY_STEP)
-    assert same(train(tmp_path, EVERY_STEP, digest="b"), train(tmp_path / "fresh", EVERY_STEP, digest="b"))
+    assert same(
+        train(tmp_path, EVERY_STEP, digest="b"), train(tmp_path / "fresh", EVERY_STEP, digest="b")
+    )
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, EVERY_STEP, digest="c", stop_at=0)
 
@@ -108,7 +130,13 @@ def test_average_is_kept_and_left_in_the_module(tmp_path):
 
 def test_learning_rates():
     optim = Optim(steps=110, batch=1, lr=1.0, warmup=10, decay="cosine")
-    assert [round(learning_rate(k, optim), 6) for k in (0, 4, 9, 10, 60)] == [0.1, 0.5, 1.0, 1.0, 0.5]
+    assert [round(learning_rate(k, optim), 6) for k in (0, 4, 9, 10, 60)] == [
+        0.1,
+        0.5,
+        1.0,
+        1.0,
+        0.5,
+    ]
     assert learning_rate(109, optim) < 0.001
     multi = Optim(steps=100, batch=1, lr=1.0, decay="multistep")
     assert [learning_rate(k, multi) for k in (79, 80, 90)] == pytest.approx([1.0, 0.2, 0.04])
@@ -155,7 +183,16 @@ def test_accumulated_passes_are_one_step(tmp_path):
             return (model(data[first : first + size]) - 1).square().mean()
 
         options = small.optim(steps=3, batch=4, accumulate=accumulate)
-        fit(model, loss, options, seed=1, state_dir=folder, config_digest="a", device=torch.device("cpu"), name="toy")
+        fit(
+            model,
+            loss,
+            options,
+            seed=1,
+            state_dir=folder,
+            config_digest="a",
+            device=torch.device("cpu"),
+            name="toy",
+        )
         return model, passes
 
     (one, passes_of_one), (two, passes_of_two) = run(tmp_path / "1", 1), run(tmp_path / "2", 2)
@@ -177,7 +214,13 @@ def test_validation_is_on_the_same_samples_every_time(tmp_path):
         return {"square": loss(rng)}
 
     options = small.optim(steps=5, validate_every=2)
-    arguments = {"seed": 1, "state_dir": tmp_path, "config_digest": "a", "device": torch.device("cpu"), "name": "toy"}
+    arguments = {
+        "seed": 1,
+        "state_dir": tmp_path,
+        "config_digest": "a",
+        "device": torch.device("cpu"),
+        "name": "toy",
+    }
     fit(model, lambda step, rng: loss(rng), options, **arguments, validate=validate)
     rows = [json.loads(line) for line in (tmp_path / "stats.jsonl").read_text().splitlines()]
     found = [(row["step"], row["val_square"]) for row in rows if "val_square" in row]
@@ -188,14 +231,28 @@ def test_validation_is_on_the_same_samples_every_time(tmp_path):
 def test_validation_leaves_running_statistics_and_modes_alone(tmp_path):
     def run(folder, every):
         torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5).eval(), nn.Linear(3, 1))
+        model = nn.Sequential(
+            nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Dropout(0.5).eval(), nn.Linear(3, 1)
+        )
 
         def loss(rng):
             return model(torch.randn(8, 4, generator=rng)).square().mean()
 
         options = small.optim(steps=4, validate_every=every)
-        arguments = {"seed": 1, "state_dir": folder, "config_digest": "a", "device": torch.device("cpu"), "name": "toy"}
-        fit(model, lambda step, rng: loss(rng), options, **arguments, validate=lambda rng: {"loss": loss(rng)})
+        arguments = {
+            "seed": 1,
+            "state_dir": folder,
+            "config_digest": "a",
+            "device": torch.device("cpu"),
+            "name": "toy",
+        }
+        fit(
+            model,
+            lambda step, rng: loss(rng),
+            options,
+            **arguments,
+            validate=lambda rng: {"loss": loss(rng)},
+        )
         assert [part.training for part in model] == [True, True, False, True]
         return model
 
@@ -203,10 +260,14 @@ def test_validation_leaves_running_statistics_and_modes_alone(tmp_path):
 
 
 EXTRAS = Path(__file__).parents[2] / ".venv/extras"
-"""Where `make test` puts bitsandbytes, which every start would pay for if it were installed beside the others."""
+"""Where `make test` puts bitsandbytes, which every start would pay for if it were installed beside
+the others."""
 
 
-@pytest.mark.skipif(not (EXTRAS / "bitsandbytes").is_dir(), reason="bitsandbytes is not in .venv/extras; make test puts it there")
+@pytest.mark.skipif(
+    not (EXTRAS / "bitsandbytes").is_dir(),
+    reason="bitsandbytes is not in .venv/extras; make test puts it there",
+)
 def test_adam_in_8_bit_takes_a_quarter_of_the_memory_learns_and_resumes(tmp_path):
     code = """
 import sys, torch
@@ -226,7 +287,16 @@ def run(folder, stop=None):
         return losses[-1]
     options = small.optim(steps=60, lr=1e-2, adam="8bit", save_every_s=1e-9)
     try:
-        fit(model, loss, options, seed=1, state_dir=folder, config_digest="a", device=torch.device("cpu"), name="toy")
+        fit(
+            model,
+            loss,
+            options,
+            seed=1,
+            state_dir=folder,
+            config_digest="a",
+            device=torch.device("cpu"),
+            name="toy",
+        )
     except KeyboardInterrupt:
         pass
     return model, losses
@@ -240,12 +310,19 @@ assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameter
 optimizer = adam(list(whole.parameters()), small.optim(adam="8bit"))
 whole(torch.randn(4, 64)).sum().backward()
 optimizer.step()
-moments = {name: t for name, t in optimizer.state[whole[0].weight].items() if name.startswith("state")}
+state = optimizer.state[whole[0].weight]
+moments = {name: t for name, t in state.items() if name.startswith("state")}
 assert {t.dtype for t in moments.values()} == {torch.uint8} and len(moments) == 2
 """
     paths = [str(EXTRAS), str(Path(small.__file__).parent), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -263,6 +340,10 @@ def test_tensorboard_shows_the_curves_and_changes_no_weight(tmp_path, monkeypatc
     assert same(train(tmp_path / "watched", EVERY_STEP), plain)
     (folder,) = (tmp_path / "board").iterdir()
     events = EventAccumulator(str(folder)).Reload()
-    rows = [json.loads(line) for line in (tmp_path / "watched/stats.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "watched/stats.jsonl").read_text().splitlines()
+    ]
     assert {"square", "lr", "grad_norm", "images_per_s"} <= set(events.Tags()["scalars"])
-    assert [(e.step, round(e.value, 4)) for e in events.Scalars("square")] == [(r["step"], round(r["square"], 4)) for r in rows]
+    assert [(e.step, round(e.value, 4)) for e in events.Scalars("square")] == [
+        (r["step"], round(r["square"], 4)) for r in rows
+    ]

@@ -33,21 +33,48 @@ def prepared(tmp_path_factory) -> Path:
 
 
 def base_config() -> Slice:
-    return Slice({"run.seed": 0, "train.base": "scratch", "train.scratch": json.loads(small.scratch().model_dump_json())})
+    return Slice(
+        {
+            "run.seed": 0,
+            "train.base": "scratch",
+            "train.scratch": json.loads(small.scratch().model_dump_json()),
+        }
+    )
 
 
 def method_config(**changes) -> Slice:
-    return Slice({"run.seed": 0, "train.methods.dhdiff": json.loads(small.dhdiff(**changes).model_dump_json())})
+    return Slice(
+        {
+            "run.seed": 0,
+            "train.methods.dhdiff": json.loads(small.dhdiff(**changes).model_dump_json()),
+        }
+    )
 
 
 def train_base(prepared: Path, folder: Path) -> Path:
-    base_stage.run("Data", "disc", base_config(), prepared=prepared, state=folder / "state", out=folder / "base")
+    base_stage.run(
+        "Data",
+        "disc",
+        base_config(),
+        prepared=prepared,
+        state=folder / "state",
+        out=folder / "base",
+    )
     return folder / "base"
 
 
 def train(prepared: Path, base: Path, folder: Path, **changes) -> Path:
     config = method_config(**changes)
-    training.run("dhdiff", "Data", "disc", config, prepared=prepared, base=base, state=folder / "state", out=folder / "model")
+    training.run(
+        "dhdiff",
+        "Data",
+        "disc",
+        config,
+        prepared=prepared,
+        base=base,
+        state=folder / "state",
+        out=folder / "model",
+    )
     return folder / "model"
 
 
@@ -64,23 +91,40 @@ def model(prepared, base, tmp_path_factory) -> Path:
 def test_base_is_a_diffusers_folder_of_safetensors_with_unit_latents(base, prepared):
     loaded = BaseModel.load(base)
     names = {str(p.relative_to(base)) for p in base.rglob("*") if p.is_file()}
-    assert {"unet/diffusion_pytorch_model.safetensors", "vae/config.json", "text_encoder/model.safetensors"} <= names
+    assert {
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "text_encoder/model.safetensors",
+    } <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     assert loaded.scheduler.config.beta_schedule == "scaled_linear"
-    pictures = Pictures.load(prepared).autoencoder_batch(32, 0.25, torch.Generator().manual_seed(1))[0]
+    pictures = Pictures.load(prepared).autoencoder_batch(
+        32, 0.25, torch.Generator().manual_seed(1)
+    )[0]
     assert 0.5 < loaded.encode(pictures).std() < 2
     assert loaded.decode(loaded.encode(pictures)).shape == pictures.shape
     facts = json.loads((base / "manifest.json").read_text())
-    assert facts["files"].keys() | {"manifest.json", "stats.jsonl"} == names and facts["psnr_db"] > 0
+    assert (
+        facts["files"].keys() | {"manifest.json", "stats.jsonl"} == names and facts["psnr_db"] > 0
+    )
 
 
 def test_the_autoencoder_s_batch_says_where_the_defects_are(prepared):
-    pictures, defects = Pictures.load(prepared).autoencoder_batch(16, 0.25, torch.Generator().manual_seed(1))
-    assert pictures.shape == (16, 3, small.SIZE, small.SIZE) and defects.shape == (16, 1, small.SIZE, small.SIZE)
+    pictures, defects = Pictures.load(prepared).autoencoder_batch(
+        16, 0.25, torch.Generator().manual_seed(1)
+    )
+    assert pictures.shape == (16, 3, small.SIZE, small.SIZE) and defects.shape == (
+        16,
+        1,
+        small.SIZE,
+        small.SIZE,
+    )
     assert defects[:4].sum() == 0, "a mask shown as a picture has no defect"
     assert (defects.flatten(1).sum(1) > 0).sum() >= 6
     inside = pictures.mean(1, keepdim=True)[defects > 0]
-    assert ((inside > 0.85) | (inside < 0.15)).all(), "the test's defects are bright or dark squares"
+    assert ((inside > 0.85) | (inside < 0.15)).all(), (
+        "the test's defects are bright or dark squares"
+    )
 
 
 def test_the_autoencoder_sees_defects_alone_on_grey(prepared):
@@ -88,8 +132,13 @@ def test_the_autoencoder_sees_defects_alone_on_grey(prepared):
     pictures, defects = data.autoencoder_batch(16, 0.25, torch.Generator().manual_seed(1), 0.25)
     inside = defects[4:8].expand(-1, 3, -1, -1) > 0
     assert inside.flatten(1).any(1).all()
-    assert torch.allclose(pictures[4:8][~inside], torch.tensor(127 / 255)) and not (pictures[8:] == 127 / 255).flatten(1).all(1).any()
-    assert (pictures[4:8][inside] - 0.5).abs().min() > 0.3, "the test's defects are bright or dark squares"
+    assert (
+        torch.allclose(pictures[4:8][~inside], torch.tensor(127 / 255))
+        and not (pictures[8:] == 127 / 255).flatten(1).all(1).any()
+    )
+    assert (pictures[4:8][inside] - 0.5).abs().min() > 0.3, (
+        "the test's defects are bright or dark squares"
+    )
     same = data.autoencoder_batch(16, 0.25, torch.Generator().manual_seed(1))[0]
     assert torch.equal(same[:4], pictures[:4]) and torch.equal(same[8:], pictures[8:])
 
@@ -105,7 +154,9 @@ def test_defective_pixels_weigh_more(base):
     error = (out - pictures).abs()
     expected = (5 * error[..., :8].mean() + error[..., 8:].mean()) / 2
     torch.testing.assert_close(plain["pixel"], error.mean())
-    torch.testing.assert_close(base_stage.autoencoder_loss(vae, pictures, weight, noise, 0.0)["pixel"], expected)
+    torch.testing.assert_close(
+        base_stage.autoencoder_loss(vae, pictures, weight, noise, 0.0)["pixel"], expected
+    )
 
 
 def test_prompts_are_told_apart(base):
@@ -117,15 +168,24 @@ def test_prompts_are_told_apart(base):
 
 
 def test_a_base_that_predicts_v_gives_noise(tmp_path):
-    """v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho, 2022): what comes out is that eps, whoever calls it."""
+    """v = sqrt(abar) eps - sqrt(1 - abar) x0 (Salimans and Ho, 2022): what comes out is that eps,
+    whoever calls it."""
     settings = small.scratch()
-    settings = settings.model_copy(update={"unet": settings.unet.model_copy(update={"prediction": "v_prediction"})})
+    settings = settings.model_copy(
+        update={"unet": settings.unet.model_copy(update={"prediction": "v_prediction"})}
+    )
     built = base_stage.build(settings, small.SIZE, ["hole"], 0)
     built.save(tmp_path)
     loaded = BaseModel.load(tmp_path)
-    assert loaded.prediction == "v_prediction" and loaded.scheduler.config.prediction_type == "epsilon"
+    assert (
+        loaded.prediction == "v_prediction" and loaded.scheduler.config.prediction_type == "epsilon"
+    )
     g = torch.Generator().manual_seed(0)
-    x0, noise, t = torch.randn(2, 4, 8, 8, generator=g), torch.randn(2, 4, 8, 8, generator=g), torch.tensor([150, 990])
+    x0, noise, t = (
+        torch.randn(2, 4, 8, 8, generator=g),
+        torch.randn(2, 4, 8, 8, generator=g),
+        torch.tensor([150, 990]),
+    )
     abar = loaded.scheduler.alphas_cumprod[t][:, None, None, None]
     v = abar.sqrt() * noise - (1 - abar).sqrt() * x0
     loaded.unet.conv_out.forward = lambda hidden: v
@@ -142,10 +202,13 @@ def test_a_base_that_predicts_something_else_is_refused(base, tmp_path):
 
 
 def test_weighted_by_v_the_loss_is_that_of_v(prepared, base):
-    """(eps - eps')^2 / abar = (v - v')^2 at a fixed latent; and large timesteps count more than in Eq. 8."""
+    """(eps - eps')^2 / abar = (v - v')^2 at a fixed latent; and large timesteps count more than in
+    Eq. 8."""
     losses = {}
     for weighting in ("epsilon", "v"):
-        method = DHDiffMethod.create(small.dhdiff(loss_weighting=weighting), BaseModel.load(base), 0)
+        method = DHDiffMethod.create(
+            small.dhdiff(loss_weighting=weighting), BaseModel.load(base), 0
+        )
         data = Pictures.load(prepared)
         method.begin(data)
         losses[weighting] = method.loss(data, torch.Generator().manual_seed(3))
@@ -162,17 +225,28 @@ def test_weighted_by_v_the_loss_is_that_of_v(prepared, base):
     a = scheduler.add_noise(batch["annotation"], noise[1], t)
     predicted = method.unet(z, a, t, method.embed(batch["prompts"]), reference, flow)[0]
     # x0 follows from z and a prediction of the noise, and v from both.
-    v = [abar.sqrt() * e - (1 - abar).sqrt() * (z - (1 - abar).sqrt() * e) / abar.sqrt() for e in (predicted, noise[0])]
-    torch.testing.assert_close(losses["v"]["image"], (v[0] - v[1]).square().mean(), rtol=1e-3, atol=1e-5)
+    v = [
+        abar.sqrt() * e - (1 - abar).sqrt() * (z - (1 - abar).sqrt() * e) / abar.sqrt()
+        for e in (predicted, noise[0])
+    ]
+    torch.testing.assert_close(
+        losses["v"]["image"], (v[0] - v[1]).square().mean(), rtol=1e-3, atol=1e-5
+    )
     torch.testing.assert_close(losses["epsilon"]["image"], (predicted - noise[0]).square().mean())
 
 
 def test_what_lies_under_the_mask_weighs_more(prepared, base, monkeypatch):
-    method = DHDiffMethod.create(small.dhdiff(defect_weight=3.0, normal_share=0.0), BaseModel.load(base), 0)
+    method = DHDiffMethod.create(
+        small.dhdiff(defect_weight=3.0, normal_share=0.0), BaseModel.load(base), 0
+    )
     data = Pictures.load(prepared)
     method.begin(data)
     seen = {}
-    monkeypatch.setattr(method.unet, "forward", lambda z, a, *rest: seen.setdefault("zero", (torch.zeros_like(z), torch.zeros_like(a))))
+    monkeypatch.setattr(
+        method.unet,
+        "forward",
+        lambda z, a, *rest: seen.setdefault("zero", (torch.zeros_like(z), torch.zeros_like(a))),
+    )
     losses = method.loss(data, torch.Generator().manual_seed(3))
     rng = torch.Generator().manual_seed(3)
     batch = method.batch(data, rng)
@@ -185,8 +259,11 @@ def test_what_lies_under_the_mask_weighs_more(prepared, base, monkeypatch):
 
 
 def test_a_batch_has_its_raw_masks(prepared, base):
-    """Those of the pictures, none for normals; dropped with the prompt, and by themselves (reading 9)."""
-    config = small.dhdiff(optim=small.optim(batch=64), prompt_drop=0.2, raw_mask_drop=0.25, normal_share=0.5)
+    """Those of the pictures, none for normals; dropped with the prompt, and by themselves (reading
+    9)."""
+    config = small.dhdiff(
+        optim=small.optim(batch=64), prompt_drop=0.2, raw_mask_drop=0.25, normal_share=0.5
+    )
     method, data = DHDiffMethod.create(config, BaseModel.load(base), 0), Pictures.load(prepared)
     method.begin(data)
     batch = method.batch(data, torch.Generator().manual_seed(0))
@@ -203,7 +280,11 @@ def test_a_batch_has_its_raw_masks(prepared, base):
 def test_guidance_is_away_from_no_prompt_and_no_raw_mask(model, prepared, monkeypatch):
     method = DHDiffMethod.load(small.dhdiff(), model, small.sampling(steps=1, guidance=2.0))
     real, given = method.inputs, []
-    monkeypatch.setattr(method, "inputs", lambda ref, raw, t, has: given.append(raw is not None) or real(ref, raw, t, has))
+    monkeypatch.setattr(
+        method,
+        "inputs",
+        lambda ref, raw, t, has: given.append(raw is not None) or real(ref, raw, t, has),
+    )
     data = Pictures.load(prepared)
     plans = make_plan(data, schema.Generate(pairs=1), 0)[:1]
     method.sample(conditions(data, plans), [torch.Generator().manual_seed(0)])
@@ -217,7 +298,9 @@ def test_a_missing_part_of_the_base_is_one_line(base, tmp_path):
 
 def test_training_learns(prepared, base, tmp_path):
     """A hundred steps halve the loss of the first ones, on both domains."""
-    folder = train(prepared, base, tmp_path, optim=small.optim(steps=100, lr=3e-3, log_every_s=1e-9))
+    folder = train(
+        prepared, base, tmp_path, optim=small.optim(steps=100, lr=3e-3, log_every_s=1e-9)
+    )
     rows = [json.loads(line) for line in (folder / "stats.jsonl").read_text().splitlines()]
     for domain in ("image", "annotation"):
         assert np.mean([row[domain] for row in rows[-20:]]) < 0.5 * rows[0][domain]
@@ -253,7 +336,9 @@ def test_what_is_trained(base, trainable):
 @pytest.mark.parametrize("reference", ["cells", "tight", "background"])
 @pytest.mark.parametrize("noise", ["same", "independent", "none"])
 def test_every_reference_reading_trains_a_step(prepared, base, reference, noise):
-    config = small.dhdiff(reference=reference, reference_noise=noise, augment=("hflip", "rot90"), control="broadcast")
+    config = small.dhdiff(
+        reference=reference, reference_noise=noise, augment=("hflip", "rot90"), control="broadcast"
+    )
     method = DHDiffMethod.create(config, BaseModel.load(base), 0)
     small.randomise(method.unet.helix, 0.02)
     terms = method.loss(Pictures.load(prepared), torch.Generator().manual_seed(0))
@@ -263,13 +348,19 @@ def test_every_reference_reading_trains_a_step(prepared, base, reference, noise)
 
 
 def test_same_noise_gives_the_target_away_in_a_blank_reference(prepared, base):
-    """Reading 7's flag: where a `cells` reference is blank, z_R(t) - sqrt(a) z_blank is exactly sigma * the target."""
+    """Reading 7's flag: where a `cells` reference is blank, z_R(t) - sqrt(a) z_blank is exactly
+    sigma * the target."""
     method = DHDiffMethod.create(small.dhdiff(reference_noise="same"), BaseModel.load(base), 0)
     scheduler, t = method.base.scheduler, torch.tensor([400])
-    blank, noise = method.base.encode(torch.full((1, 3, small.SIZE, small.SIZE), 128 / 255)), torch.randn(1, 4, 8, 8)
+    blank, noise = (
+        method.base.encode(torch.full((1, 3, small.SIZE, small.SIZE), 128 / 255)),
+        torch.randn(1, 4, 8, 8),
+    )
     z_r = method.noised_reference(blank, noise, torch.randn(1, 4, 8, 8), t)
     a = scheduler.alphas_cumprod[t]
-    torch.testing.assert_close((z_r - a.sqrt() * blank) / (1 - a).sqrt(), noise, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        (z_r - a.sqrt() * blank) / (1 - a).sqrt(), noise, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_control_points_at_the_words_of_the_defect(base):
@@ -279,7 +370,9 @@ def test_control_points_at_the_words_of_the_defect(base):
     ids = method.base.tokens(prompts)[0].tolist()
     hole = method.base.tokenizer("hole").input_ids[1]
     assert flow.inside[0].argmax() == ids.index(hole) and flow.inside[0].sum() == 1
-    assert flow.outside[0, 0] == 1 and flow.inside[1, 0] == 1, "an empty prompt has no word to point at"
+    assert flow.outside[0, 0] == 1 and flow.inside[1, 0] == 1, (
+        "an empty prompt has no word to point at"
+    )
 
 
 @pytest.mark.parametrize(
@@ -304,14 +397,18 @@ def test_other_readings_train_save_load_and_sample(prepared, base, tmp_path, rea
     folder, data = train(prepared, base, tmp_path, **reading), Pictures.load(prepared)
     method = DHDiffMethod.load(small.dhdiff(**reading), folder, small.sampling())
     plans = make_plan(data, generate(pairs=1), 0)
-    images, _ = method.sample(conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans])
+    images, _ = method.sample(
+        conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans]
+    )
     assert images.shape == (2, 3, small.SIZE, small.SIZE) and torch.isfinite(images).all()
     resumed = train(prepared, base, tmp_path / "again", **reading)
     for name in ("dhdiff.safetensors", "unet/diffusion_pytorch_model.safetensors"):
         assert (resumed / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_text_past_the_longest_prompt_is_left_out_and_one_length_serves_all_batches(prepared, base, tmp_path):
+def test_text_past_the_longest_prompt_is_left_out_and_one_length_serves_all_batches(
+    prepared, base, tmp_path
+):
     method = DHDiffMethod.create(small.dhdiff(), BaseModel.load(base), 0)
     short, long = method.prompt("disc", "hole"), "a photo of a disc with scratch and hole"
     words = len(short.split()) + 2  # begin and end
@@ -321,7 +418,9 @@ def test_text_past_the_longest_prompt_is_left_out_and_one_length_serves_all_batc
     assert method.embed([short, long]).shape[1] == len(long.split()) + 2
     whole = DHDiffMethod.create(small.dhdiff(text_tokens="all"), BaseModel.load(base), 0)
     assert whole.embed([short]).shape[1] == small.scratch().text_encoder.max_tokens
-    assert torch.equal(whole.embed([short])[:, :words], method.embed([short])), "the text model looks back only"
+    assert torch.equal(whole.embed([short])[:, :words], method.embed([short])), (
+        "the text model looks back only"
+    )
     flow = method.flow(torch.ones(1, 1, 8, 8), torch.ones(1), [short], ["hole"])
     assert flow.inside.shape == flow.outside.shape == (1, words)
     folder = train(prepared, base, tmp_path, optim=small.optim(steps=1))
@@ -329,12 +428,20 @@ def test_text_past_the_longest_prompt_is_left_out_and_one_length_serves_all_batc
 
 
 def test_frozen_layers_in_half_precision_come_back_as_they_were_to_bf16(prepared, base, tmp_path):
-    options = {"trainable": "attention", "frozen_precision": "bf16", "optim": small.optim(precision="bf16")}
+    options = {
+        "trainable": "attention",
+        "frozen_precision": "bf16",
+        "optim": small.optim(precision="bf16"),
+    }
     method = DHDiffMethod.create(small.dhdiff(**options), BaseModel.load(base), 0)
     half = {name for name, p in method.unet.named_parameters() if p.dtype == torch.bfloat16}
-    assert any("conv" in name for name in half) and not any(p.requires_grad for n, p in method.unet.named_parameters() if n in half)
+    assert any("conv" in name for name in half) and not any(
+        p.requires_grad for n, p in method.unet.named_parameters() if n in half
+    )
     folder = train(prepared, base, tmp_path, **options)
-    before, after = (load_file(f / "unet/diffusion_pytorch_model.safetensors") for f in (base, folder))
+    before, after = (
+        load_file(f / "unet/diffusion_pytorch_model.safetensors") for f in (base, folder)
+    )
     for name in before:
         assert after[name].dtype == torch.float32
         if f"unet.{name}" in half:
@@ -349,11 +456,16 @@ def test_with_offload_the_autoencoder_comes_for_new_pictures_only(prepared, base
     method.base.vae.to = lambda device: moves.append(str(device))
     for _ in range(60):
         method.batch(data, torch.Generator().manual_seed(0))
-    assert moves == ["cpu", "cpu"] * (len(moves) // 2) and 0 < len(moves) <= 8, "one visit for each kind of picture"
+    assert moves == ["cpu", "cpu"] * (len(moves) // 2) and 0 < len(moves) <= 8, (
+        "one visit for each kind of picture"
+    )
 
 
 def test_compiled_parts_are_the_same_function(base):
-    plain, compiled = (DHDiffMethod.create(small.dhdiff(compile=flag), BaseModel.load(base), 0).unet for flag in (False, True))
+    plain, compiled = (
+        DHDiffMethod.create(small.dhdiff(compile=flag), BaseModel.load(base), 0).unet
+        for flag in (False, True)
+    )
     found = [m for m in compiled.modules() if m._compiled_call_impl is not None]
     assert {type(m).__name__ for m in found} == {"ResnetBlock2D", "FeedForward"}
     assert plain.state_dict().keys() == compiled.state_dict().keys()
@@ -364,11 +476,19 @@ def test_compiled_parts_are_the_same_function(base):
 
 
 def test_the_prediction_can_stand_in_for_the_reference_noise(prepared, base, tmp_path):
-    """Reading 7's fallback: from the second step on the reference gets the predicted noise, not the initial one."""
-    folder, data = train(prepared, base, tmp_path, reference_noise="same", optim=small.optim(steps=1)), Pictures.load(prepared)
+    """Reading 7's fallback: from the second step on the reference gets the predicted noise, not the
+    initial one."""
+    folder, data = (
+        train(prepared, base, tmp_path, reference_noise="same", optim=small.optim(steps=1)),
+        Pictures.load(prepared),
+    )
     plans, seen = make_plan(data, generate(pairs=1), 0), {}
     for kind in ("initial", "predicted"):
-        method = DHDiffMethod.load(small.dhdiff(reference_noise="same"), folder, small.sampling(steps=3, reference_noise=kind))
+        method = DHDiffMethod.load(
+            small.dhdiff(reference_noise="same"),
+            folder,
+            small.sampling(steps=3, reference_noise=kind),
+        )
         seen[kind], real = [], method.noised_reference
 
         def spy(latents, same, independent, t, *, seen=seen[kind], real=real):
@@ -376,7 +496,9 @@ def test_the_prediction_can_stand_in_for_the_reference_noise(prepared, base, tmp
             return real(latents, same, independent, t)
 
         method.noised_reference = spy
-        method.sample(conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans])
+        method.sample(
+            conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans]
+        )
     assert all(torch.equal(noise, seen["initial"][0]) for noise in seen["initial"])
     assert torch.equal(seen["predicted"][0], seen["initial"][0])
     assert not torch.allclose(seen["predicted"][1], seen["predicted"][0])
@@ -385,26 +507,42 @@ def test_the_prediction_can_stand_in_for_the_reference_noise(prepared, base, tmp
 @pytest.mark.parametrize("sampler", ["ddim", "dpmsolver++"])
 @pytest.mark.parametrize("start", ["noise", "reference"])
 def test_sampled_pairs_are_valid_and_seeded(prepared, model, sampler, start):
-    options = small.sampling(steps=4, sampler=sampler, start=start, strength=0.5, control="detailed")
+    options = small.sampling(
+        steps=4, sampler=sampler, start=start, strength=0.5, control="detailed"
+    )
     method, data = DHDiffMethod.load(small.dhdiff(), model, options), Pictures.load(prepared)
     plans = make_plan(data, generate(pairs=2), 0)
 
     def sample(chosen):
-        return method.sample(conditions(data, chosen, "detailed"), [torch.Generator().manual_seed(p.seed) for p in chosen])
+        return method.sample(
+            conditions(data, chosen, "detailed"),
+            [torch.Generator().manual_seed(p.seed) for p in chosen],
+        )
 
     images, masks = sample(plans)
-    assert images.shape == (4, 3, small.SIZE, small.SIZE) and masks.shape == (4, 1, small.SIZE, small.SIZE)
+    assert images.shape == (4, 3, small.SIZE, small.SIZE) and masks.shape == (
+        4,
+        1,
+        small.SIZE,
+        small.SIZE,
+    )
     assert 0 <= images.min() and images.max() <= 1 and set(masks.unique().tolist()) <= {0.0, 1.0}
     again = sample(plans)
     assert torch.equal(images, again[0]) and torch.equal(masks, again[1])
     assert (images[0] - images[1]).abs().max() > 1e-3
-    # The batch that a pair is made in does not change it, up to the rounding of another matrix size.
+    # The batch that a pair is made in does not change it, up to the rounding of another matrix
+    # size.
     torch.testing.assert_close(sample(plans[1:2])[0][0], images[1], rtol=0, atol=2e-3)
 
 
 def test_generation_from_a_trained_model(prepared, model, tmp_path):
     config = a_slice("dhdiff", small.dhdiff(), generate(pairs=2))
-    arguments = {"prepared": prepared, "model": model, "state": tmp_path / "s", "out": tmp_path / "o"}
+    arguments = {
+        "prepared": prepared,
+        "model": model,
+        "state": tmp_path / "s",
+        "out": tmp_path / "o",
+    }
     generate_stage.run("dhdiff", "Data", "disc", config, **arguments)
     pairs = read_csv(tmp_path / "o/manifest.csv", Pair)
     assert [p.prompt for p in pairs][:1] == ["a photo of a disc with hole"] and len(pairs) == 4
@@ -412,21 +550,36 @@ def test_generation_from_a_trained_model(prepared, model, tmp_path):
 
 def folder_of(folder):
     """Every picture and the manifest: name -> bytes."""
-    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.suffix in (".png", ".csv")}
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in sorted(folder.rglob("*"))
+        if file.suffix in (".png", ".csv")
+    }
 
 
-def test_any_number_of_shards_makes_the_same_bytes_also_after_a_kill(prepared, model, tmp_path, monkeypatch):
-    """Eleven blocks of two; a first run says which masks the gate must turn down for about half of the pairs to be drawn again."""
+def test_any_number_of_shards_makes_the_same_bytes_also_after_a_kill(
+    prepared, model, tmp_path, monkeypatch
+):
+    """Eleven blocks of two; a first run says which masks the gate must turn down for about half of
+    the pairs to be drawn again."""
     whole = {"prepared": prepared, "model": model, "state": tmp_path / "s"}
     loose = schema.Gate(limits="fixed", min_area=0.0, max_area=1.0, max_border=1.0)
     config = a_slice("dhdiff", small.dhdiff(), generate(pairs=11, batch=2, gate=loose))
     generate_stage.run("dhdiff", "Data", "disc", config, **whole, out=tmp_path / "loose")
-    middle = float(np.median([pair.mask_area for pair in read_csv(tmp_path / "loose/manifest.csv", Pair)]))
+    middle = float(
+        np.median([pair.mask_area for pair in read_csv(tmp_path / "loose/manifest.csv", Pair)])
+    )
     gate = loose.model_copy(update={"max_area": middle, "redraws": 2})
     config = a_slice("dhdiff", small.dhdiff(), generate(pairs=11, batch=2, gate=gate))
 
     def part(folder, k, n):
-        folders = {"prepared": prepared, "model": model, "state": folder / "s", "out": folder / "o", "record": folder / f"{k}of{n}"}
+        folders = {
+            "prepared": prepared,
+            "model": model,
+            "state": folder / "s",
+            "out": folder / "o",
+            "record": folder / f"{k}of{n}",
+        }
         generate_stage.run_part("dhdiff", config, **folders, part=(k, n))
         return folders["record"]
 
@@ -443,7 +596,8 @@ def test_any_number_of_shards_makes_the_same_bytes_also_after_a_kill(prepared, m
     for n in (1, 2, 3):
         assert shards(tmp_path / f"{n}", n) == expected
 
-    # Killed in the middle of writing the third block of the second of two; then three shards finish it.
+    # Killed in the middle of writing the third block of the second of two; then three shards finish
+    # it.
     real, calls = generate_stage._write, []
 
     def dies(kept, *rest):
@@ -469,12 +623,17 @@ def test_small_components_are_dropped():
 
 
 def test_stable_diffusion_s_format_goes_through_the_same_code(prepared, tmp_path):
-    """A small folder with Stable Diffusion 1.5's block types and PNDM scheduler: load, train, save, sample."""
+    """A small folder with Stable Diffusion 1.5's block types and PNDM scheduler: load, train, save,
+    sample."""
     from diffusers import AutoencoderKL, PNDMScheduler, UNet2DConditionModel
 
     sd = small.base()
     sd.unet = UNet2DConditionModel(
-        sample_size=4, block_out_channels=(32, 32, 64, 64), layers_per_block=2, cross_attention_dim=32, attention_head_dim=4
+        sample_size=4,
+        block_out_channels=(32, 32, 64, 64),
+        layers_per_block=2,
+        cross_attention_dim=32,
+        attention_head_dim=4,
     )
     sd.vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -483,10 +642,19 @@ def test_stable_diffusion_s_format_goes_through_the_same_code(prepared, tmp_path
         norm_num_groups=8,
         latent_channels=4,
     )
-    sd.scheduler = PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True)
+    sd.scheduler = PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True
+    )
     sd.save(tmp_path / "sd")
-    folder = train(prepared, tmp_path / "sd", tmp_path / "m", trainable="attention", optim=small.optim(steps=2))
-    method, data = DHDiffMethod.load(small.dhdiff(), folder, small.sampling()), Pictures.load(prepared)
+    folder = train(
+        prepared, tmp_path / "sd", tmp_path / "m", trainable="attention", optim=small.optim(steps=2)
+    )
+    method, data = (
+        DHDiffMethod.load(small.dhdiff(), folder, small.sampling()),
+        Pictures.load(prepared),
+    )
     plans = make_plan(data, generate(pairs=1), 0)
-    images, _ = method.sample(conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans])
+    images, _ = method.sample(
+        conditions(data, plans), [torch.Generator().manual_seed(p.seed) for p in plans]
+    )
     assert images.shape == (2, 3, small.SIZE, small.SIZE) and torch.isfinite(images).all()

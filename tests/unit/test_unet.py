@@ -15,7 +15,8 @@ def convolutions(model):
 
 
 def test_it_has_the_convolutions_and_parameters_of_draem():
-    """Each is 3 x 3, with a bias; all but the last are normalised, which adds two numbers a channel."""
+    """Each is 3 x 3, with a bias; all but the last are normalised, which adds two numbers a
+    channel."""
     model = UNet(64)
     down = [64, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512]
     # after each enlargement one convolution, then two on it and the level's features side by side

@@ -15,16 +15,31 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
-COPIED = ("Snakefile", "params.yaml", "environment.yml", "Makefile", "dvc.yaml", ".dvcignore", ".gitignore")
+COPIED = (
+    "Snakefile",
+    "params.yaml",
+    "environment.yml",
+    "Makefile",
+    "dvc.yaml",
+    ".dvcignore",
+    ".gitignore",
+)
 COPIED += ("config", "profiles", "workflow", "resources")
 NO_SETTINGS = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull}
-NO_SETTINGS |= {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "core.excludesFile", "GIT_CONFIG_VALUE_0": os.devnull}
+NO_SETTINGS |= {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "core.excludesFile",
+    "GIT_CONFIG_VALUE_0": os.devnull,
+}
 """For git: signed commits, hooks or ignored files of whoever runs the tests are not its."""
 
 
 def below(overlay: Path) -> list[Path]:
     """The overlay that this one goes over, where its head names one."""
-    return [overlay.with_name(name) for name in re.findall(r"^# over: (\S+)$", overlay.read_text(), flags=re.M)]
+    return [
+        overlay.with_name(name)
+        for name in re.findall(r"^# over: (\S+)$", overlay.read_text(), flags=re.M)
+    ]
 
 
 class Project:
@@ -49,7 +64,9 @@ class Project:
         (self.root / name).write_text(yaml.safe_dump(values), encoding="utf-8")
         return name
 
-    def run(self, *command: str, timeout: float = 600, **environment: str) -> subprocess.CompletedProcess:
+    def run(
+        self, *command: str, timeout: float = 600, **environment: str
+    ) -> subprocess.CompletedProcess:
         """A program of the environment; output and errors together."""
         return subprocess.run(
             [str(BIN / command[0]), *command[1:]],
@@ -61,7 +78,9 @@ class Project:
             timeout=timeout,
         )
 
-    def snakemake(self, *arguments: str, overlays: tuple[str, ...] = (), **more) -> subprocess.CompletedProcess:
+    def snakemake(
+        self, *arguments: str, overlays: tuple[str, ...] = (), **more
+    ) -> subprocess.CompletedProcess:
         """`snakemake --cores all`, with overlays."""
         configfiles = ["--configfile", *overlays] if overlays else []
         return self.run("snakemake", "--cores", "all", *arguments, *configfiles, **more)
@@ -76,7 +95,11 @@ class Project:
         """Jobs per rule that a dry run would start, without the total."""
         result = self.snakemake("--quiet", "all", "--dry-run", *arguments, overlays=overlays)
         assert result.returncode == 0, result.stdout
-        return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", result.stdout, flags=re.M) if rule != "total"}
+        return {
+            rule: int(count)
+            for rule, count in re.findall(r"^(\w+) +(\d+)$", result.stdout, flags=re.M)
+            if rule != "total"
+        }
 
 
 @pytest.fixture
@@ -87,7 +110,13 @@ def project(tmp_path) -> Project:
 def fake_mvtec(root: Path, categories) -> None:
     """The folders of MVTec AD with four 8-pixel pictures a category."""
     for category in categories:
-        for name in ("train/good/000", "train/good/001", "test/good/000", "test/broken/000", "test/broken/001"):
+        for name in (
+            "train/good/000",
+            "train/good/001",
+            "test/good/000",
+            "test/broken/000",
+            "test/broken/001",
+        ):
             path = root / category / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (8, 8), (90, 90, 90)).save(path)

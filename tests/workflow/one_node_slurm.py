@@ -1,6 +1,8 @@
-"""A real one-node Slurm for tests: munged, slurmctld and slurmd in a folder of their own, on ports of their own.
+"""A real one-node Slurm for tests: munged, slurmctld and slurmd in a folder of their own, on ports
+of their own.
 
-Nothing of the machine is configured: the node claims more cores and memory than there are, and four GPUs that are only counted.
+Nothing of the machine is configured: the node claims more cores and memory than there are, and four
+GPUs that are only counted.
 """
 
 from __future__ import annotations
@@ -19,7 +21,17 @@ from pathlib import Path
 
 BIN = Path(sys.executable).parent
 SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
+PROGRAMS = (
+    "munged",
+    "slurmctld",
+    "slurmd",
+    "sbatch",
+    "srun",
+    "squeue",
+    "scancel",
+    "scontrol",
+    "sinfo",
+)
 
 CONFIGURATION = """
 ClusterName=helixbench
@@ -74,16 +86,26 @@ def _free_ports(number: int) -> list[int]:
 @contextmanager
 def running():
     """Start a cluster, yield the environment variables of its clients, stop it."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: a socket's path has at most 108 letters
+    folder = Path(
+        tempfile.mkdtemp(prefix="slurm-", dir="/tmp")
+    )  # short: a socket's path has at most 108 letters
     folder.chmod(0o755)
     daemons: dict[str, subprocess.Popen] = {}
-    environment = {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+    environment = {
+        "SLURM_CONF": str(folder / "slurm.conf"),
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
+    }
 
     def start(name: str, *arguments: str) -> None:
         command = [shutil.which(name, path=SEARCH), *arguments]
         with open(folder / f"{name}.out", "w") as log:
             daemons[name] = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=log, stderr=log, cwd=folder, start_new_session=True
+                command,
+                env={**os.environ, **environment},
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                start_new_session=True,
             )
 
     def stop(*names: str) -> None:
@@ -103,9 +125,13 @@ def running():
     try:
         for name in ("state", "spool", "bin"):
             (folder / name).mkdir()
-        # Inside a job Snakemake takes SLURM_CONF out of the environment before it calls srun: clusters have it in /etc.
+        # Inside a job Snakemake takes SLURM_CONF out of the environment before it calls srun:
+        # clusters have it in /etc.
         srun = folder / "bin/srun"
-        srun.write_text(f'#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which("srun", path=SEARCH)} "$@"\n')
+        srun.write_text(
+            f"#!/bin/sh\nSLURM_CONF={folder}/slurm.conf exec {shutil.which('srun', path=SEARCH)} "
+            f'"$@"\n'
+        )
         srun.chmod(0o755)
         (folder / "munge.key").write_bytes(os.urandom(1024))
         (folder / "munge.key").chmod(0o600)
@@ -117,14 +143,22 @@ def running():
         start("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", *places)
         _until(lambda: (folder / "munge.socket").exists(), folder, "munged")
         for attempt in range(5):
-            (folder / "slurm.conf").write_text(CONFIGURATION.format(folder=folder, ports=_free_ports(2), user=user))
+            (folder / "slurm.conf").write_text(
+                CONFIGURATION.format(folder=folder, ports=_free_ports(2), user=user)
+            )
             start("slurmctld", "-D")
             start("slurmd", "-D", "-N", "localhost")
-            _until(lambda: ended() or "idle" in _output(["sinfo", "-h", "-o", "%T"], environment), folder, "a node that is idle")
+            _until(
+                lambda: ended() or "idle" in _output(["sinfo", "-h", "-o", "%T"], environment),
+                folder,
+                "a node that is idle",
+            )
             if not ended():
                 break
             assert attempt < 4, _logs(folder)
-            stop("slurmd", "slurmctld")  # somebody else has taken a port in between: again with others
+            stop(
+                "slurmd", "slurmctld"
+            )  # somebody else has taken a port in between: again with others
         yield environment
     finally:
         stop(*reversed(daemons))
@@ -137,7 +171,9 @@ def _logs(folder: Path) -> str:
 
 
 def _output(command: list[str], environment: dict[str, str]) -> str:
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60).stdout
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    ).stdout
 
 
 def _until(there, folder: Path, what: str, seconds: float = 60) -> None:

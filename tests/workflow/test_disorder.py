@@ -31,8 +31,16 @@ def test_a_clock_that_went_back_stops_the_run_and_touch_puts_times_in_order(prep
     result = prepared.snakemake("prepared", overlays=SMOKE)
     lines = [line for line in result.stdout.splitlines() if line.startswith("helixbench: ")]
     assert result.returncode != 0 and len(lines) == 1 and "Job" not in result.stdout
-    assert "the clock is 5.0 h behind the last run of results/smoke" in lines[0] and "--touch" in lines[0]
+    assert (
+        "the clock is 5.0 h behind the last run of results/smoke" in lines[0]
+        and "--touch" in lines[0]
+    )
     assert prepared.snakemake("prepared", "--touch", "--forceall", overlays=SMOKE).returncode == 0
     assert "Nothing to be done" in prepared.snakemake("prepared", overlays=SMOKE).stdout
-    changed = prepared.write("other.yaml", {"prepare": {"raw_mask_cells": 4}})  # and a change is seen
-    assert prepared.plan("prepared", overlays=(*SMOKE, changed)) == {"Prepare Procedural disc", "All categories are prepared"}
+    changed = prepared.write(
+        "other.yaml", {"prepare": {"raw_mask_cells": 4}}
+    )  # and a change is seen
+    assert prepared.plan("prepared", overlays=(*SMOKE, changed)) == {
+        "Prepare Procedural disc",
+        "All categories are prepared",
+    }

@@ -49,7 +49,12 @@ def fake_data(root) -> None:
         for split, label, name, mask in (
             ("train", "normal", "train/good/000.png", ""),
             ("test", "normal", "test/good/000.png", ""),
-            ("test", "anomaly", "test/broken/000.png", f"{category}/ground_truth/broken/000_mask.png"),
+            (
+                "test",
+                "anomaly",
+                "test/broken/000.png",
+                f"{category}/ground_truth/broken/000_mask.png",
+            ),
         )
     ]
     table = root / DATASETS["VisA"].root / "split_csv/1cls.csv"
@@ -62,7 +67,11 @@ def only_line(result) -> str:
     assert result.returncode != 0
     assert "Traceback" not in result.stdout
     assert "Building DAG" not in result.stdout
-    lines = [line for line in result.stdout.splitlines() if not line.startswith(("Using workflow", "Config file"))]
+    lines = [
+        line
+        for line in result.stdout.splitlines()
+        if not line.startswith(("Using workflow", "Config file"))
+    ]
     assert len(lines) == 1, result.stdout
     return lines[0]
 
@@ -74,8 +83,14 @@ def drawn(jobs: int, shards: int = 1) -> dict[str, int]:
 
 def test_paper_configuration(paper):
     counts = paper.job_counts()
-    planned = re.findall(r"^\| `(\w+)` \| ([\d,]+) \|", (ROOT / "docs/scaling.md").read_text(), flags=re.M)
-    assert len(planned) == 8 and {rule: int(number.replace(",", "")) for rule, number in planned}.items() <= counts.items()
+    planned = re.findall(
+        r"^\| `(\w+)` \| ([\d,]+) \|", (ROOT / "docs/scaling.md").read_text(), flags=re.M
+    )
+    assert (
+        len(planned) == 8
+        and {rule: int(number.replace(",", "")) for rule, number in planned}.items()
+        <= counts.items()
+    )
     assert counts == {
         "prepare": 38,
         "train": LEARN + ARMS,
@@ -97,9 +112,16 @@ def test_paper_configuration(paper):
 
 
 def table(categories: int, stage: str, compared: bool = False) -> dict[str, int]:
-    """Jobs of a table about so many categories, with or without detectors that learn from normals alone."""
+    """Jobs of a table about so many categories, with or without detectors that learn from normals
+    alone."""
     every = categories * METHODS
-    jobs = {"prepare": categories, "train": categories * LEARNERS, **drawn(every), stage: every, "report_table": 1}
+    jobs = {
+        "prepare": categories,
+        "train": categories * LEARNERS,
+        **drawn(every),
+        stage: every,
+        "report_table": 1,
+    }
     return jobs | {"compare": categories * COMPARATORS} if compared else jobs
 
 
@@ -120,8 +142,19 @@ def table(categories: int, stage: str, compared: bool = False) -> dict[str, int]
         ("figure_6", {"prepare": 6, "train": 6 * LEARNERS, **drawn(6 * METHODS), "report_grid": 1}),
         ("figure_9", {"prepare": 15, "train": 75, **drawn(75), "report_grid": 1}),
         ("comparison", {"prepare": 38, "compare": COUNT * COMPARATORS}),
-        ("classification", {"prepare": 15, "train": 15 * LEARNERS, **drawn(15 * METHODS), "classify": 15 * METHODS}),
-        ("segmentation", {"prepare": 15, "train": 15 * LEARNERS, **drawn(15 * METHODS), "segment": 45 * METHODS}),
+        (
+            "classification",
+            {
+                "prepare": 15,
+                "train": 15 * LEARNERS,
+                **drawn(15 * METHODS),
+                "classify": 15 * METHODS,
+            },
+        ),
+        (
+            "segmentation",
+            {"prepare": 15, "train": 15 * LEARNERS, **drawn(15 * METHODS), "segment": 45 * METHODS},
+        ),
     ],
 )
 def test_named_targets(paper, target, expected):
@@ -140,7 +173,9 @@ def test_a_method_that_does_not_learn_needs_no_model(project):
 
 
 def test_shards_are_jobs(project):
-    overlay = project.write("shards.yaml", {"run": {"shards": 5}, "train": {"methods": {"dhdiff": None}}})
+    overlay = project.write(
+        "shards.yaml", {"run": {"shards": 5}, "train": {"methods": {"dhdiff": None}}}
+    )
     counts = project.job_counts("pairs", overlays=("config/smoke.yaml", overlay))
     assert counts == {"draw": 1, "prepare": 1, **drawn(1, shards=5), "pairs": 1}
 
@@ -184,7 +219,10 @@ def test_missing_weights_are_one_line_before_any_job(project):
 @pytest.mark.parametrize(
     "values, key",
     [
-        ({"train": {"methods": {"dhdiff": {"optim": {"stepz": 3}}}}}, "train.methods.dhdiff.optim.stepz"),
+        (
+            {"train": {"methods": {"dhdiff": {"optim": {"stepz": 3}}}}},
+            "train.methods.dhdiff.optim.stepz",
+        ),
         ({"generate": {"pairs": 0}}, "generate.pairs"),
         ({"detect": {"localization": {"optim": {"lr": "fast"}}}}, "detect.localization.optim.lr"),
         ({"prepare": {"size": 100}}, "prepare.size"),
@@ -224,7 +262,9 @@ def test_overlays_hold_differences_only():
 
     for file in (ROOT / "config").glob("*.yaml"):
         under = values(ROOT / "params.yaml")
-        for lower in below(file):  # whose nulls have taken entries out: what lies on them says them anew
+        for lower in below(
+            file
+        ):  # whose nulls have taken entries out: what lies on them says them anew
             under = overlay(under, values(lower))
         assert list(same(under, values(file))) == [], file.name
 
@@ -233,14 +273,24 @@ def test_overlays_hold_differences_only():
 def test_profiles_of_clusters_plan_what_the_default_plans(project, profile):
     chosen = ("--workflow-profile", f"profiles/{profile}", "all", "gpu_check")
     expected = project.job_counts("all", "gpu_check", overlays=("config/smoke.yaml",))
-    assert expected["gpu_check"] == 1 and project.job_counts(*chosen, overlays=("config/smoke.yaml",)) == expected
+    assert (
+        expected["gpu_check"] == 1
+        and project.job_counts(*chosen, overlays=("config/smoke.yaml",)) == expected
+    )
 
 
 def test_the_slurm_profile_sends_what_needs_a_gpu_where_the_gpus_are():
     rules = "".join(file.read_text() for file in (ROOT / "workflow/rules").glob("*.smk"))
-    need = {name: int(gpu) for name, gpu in re.findall(r"^rule (\w+):(?:(?!^rule ).)*?\bgpu=(\d)", rules, flags=re.M | re.S)}
+    need = {
+        name: int(gpu)
+        for name, gpu in re.findall(
+            r"^rule (\w+):(?:(?!^rule ).)*?\bgpu=(\d)", rules, flags=re.M | re.S
+        )
+    }
     profile = yaml.safe_load((ROOT / "profiles/slurm/profile.yaml").read_text())
     assert {rule for rule, gpu in need.items() if gpu} == {
-        rule for rule, values in profile["set-resources"].items() if values["slurm_partition"] == "gpu"
+        rule
+        for rule, values in profile["set-resources"].items()
+        if values["slurm_partition"] == "gpu"
     }
     assert profile["default-resources"]["slurm_partition"] == "cpu"

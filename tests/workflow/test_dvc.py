@@ -1,4 +1,5 @@
-"""DVC's stages are Snakemake's targets, both watch the same keys, and what DVC shows is there. What they do: test_dvc_contract.py."""
+"""DVC's stages are Snakemake's targets, both watch the same keys, and what DVC shows is there. What
+they do: test_dvc_contract.py."""
 
 from __future__ import annotations
 
@@ -25,7 +26,9 @@ PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text())
 EVERYTHING = {
     "prepare": {
         "use": ["Procedural", "MVTec-AD"],
-        "datasets": {"MVTec-AD": {"layout": "procedural", "categories": ["disc"], "procedural": {}}},
+        "datasets": {
+            "MVTec-AD": {"layout": "procedural", "categories": ["disc"], "procedural": {}}
+        },
     },
     "report": PARAMS["report"],
     "detect": {
@@ -43,7 +46,9 @@ BY_NAME = {"report_control"}
 def watched(stage: str) -> tuple[list[str], list[str]]:
     """Keys of params.yaml and of the overlay that DVC watches for a stage."""
     params = STAGES[stage]["params"]
-    return [key for key in params if isinstance(key, str)], next(keys[OVERLAY] for keys in params if isinstance(keys, dict))
+    return [key for key in params if isinstance(key, str)], next(
+        keys[OVERLAY] for keys in params if isinstance(keys, dict)
+    )
 
 
 def covers(param: str, key: str) -> bool:
@@ -59,7 +64,9 @@ def touches(param: str, key: str) -> bool:
 @pytest.fixture
 def dvc(project):
     """A copy of the project that DVC may work in."""
-    subprocess.run(["git", "init", "--quiet"], cwd=project.root, check=True, env={**os.environ, **NO_SETTINGS})
+    subprocess.run(
+        ["git", "init", "--quiet"], cwd=project.root, check=True, env={**os.environ, **NO_SETTINGS}
+    )
     started = project.run("dvc", "init", "--quiet", **QUIET)
     assert started.returncode == 0, started.stdout
     return project
@@ -67,10 +74,11 @@ def dvc(project):
 
 @pytest.fixture(scope="module")
 def slices(tmp_path_factory) -> dict[str, set[str]]:
-    """Keys of the configuration slices among the inputs of each room's files, as Snakemake itself draws them.
+    """Keys of the configuration slices among the inputs of each room's files, as Snakemake itself
+    draws them.
 
-    The smoke run with everything on, so that every rule that takes a slice has a job; data and base model are drawn and
-    trained in the run.
+    The smoke run with everything on, so that every rule that takes a slice has a job; data and base
+    model are drawn and trained in the run.
     """
     from conftest import Project
 
@@ -81,15 +89,25 @@ def slices(tmp_path_factory) -> dict[str, set[str]]:
     found, rules = defaultdict(set), set()
     for node in graph.stdout.split('<b><font point-size="18">')[1:]:
         rules.add(node.split("<")[0])
-        keys = {key for names in re.findall(r"results/smoke/config/(?!data/)([^<]+)\.json", node) for key in names.split("+")}
-        outputs = re.findall(r">results/smoke/([\w.]+)", node.split("output &rarr;")[-1]) if "output &rarr;" in node else []
+        keys = {
+            key
+            for names in re.findall(r"results/smoke/config/(?!data/)([^<]+)\.json", node)
+            for key in names.split("+")
+        }
+        outputs = (
+            re.findall(r">results/smoke/([\w.]+)", node.split("output &rarr;")[-1])
+            if "output &rarr;" in node
+            else []
+        )
         for room in outputs:
             found["report" if room in ("summary.json", "tables") else room] |= keys
     assert set(found) == set(ROOMS) and all(found.values())
     written = {
         rule
         for file in (ROOT / "workflow/rules").glob("*.smk")
-        for rule, body in re.findall(r"^rule (\w+):\n(.*?)(?=^\S|\Z)", file.read_text(), flags=re.M | re.S)
+        for rule, body in re.findall(
+            r"^rule (\w+):\n(.*?)(?=^\S|\Z)", file.read_text(), flags=re.M | re.S
+        )
         if "config_slice(" in body
     }
     written -= BY_NAME
@@ -113,33 +131,51 @@ def test_dvc_reads_six_stages_a_run(dvc):
 
 
 def test_commands_are_targets_of_the_snakefile():
-    targets = set(re.findall(r"^rule (\w+):", (ROOT / "workflow/rules/collect.smk").read_text(), flags=re.M))
+    targets = set(
+        re.findall(r"^rule (\w+):", (ROOT / "workflow/rules/collect.smk").read_text(), flags=re.M)
+    )
     for stage in STAGES.values():
-        named = re.fullmatch(r"snakemake --cores all (.*) --configfile \$\{item\.overlay\}", stage["cmd"])
+        named = re.fullmatch(
+            r"snakemake --cores all (.*) --configfile \$\{item\.overlay\}", stage["cmd"]
+        )
         assert named and set(named[1].split()) <= targets
 
 
 def test_finished_work_is_never_deleted():
     for room, stage in STAGES.items():
-        outs = {path: options for out in [*stage["outs"], *stage.get("metrics", [])] for path, options in out.items()}
+        outs = {
+            path: options
+            for out in [*stage["outs"], *stage.get("metrics", [])]
+            for path, options in out.items()
+        }
         assert f"results/${{key}}/{room}" in outs
         assert all(options["persist"] for options in outs.values())
 
 
 def test_what_dvc_does_not_keep_git_does(dvc):
-    """`cache: false` and ignored by git would be lost; cached and not ignored would be kept twice."""
+    """`cache: false` and ignored by git would be lost; cached and not ignored would be kept
+    twice."""
 
     def ignored(file: str) -> bool:
         command = ["git", "check-ignore", "--quiet", file]
-        return subprocess.run(command, cwd=dvc.root, env={**os.environ, **NO_SETTINGS}).returncode == 0
+        return (
+            subprocess.run(command, cwd=dvc.root, env={**os.environ, **NO_SETTINGS}).returncode == 0
+        )
 
     for stage in STAGES.values():
         for out in [*stage["outs"], *stage.get("metrics", [])]:
             for path, options in out.items():
                 for run in RUNS:
-                    file = path.replace("${key}", run) + ("" if path.endswith(".json") else "/dataset/category.csv")
+                    file = path.replace("${key}", run) + (
+                        "" if path.endswith(".json") else "/dataset/category.csv"
+                    )
                     assert ignored(file) == options.get("cache", True), file
-    for file, kept in (("data/mvtec_ad.dvc", True), ("data/mvtec_ad/x.png", False), ("models/sd.dvc", True), ("models/sd/x", False)):
+    for file, kept in (
+        ("data/mvtec_ad.dvc", True),
+        ("data/mvtec_ad/x.png", False),
+        ("models/sd.dvc", True),
+        ("models/sd/x", False),
+    ):
         assert ignored(file) != kept, file
 
 
@@ -154,7 +190,9 @@ def test_params_cover_the_configuration_slices(slices, room):
 def test_params_are_read_by_the_stage(slices, room):
     """A key too many would run a stage for nothing."""
     for param in watched(room)[0]:
-        assert param in CHOOSE_JOBS or any(touches(param, key) for key in slices[room]), f"{room} does not read {param}"
+        assert param in CHOOSE_JOBS or any(touches(param, key) for key in slices[room]), (
+            f"{room} does not read {param}"
+        )
 
 
 def leaves(node, name=""):
@@ -176,12 +214,18 @@ CHOOSES = re.compile(
 
 @pytest.mark.parametrize("room", ["prepare", "train", "generate", "score", "detect"])
 def test_each_watched_value_is_one_that_a_job_reads(slices, everything, room):
-    """Snakemake must see each change that DVC sees: what it left as it was would be locked under the new value."""
-    named = [re.sub(r"\{\w+\}", "[^.]+", re.escape(key).replace(r"\{", "{").replace(r"\}", "}")) for key in slices[room]]
+    """Snakemake must see each change that DVC sees: what it left as it was would be locked under
+    the new value."""
+    named = [
+        re.sub(r"\{\w+\}", "[^.]+", re.escape(key).replace(r"\{", "{").replace(r"\}", "}"))
+        for key in slices[room]
+    ]
     for leaf in leaves(everything):
         if any(covers(param, leaf) for param in watched(room)[0]):
             read = any(re.match(rf"{key}(\.|$)", leaf) for key in named)
-            assert read or FOLLOWED_BY_CONTENT.fullmatch(leaf) or CHOOSES.fullmatch(leaf), f"{room}: no job reads {leaf}"
+            assert read or FOLLOWED_BY_CONTENT.fullmatch(leaf) or CHOOSES.fullmatch(leaf), (
+                f"{room}: no job reads {leaf}"
+            )
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -197,19 +241,33 @@ def test_what_an_overlay_changes_is_watched_there(slices, room, run):
     if run != "paper":
         for leaf in changed:
             if any(covers(key, leaf) for key in of_params):
-                assert any(covers(key, leaf) for key in of_overlay), f"{room}: {leaf} of {RUNS[run]['overlay']}"
+                assert any(covers(key, leaf) for key in of_overlay), (
+                    f"{room}: {leaf} of {RUNS[run]['overlay']}"
+                )
 
 
 def test_metrics_and_plots_are_what_dvc_shows(dvc):
-    """Files as the report writes them, at the paths of dvc.yaml; the columns are the labels of the methods."""
+    """Files as the report writes them, at the paths of dvc.yaml; the columns are the labels of the
+    methods."""
     for run, dataset in (("paper", "MVTec-AD"), ("mini", "Procedural")):
         files = ["params.yaml"] if run == "paper" else ["params.yaml", RUNS[run]["overlay"]]
-        labels = [method.label for method in load(*(ROOT / file for file in files)).train.methods.values()]
+        labels = [
+            method.label for method in load(*(ROOT / file for file in files)).train.methods.values()
+        ]
         report = dvc.root / f"results/{run}/report"
         report.mkdir(parents=True)
-        (report.parent / "summary.json").write_text(json.dumps({dataset: {"DH-Diff": {"pixel_ap": 12.5}}}))
-        for kind, x in (("image_roc", "false-positive rate"), ("pixel_pr", "recall"), ("pro", "false-positive rate")):
-            rows = [",".join([x, *labels]), *(",".join([f"{i / 4}", *["0.5"] * len(labels)]) for i in range(5))]
+        (report.parent / "summary.json").write_text(
+            json.dumps({dataset: {"DH-Diff": {"pixel_ap": 12.5}}})
+        )
+        for kind, x in (
+            ("image_roc", "false-positive rate"),
+            ("pixel_pr", "recall"),
+            ("pro", "false-positive rate"),
+        ):
+            rows = [
+                ",".join([x, *labels]),
+                *(",".join([f"{i / 4}", *["0.5"] * len(labels)]) for i in range(5)),
+            ]
             (report / f"{kind}_{dataset}.csv").write_text("\n".join(rows) + "\n")
         shown = dvc.run("dvc", "metrics", "show", "--json", f"results/{run}/summary.json", **QUIET)
         found = json.loads(shown.stdout)[""]["data"][f"results/{run}/summary.json"]["data"]
@@ -225,14 +283,29 @@ def test_metrics_and_plots_are_what_dvc_shows(dvc):
 
 
 def test_every_model_has_a_name():
-    """Of the methods one a category; of the ablations' arms one for each category of the data set that Tables VIII and IX show."""
+    """Of the methods one a category; of the ablations' arms one for each category of the data set
+    that Tables VIII and IX show."""
     expected = set()
     for run in RUNS:
         config = load(ROOT / "params.yaml", ROOT / RUNS[run]["overlay"])
         for name, method in config.train.everything.items():
-            shown = datasets_shown(ROOT / "resources/published", 8, config.prepare.datasets) if name in config.train.arms else None
-            places = [(d, c) for d, dataset in config.prepare.datasets.items() for c in dataset.categories if shown is None or d in shown]
-            if hasattr(method, "optim") and (name in config.train.methods or {8, 9} & set(config.report.tables)):
-                expected |= {f"results/{run}/train/{name}/{dataset}/{category}" for dataset, category in places}
+            shown = (
+                datasets_shown(ROOT / "resources/published", 8, config.prepare.datasets)
+                if name in config.train.arms
+                else None
+            )
+            places = [
+                (d, c)
+                for d, dataset in config.prepare.datasets.items()
+                for c in dataset.categories
+                if shown is None or d in shown
+            ]
+            if hasattr(method, "optim") and (
+                name in config.train.methods or {8, 9} & set(config.report.tables)
+            ):
+                expected |= {
+                    f"results/{run}/train/{name}/{dataset}/{category}"
+                    for dataset, category in places
+                }
     assert {artifact["path"] for artifact in DVC["artifacts"].values()} == expected
     assert all(artifact["type"] == "model" for artifact in DVC["artifacts"].values())

@@ -1,7 +1,9 @@
-"""What is made here, pushed, and pulled elsewhere is up to date there, for DVC and for Snakemake; and never stale.
+"""What is made here, pushed, and pulled elsewhere is up to date there, for DVC and for Snakemake;
+and never stale.
 
-A run of one's own, added to dvc.yaml by its one line, with raw pictures and a base model that `dvc add` versions, DH-Diff
-trained for a few steps, and all six stages; a folder and a real S3 server (moto) as remotes.
+A run of one's own, added to dvc.yaml by its one line, with raw pictures and a base model that `dvc
+add` versions, DH-Diff trained for a few steps, and all six stages; a folder and a real S3 server
+(moto) as remotes.
 """
 
 from __future__ import annotations
@@ -35,7 +37,11 @@ build(load("params.yaml", "config/tiny.yaml").train.scratch, 32, ["disc", "weave
 (folder / "model_index.json").write_text("{}")
 """
 SIZES = {"size": 40, "train_good": 4, "test_good": 2, "per_defect": 2}
-IDENTITY = {f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+IDENTITY = {
+    f"GIT_{who}_{what}": "test@localhost"
+    for who in ("AUTHOR", "COMMITTER")
+    for what in ("NAME", "EMAIL")
+}
 ENVIRONMENT = {
     **IDENTITY,
     **NO_SETTINGS,
@@ -56,7 +62,12 @@ def run(project: Project, *command: str, fails: bool = False) -> str:
 
 def git(project: Project, *arguments: str) -> str:
     return subprocess.run(
-        ["git", *arguments], cwd=project.root, check=True, capture_output=True, text=True, env={**os.environ, **IDENTITY, **NO_SETTINGS}
+        ["git", *arguments],
+        cwd=project.root,
+        check=True,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **IDENTITY, **NO_SETTINGS},
     ).stdout
 
 
@@ -64,7 +75,12 @@ def restore(project: Project, fails: bool = False) -> str:
     """`make restore`, with the programs of this environment as the installed ones."""
     command = ["make", "restore", "RUN=tiny", f"BIN={BIN}", "--assume-old", ".venv/installed"]
     result = subprocess.run(
-        command, cwd=project.root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **ENVIRONMENT}
+        command,
+        cwd=project.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
     )
     assert (result.returncode != 0) == fails, result.stdout[-6000:]
     return result.stdout
@@ -72,7 +88,10 @@ def restore(project: Project, fails: bool = False) -> str:
 
 def clean(project: Project) -> bool:
     """Whether DVC finds nothing to do for the run."""
-    return project.run("dvc", "status", "--quiet", "--with-deps", REPORT, **ENVIRONMENT).returncode == 0
+    return (
+        project.run("dvc", "status", "--quiet", "--with-deps", REPORT, **ENVIRONMENT).returncode
+        == 0
+    )
 
 
 def change(project: Project, key: str, value) -> None:
@@ -98,8 +117,16 @@ def locked(project: Project, stage: str) -> dict:
 def hashes(project: Project) -> dict[str, str]:
     """sha256 of every result that a stage declares."""
     results = project.root / "results/tiny"
-    files = [file for file in results.rglob("*") if file.is_file() and "config" not in file.relative_to(results).parts[:1]]
-    return {str(file.relative_to(results)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files if file.name[0] != "."}
+    files = [
+        file
+        for file in results.rglob("*")
+        if file.is_file() and "config" not in file.relative_to(results).parts[:1]
+    ]
+    return {
+        str(file.relative_to(results)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.name[0] != "."
+    }
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -116,7 +143,11 @@ def s3():
     server.start()
     host, port = server.get_host_and_port()
     endpoint = f"http://{host}:{port}"
-    names = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    names = {
+        "aws_access_key_id": "test",
+        "aws_secret_access_key": "test",
+        "region_name": "us-east-1",
+    }
     boto3.client("s3", endpoint_url=endpoint, **names).create_bucket(Bucket="bench")
     yield endpoint
     server.stop()
@@ -127,9 +158,21 @@ def made(tmp_path_factory, s3) -> Project:
     """All six stages, made by `dvc repro`, committed, and pushed to both remotes."""
     folder = tmp_path_factory.mktemp("dvc")
     project = Project(folder / "made")
-    (project.root / "draw.json").write_text(json.dumps({"run.seed": 1, "prepare.datasets.Any.procedural": SIZES}))
+    (project.root / "draw.json").write_text(
+        json.dumps({"run.seed": 1, "prepare.datasets.Any.procedural": SIZES})
+    )
     for category in ("disc", "weave"):
-        run(project, "helixbench", "draw", "Any", category, "--config", "draw.json", "--out", "data/mvtec_ad")
+        run(
+            project,
+            "helixbench",
+            "draw",
+            "Any",
+            category,
+            "--config",
+            "draw.json",
+            "--out",
+            "data/mvtec_ad",
+        )
     smoke = yaml.safe_load((project.root / "config/smoke.yaml").read_text())
     smoke["run"]["name"] = "tiny"
     smoke["prepare"] |= {"use": ["MVTec-AD"], "datasets": {"MVTec-AD": {"categories": ["disc"]}}}
@@ -143,21 +186,34 @@ def made(tmp_path_factory, s3) -> Project:
     with open(project.root / "profiles/default/profile.yaml", "a", encoding="utf-8") as handle:
         handle.write("set-threads: {train_base: 1, train: 1, generate: 1, score: 1, detect: 1}\n")
     stages = project.root / "dvc.yaml"
-    stages.write_text(re.sub(r"^( +)mini: \{", rf"\1{RUN}\n\g<0>", stages.read_text(), flags=re.M) + MODEL)
+    stages.write_text(
+        re.sub(r"^( +)mini: \{", rf"\1{RUN}\n\g<0>", stages.read_text(), flags=re.M) + MODEL
+    )
     git(project, "init", "--quiet")
     run(project, "dvc", "init", "--quiet")
     run(project, "dvc", "remote", "add", "--default", "folder", str(folder / "remote"))
     run(project, "dvc", "remote", "add", "s3", "s3://bench/results")
     run(project, "dvc", "remote", "modify", "s3", "endpointurl", s3)
     run(project, "dvc", "add", "--quiet", "data/mvtec_ad", "models/tiny")
-    assert stages_run(run(project, "dvc", "repro", REPORT)) == {"prepare", "train", "generate", "score", "detect", "report"}
+    assert stages_run(run(project, "dvc", "repro", REPORT)) == {
+        "prepare",
+        "train",
+        "generate",
+        "score",
+        "detect",
+        "report",
+    }
     git(project, "add", ".")
     git(project, "commit", "--quiet", "--message", "made")
     git(project, "tag", "--annotate", "tiny-disc@v1.0.0", "--message", "registered")
     tracked = git(project, "ls-files", "results", "data", "models").split()
     text = ["numbers.tex", *(f"table_4.{suffix}" for suffix in ("csv", "html", "md", "tex"))]
     kept = ["score/dhdiff/MVTec-AD/disc.csv", "summary.json", *(f"tables/{name}" for name in text)]
-    assert tracked == ["data/mvtec_ad.dvc", "models/tiny.dvc", *(f"results/tiny/{name}" for name in kept)]
+    assert tracked == [
+        "data/mvtec_ad.dvc",
+        "models/tiny.dvc",
+        *(f"results/tiny/{name}" for name in kept),
+    ]
     for remote in ("folder", "s3"):
         run(project, "dvc", "push", "--with-deps", "--remote", remote, REPORT)
     return project
@@ -196,7 +252,9 @@ def test_a_model_comes_by_its_name(clones, tmp_path):
     clone = clones["folder"]
     run(clone, "dvc", "artifacts", "get", ".", "tiny-disc", "--out", str(tmp_path / "model"))
     trained = times(clone.root / "results/tiny/train/dhdiff/MVTec-AD/disc")
-    assert trained and {file.name for file in (tmp_path / "model").rglob("*") if file.is_file()} == {Path(file).name for file in trained}
+    assert trained and {
+        file.name for file in (tmp_path / "model").rglob("*") if file.is_file()
+    } == {Path(file).name for file in trained}
 
 
 def test_one_changed_parameter_runs_the_stages_that_read_it(clone):
@@ -230,22 +288,29 @@ def test_a_failed_category_loses_no_finished_one(clone):
 
 
 def test_a_stale_checkpoint_is_never_locked_under_new_parameters(clone):
-    """Snakemake goes by modification times, and those are in order here: as after a pull, with none of its own records."""
+    """Snakemake goes by modification times, and those are in order here: as after a pull, with none
+    of its own records."""
     shutil.rmtree(clone.root / ".snakemake")
     results = clone.root / "results/tiny"
     manifest = results / "train/dhdiff/MVTec-AD/disc/manifest.json"
     before, record = times(results / "train"), locked(clone, "train")
-    optim = yaml.safe_load((clone.root / OVERLAY).read_text())["train"]["methods"]["dhdiff"]["optim"]
+    optim = yaml.safe_load((clone.root / OVERLAY).read_text())["train"]["methods"]["dhdiff"][
+        "optim"
+    ]
     change(clone, "train.methods.dhdiff.optim", {**optim, "lr": 0.002})
 
     refused = restore(clone, fails=True)
     assert "train@tiny" in refused and "nothing was touched" in refused
     touched = clone.snakemake("--touch", "--forceall", overlays=(OVERLAY,))
     assert touched.returncode != 0
-    assert f"helixbench: {manifest.relative_to(clone.root)}" in touched.stdout and "Traceback" not in touched.stdout
+    assert (
+        f"helixbench: {manifest.relative_to(clone.root)}" in touched.stdout
+        and "Traceback" not in touched.stdout
+    )
     assert times(results / "train") == before
 
-    # the old model lands after the new parameters did: a copy from another machine, a job that was still running
+    # the old model lands after the new parameters did: a copy from another machine, a job that was
+    # still running
     stamp = manifest.stat()
     os.utime(manifest, (stamp.st_atime + 3600, stamp.st_mtime + 3600))
     stopped = run(clone, "dvc", "repro", "train@tiny", fails=True)
@@ -253,7 +318,9 @@ def test_a_stale_checkpoint_is_never_locked_under_new_parameters(clone):
     os.utime(manifest, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
 
     assert stages_run(run(clone, "dvc", "repro", "train@tiny")) == {"train"}
-    assert json.loads(manifest.read_text())["config"]["train.methods.dhdiff"]["optim"]["lr"] == 0.002
+    assert (
+        json.loads(manifest.read_text())["config"]["train.methods.dhdiff"]["optim"]["lr"] == 0.002
+    )
     now = locked(clone, "train")
     assert now["params"][OVERLAY]["train"]["methods"]["dhdiff"]["optim"]["lr"] == 0.002
     assert now["outs"] != record["outs"]
@@ -261,7 +328,8 @@ def test_a_stale_checkpoint_is_never_locked_under_new_parameters(clone):
 
 @pytest.mark.parametrize("change_base", ["revision", "content"])
 def test_another_base_model_trains_again(clone, change_base):
-    """The folder says nothing to Snakemake: neither its name nor, where a file is replaced, its time need change."""
+    """The folder says nothing to Snakemake: neither its name nor, where a file is replaced, its
+    time need change."""
     shutil.rmtree(clone.root / ".snakemake")
     record, prepared = locked(clone, "train"), times(clone.root / "results/tiny/prepare")
     weights = clone.root / "models/tiny/vae/diffusion_pytorch_model.safetensors"
@@ -275,9 +343,15 @@ def test_another_base_model_trains_again(clone, change_base):
         weights.write_bytes(content)
         os.utime(weights, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
     assert stages_run(run(clone, "dvc", "repro", "train@tiny")) == {"train"}
-    assert locked(clone, "train") != record and times(clone.root / "results/tiny/prepare") == prepared
-    facts = json.loads((clone.root / "results/tiny/train/dhdiff/MVTec-AD/disc/manifest.json").read_text())
-    assert facts["config"]["train.pretrained.revision"] == ("0" * 40 if change_base == "revision" else REVISION)
+    assert (
+        locked(clone, "train") != record and times(clone.root / "results/tiny/prepare") == prepared
+    )
+    facts = json.loads(
+        (clone.root / "results/tiny/train/dhdiff/MVTec-AD/disc/manifest.json").read_text()
+    )
+    assert facts["config"]["train.pretrained.revision"] == (
+        "0" * 40 if change_base == "revision" else REVISION
+    )
 
 
 def test_another_layout_is_prepared_again(clone):

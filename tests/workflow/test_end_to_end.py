@@ -1,4 +1,5 @@
-"""The smoke configuration through the real Snakemake: one drawn data set, one that is read from a folder."""
+"""The smoke configuration through the real Snakemake: one drawn data set, one that is read from a
+folder."""
 
 from __future__ import annotations
 
@@ -35,7 +36,9 @@ def finished(tmp_path_factory) -> Project:
     project = Project(tmp_path_factory.mktemp("end_to_end") / "project")
     slice_of_draw = project.root / "draw.json"
     slice_of_draw.write_text(json.dumps({"run.seed": 1, "prepare.datasets.Any.procedural": SIZES}))
-    drawn = project.run("helixbench", "draw", "Any", "weave", "--config", slice_of_draw.name, "--out", "raw")
+    drawn = project.run(
+        "helixbench", "draw", "Any", "weave", "--config", slice_of_draw.name, "--out", "raw"
+    )
     assert drawn.returncode == 0, drawn.stdout
     project.write(
         "e2e.yaml",
@@ -63,13 +66,17 @@ def test_every_stage_leaves_its_files(finished):
         for method in ("base", "dhdiff"):
             assert (run / "train" / method / dataset / category / "manifest.json").is_file()
         for method in METHODS:
-            with open(run / "generate" / method / dataset / category / "manifest.csv", newline="") as handle:
+            with open(
+                run / "generate" / method / dataset / category / "manifest.csv", newline=""
+            ) as handle:
                 pairs = list(csv.DictReader(handle))
             types = {pair["defect"] for pair in pairs}
             assert len(pairs) == 4 * len(types) and len(types) >= 3
             for pair in pairs:
                 for file in (pair["image"], pair["mask"]):
-                    with Image.open(run / "generate" / method / dataset / category / file) as picture:
+                    with Image.open(
+                        run / "generate" / method / dataset / category / file
+                    ) as picture:
                         assert picture.size == (32, 32)
             assert (run / "score" / method / dataset / f"{category}.csv").is_file()
             for name in ("scores.csv", "predictions.png", "manifest.json"):
@@ -84,19 +91,40 @@ def test_every_score_row_says_which_split_it_is_from(finished):
         split = json.loads((run / "prepare" / dataset / category / "split.json").read_text())
         for method in METHODS:
             detected = run / "detect" / method / dataset / category / "seed0/scores.csv"
-            rows = [row for file in (run / "score" / method / dataset / f"{category}.csv", detected) for row in read_csv(file, Score)]
-            assert {(row.split, row.split_sha256) for row in rows} == {(split["rule"], split["sha256"])}
+            rows = [
+                row
+                for file in (run / "score" / method / dataset / f"{category}.csv", detected)
+                for row in read_csv(file, Score)
+            ]
+            assert {(row.split, row.split_sha256) for row in rows} == {
+                (split["rule"], split["sha256"])
+            }
             assert {"inception_score", "ic_lpips", "pixel_auroc"} <= {row.metric for row in rows}
 
 
 @pytest.mark.parametrize(
-    "number, metrics", [(1, {"IS", "IC-LPIPS"}), (2, {"image_auroc", "pixel_auroc"}), (4, {"pixel_auroc", "pixel_ap"})]
+    "number, metrics",
+    [
+        (1, {"IS", "IC-LPIPS"}),
+        (2, {"image_auroc", "pixel_auroc"}),
+        (4, {"pixel_auroc", "pixel_ap"}),
+    ],
 )
 def test_tables_hold_published_and_measured_numbers(finished, number, metrics):
     report = finished.root / "results/e2e/report"
     with open(report.parent / f"tables/table_{number}.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert list(rows[0]) == ["table", "dataset", "category", "method", "metric", "published", "recomputed", "measured", "protocol"]
+    assert list(rows[0]) == [
+        "table",
+        "dataset",
+        "category",
+        "method",
+        "metric",
+        "published",
+        "recomputed",
+        "measured",
+        "protocol",
+    ]
     assert any(row["published"] and row["category"] == "bottle" for row in rows)
     measured = {(row["dataset"], row["category"], row["metric"]) for row in rows if row["measured"]}
     for dataset, category in CATEGORIES:
@@ -110,34 +138,55 @@ def test_tables_hold_published_and_measured_numbers(finished, number, metrics):
 def test_numbers_and_summary_are_those_of_the_tables(finished, tmp_path):
     report = finished.root / "results/e2e/report"
     with open(report.parent / "tables/table_4.csv", newline="") as handle:
-        rows = [row for row in csv.DictReader(handle) if row["measured"] and row["metric"] == "pixel_ap"]
+        rows = [
+            row for row in csv.DictReader(handle) if row["measured"] and row["metric"] == "pixel_ap"
+        ]
     text = (report.parent / "tables/numbers.tex").read_text()
     summary = json.loads((report.parent / "summary.json").read_text())
     for row in rows:
-        name = "/".join(row[key] for key in ("table", "dataset", "category", "method", "metric")) + "/measured"
+        name = (
+            "/".join(row[key] for key in ("table", "dataset", "category", "method", "metric"))
+            + "/measured"
+        )
         assert rf"\detokenize{{{name}}}\endcsname{{{float(row['measured']):.1f}}}" in text
         if row["category"] == "average":
-            assert summary[row["dataset"]][row["method"]]["pixel_ap"] == pytest.approx(float(row["measured"]), rel=1e-4)
+            assert summary[row["dataset"]][row["method"]]["pixel_ap"] == pytest.approx(
+                float(row["measured"]), rel=1e-4
+            )
     assert r"IV/MVTec-AD/average/DH-Diff/pixel_ap/published}\endcsname{86.4}" in text
     if shutil.which("pdflatex"):
-        for body, fine in ((r"\hbnum{IV/MVTec-AD/average/DH-Diff/pixel_ap/published}", True), (r"\hbnum{IV/nothing}", False)):
+        for body, fine in (
+            (r"\hbnum{IV/MVTec-AD/average/DH-Diff/pixel_ap/published}", True),
+            (r"\hbnum{IV/nothing}", False),
+        ):
             (tmp_path / "main.tex").write_text(
                 rf"\documentclass{{article}}\input{{{report.parent}/tables/numbers.tex}}\begin{{document}}{body}\end{{document}}"
             )
             command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "main.tex"]
-            assert (subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0) == fine
+            assert (
+                subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+            ) == fine
 
 
 def test_plots_are_there_and_large_enough_to_read(finished):
     report = finished.root / "results/e2e/report"
-    names = ["overview", "training", "cost", *(f"{kind}_{dataset}" for kind in ("detector", "masks") for dataset, _ in CATEGORIES)]
+    names = [
+        "overview",
+        "training",
+        "cost",
+        *(f"{kind}_{dataset}" for kind in ("detector", "masks") for dataset, _ in CATEGORIES),
+    ]
     for name in names:
         assert (report / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         with Image.open(report / f"{name}.png") as picture:
-            assert picture.width >= 1400 and len(picture.convert("L").getcolors(256) or range(99)) > 20, name
+            assert (
+                picture.width >= 1400 and len(picture.convert("L").getcolors(256) or range(99)) > 20
+            ), name
     with open(report / "cost.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
-    assert {row["stage"] for row in rows} == {"prepare", "train", "generate", "detect"} and all(float(row["wall_s"]) > 0 for row in rows)
+    assert {row["stage"] for row in rows} == {"prepare", "train", "generate", "detect"} and all(
+        float(row["wall_s"]) > 0 for row in rows
+    )
     for method in METHODS:
         file = finished.root / f"results/e2e/detect/{method}/Procedural/disc/seed0/curves.csv"
         with open(file, newline="") as handle:
@@ -146,36 +195,77 @@ def test_plots_are_there_and_large_enough_to_read(finished):
                 curves.setdefault(row["curve"], []).append((float(row["x"]), float(row["y"])))
         assert set(curves) == {"image_roc", "image_pr", "pixel_roc", "pixel_pr", "pro"}
         with open(file.with_name("scores.csv"), newline="") as handle:
-            scores = {row["metric"]: float(row["value"]) for row in csv.DictReader(handle) if row["defect"] == "all"}
+            scores = {
+                row["metric"]: float(row["value"])
+                for row in csv.DictReader(handle)
+                if row["defect"] == "all"
+            }
         for curve, metric in (("image_roc", "image_auroc"), ("pixel_roc", "pixel_auroc")):
-            area = sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(curves[curve]))
+            area = sum(
+                (b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in itertools.pairwise(curves[curve])
+            )
             assert 100 * area == pytest.approx(scores[metric], abs=1)
 
 
 def test_the_page_needs_no_network_and_its_filters_work(finished, tmp_path):
     page = finished.root / "results/e2e/report/index.html"
     text = page.read_text()
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text) and "http" not in re.sub(r"base64,[\w+/=]+", "", text)
-    pictures = json.loads(re.search(r'<script type="application/json" id="pictures">(.*?)</script>', text, flags=re.S)[1])
-    assert {p["m"] for p in pictures} == {"real", "DH-Diff", "Crop&Paste"} and {p["c"] for p in pictures} == {"disc", "weave"}
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", text) and "http" not in re.sub(
+        r"base64,[\w+/=]+", "", text
+    )
+    pictures = json.loads(
+        re.search(
+            r'<script type="application/json" id="pictures">(.*?)</script>', text, flags=re.S
+        )[1]
+    )
+    assert {p["m"] for p in pictures} == {"real", "DH-Diff", "Crop&Paste"} and {
+        p["c"] for p in pictures
+    } == {"disc", "weave"}
     for number in (1, 2, 3, 4, 5, 6, 7):
         assert f"<h3>Table {['I', 'II', 'III', 'IV', 'V', 'VI', 'VII'][number - 1]}:" in text
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    browser = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if browser is None:
         pytest.skip("no Chromium here to look at the page with")
-    script = "<script>document.getElementById('filter-m').value='real';document.getElementById('filter-m').onchange();</script></body>"
+    script = (
+        "<script>document.getElementById('filter-m').value='real';"
+        "document.getElementById('filter-m').onchange();</script></body>"
+    )
     filtered = tmp_path / "filtered.html"
     filtered.write_text(text.replace("</body>", script))
-    own = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr"]
+    own = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        f"--user-data-dir={tmp_path / 'profile'}",
+        "--enable-logging=stderr",
+    ]
     for file, words in ((page, "DH-Diff"), (filtered, "real")):
-        shot = [*own, "--window-size=1240,3000", "--virtual-time-budget=3000", "--dump-dom", file.as_uri()]
+        shot = [
+            *own,
+            "--window-size=1240,3000",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+            file.as_uri(),
+        ]
         done = subprocess.run([browser, *shot], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0 and "CONSOLE" not in done.stderr, done.stderr[-2000:]
         captions = re.findall(r"<span[^>]*>([^<]*·[^<]*)</span>", done.stdout)
         assert captions and any(words in caption for caption in captions)
         assert file == page or all(caption.startswith("real ·") for caption in captions)
     subprocess.run(
-        [browser, *own, "--window-size=1240,3000", f"--screenshot={tmp_path / 'page.png'}", page.as_uri()], timeout=120, check=True
+        [
+            browser,
+            *own,
+            "--window-size=1240,3000",
+            f"--screenshot={tmp_path / 'page.png'}",
+            page.as_uri(),
+        ],
+        timeout=120,
+        check=True,
     )
     with Image.open(tmp_path / "page.png") as picture:
         assert len(picture.convert("L").getcolors()) > 50
@@ -186,15 +276,40 @@ def test_snakemake_s_own_report_holds_tables_figures_and_captions(finished):
     assert result.returncode == 0, result.stdout[-3000:]
     with zipfile.ZipFile(finished.root / "report.zip") as archive:
         names = {name.rsplit("/", 1)[-1] for name in archive.namelist()}
-        text = "".join(archive.read(name).decode(errors="replace") for name in archive.namelist() if name.endswith((".html", ".js")))
-    assert {"table_4.csv", "figure_5_Procedural.png", "overview.png", "index.html", "predictions.png"} <= names
-    for words in ("Pairs of every method", "the mean of its rows", "Held-out real pictures", "Plots"):
+        text = "".join(
+            archive.read(name).decode(errors="replace")
+            for name in archive.namelist()
+            if name.endswith((".html", ".js"))
+        )
+    assert {
+        "table_4.csv",
+        "figure_5_Procedural.png",
+        "overview.png",
+        "index.html",
+        "predictions.png",
+    } <= names
+    for words in (
+        "Pairs of every method",
+        "the mean of its rows",
+        "Held-out real pictures",
+        "Plots",
+    ):
         assert words in text
 
 
 def test_every_job_is_logged_and_measured(finished):
     logs = finished.root / "logs/e2e"
-    for rule in ("draw", "prepare", "train_base", "train", "generate", "score", "detect", "report_table", "report_grid"):
+    for rule in (
+        "draw",
+        "prepare",
+        "train_base",
+        "train",
+        "generate",
+        "score",
+        "detect",
+        "report_table",
+        "report_grid",
+    ):
         assert list((logs / rule).rglob("*.log"))
         measured = list((logs / rule).rglob("*.tsv"))
         assert measured
@@ -208,15 +323,30 @@ def test_a_second_run_does_nothing(finished):
 
 
 def test_another_number_of_shards_makes_nothing_run_again_and_the_same_pairs(finished):
-    assert finished.plan(overlays=(*OVERLAYS, finished.write("shards.yaml", {"run": {"shards": 3}}))) == set()
-    again = finished.write("again.yaml", {"run": {"name": "sharded", "shards": 3}, "train": {"methods": {"dhdiff": None}}})
+    assert (
+        finished.plan(overlays=(*OVERLAYS, finished.write("shards.yaml", {"run": {"shards": 3}})))
+        == set()
+    )
+    again = finished.write(
+        "again.yaml",
+        {"run": {"name": "sharded", "shards": 3}, "train": {"methods": {"dhdiff": None}}},
+    )
     result = finished.snakemake("pairs", overlays=(*OVERLAYS, again))
     assert result.returncode == 0 and "part 3/3" in result.stdout, result.stdout[-3000:]
     for dataset, category in CATEGORIES:
-        one, three = (finished.root / "results" / run / "generate/crop_paste" / dataset / category for run in ("e2e", "sharded"))
-        files = [str(file.relative_to(one)) for file in one.rglob("*") if file.suffix in (".png", ".csv")]
-        assert len(files) > 4 and all((one / file).read_bytes() == (three / file).read_bytes() for file in files)
-    assert not list((finished.root / "scratch/sharded/generate").rglob("*.json*")), "temporary records and blocks stay"
+        one, three = (
+            finished.root / "results" / run / "generate/crop_paste" / dataset / category
+            for run in ("e2e", "sharded")
+        )
+        files = [
+            str(file.relative_to(one)) for file in one.rglob("*") if file.suffix in (".png", ".csv")
+        ]
+        assert len(files) > 4 and all(
+            (one / file).read_bytes() == (three / file).read_bytes() for file in files
+        )
+    assert not list((finished.root / "scratch/sharded/generate").rglob("*.json*")), (
+        "temporary records and blocks stay"
+    )
 
 
 def test_a_lost_snakemake_folder_reruns_nothing(finished):
@@ -249,13 +379,18 @@ def test_a_changed_picture_reruns_its_category_only(finished):
 def test_a_changed_score_reruns_scores_and_what_shows_them_only(finished):
     overlay = finished.write("score.yaml", {"score": {"ic_lpips": {"cap": 3}}})
     assert finished.plan(overlays=(*OVERLAYS, overlay)) == {
-        *(f"Score {method} on {dataset} {category}" for method in METHODS for dataset, category in CATEGORIES),
+        *(
+            f"Score {method} on {dataset} {category}"
+            for method in METHODS
+            for dataset, category in CATEGORIES
+        ),
         "Render table 1",
         "Draw results, training, cost, detectors and masks",
         "Write every number of the tables as a LaTeX macro",
         "Write the averages of all scores",
         "Write the HTML page",
-        "Tables are in results/e2e/tables, figures in results/e2e/report; the page is results/e2e/report/index.html",
+        "Tables are in results/e2e/tables, figures in results/e2e/report; the page is "
+        "results/e2e/report/index.html",
     }
     assert finished.plan(overlays=OVERLAYS) == set()
 
@@ -265,7 +400,9 @@ def test_a_changed_report_renders_again_and_computes_nothing(finished):
     result = finished.snakemake(overlays=(*OVERLAYS, overlay))
     assert result.returncode == 0, result.stdout[-6000:]
     assert not [
-        rule for rule in ("Train", "Score", "Detect", "Generate", "Prepare", "Draw the procedural") if f": {rule} " in result.stdout
+        rule
+        for rule in ("Train", "Score", "Detect", "Generate", "Prepare", "Draw the procedural")
+        if f": {rule} " in result.stdout
     ]
     assert finished.plan(overlays=(*OVERLAYS, overlay)) == set()
 
@@ -279,11 +416,18 @@ def test_a_failed_job_fails_the_run_with_one_line(project):
         "bad.yaml",
         {
             "run": {"name": "bad"},
-            "prepare": {"use": ["Mine"], "datasets": {"Mine": {"layout": "mvtec_ad", "root": "raw", "categories": ["gear"]}}},
+            "prepare": {
+                "use": ["Mine"],
+                "datasets": {"Mine": {"layout": "mvtec_ad", "root": "raw", "categories": ["gear"]}},
+            },
         },
     )
     result = project.snakemake("prepared", overlays=("config/smoke.yaml", overlay))
     assert result.returncode != 0
     assert "Traceback" not in result.stdout
-    assert [line for line in result.stdout.splitlines() if line.startswith("helixbench: ") and "001_mask.png" in line], result.stdout
+    assert [
+        line
+        for line in result.stdout.splitlines()
+        if line.startswith("helixbench: ") and "001_mask.png" in line
+    ], result.stdout
     assert not (project.root / "results/bad/prepare/Mine/gear").exists()

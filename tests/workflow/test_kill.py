@@ -17,7 +17,18 @@ HELIXBENCH = Path(sys.executable).with_name("helixbench")
 
 
 def command(folder: Path, prepared: Path, state: Path, out: Path) -> list[str]:
-    options = ["--config", folder / "base.json", "--prepared", prepared, "--state", state, "--out", out, "--threads", "1"]
+    options = [
+        "--config",
+        folder / "base.json",
+        "--prepared",
+        prepared,
+        "--state",
+        state,
+        "--out",
+        out,
+        "--threads",
+        "1",
+    ]
     return [str(part) for part in (HELIXBENCH, "train", "base", "Data", "disc", *options)]
 
 
@@ -34,17 +45,31 @@ def folder(tmp_path_factory) -> Path:
 
 def test_sigkill_and_resume_give_the_bytes_of_an_unbroken_run(folder):
     whole, cut, state = folder / "whole", folder / "cut", folder / "state"
-    subprocess.run(command(folder, folder / "prepared", folder / "state whole", whole), check=True, capture_output=True)
+    subprocess.run(
+        command(folder, folder / "prepared", folder / "state whole", whole),
+        check=True,
+        capture_output=True,
+    )
     job = subprocess.Popen(command(folder, folder / "prepared", state, cut), stderr=subprocess.PIPE)
     stats, deadline = state / "stats.jsonl", time.monotonic() + 300
-    while (stats.read_text().count("\n") if stats.is_file() else 0) < 12 and time.monotonic() < deadline:
+    while (
+        stats.read_text().count("\n") if stats.is_file() else 0
+    ) < 12 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(job.pid, signal.SIGKILL)
     job.communicate()
-    assert job.returncode == -signal.SIGKILL and not (cut / "manifest.json").exists(), "trained before it could be killed"
-    again = subprocess.run(command(folder, folder / "prepared", state, cut), check=True, capture_output=True, text=True)
+    assert job.returncode == -signal.SIGKILL and not (cut / "manifest.json").exists(), (
+        "trained before it could be killed"
+    )
+    again = subprocess.run(
+        command(folder, folder / "prepared", state, cut), check=True, capture_output=True, text=True
+    )
     assert "resuming at step" in again.stderr
-    for name in ("vae/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.safetensors", "vae/config.json"):
+    for name in (
+        "vae/diffusion_pytorch_model.safetensors",
+        "unet/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+    ):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
     steps = [json.loads(line)["step"] for line in (cut / "stats.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 40

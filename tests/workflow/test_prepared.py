@@ -1,4 +1,5 @@
-"""The target `prepared`: every raw layout through the workflow, each category on its own and only when it has changed."""
+"""The target `prepared`: every raw layout through the workflow, each category on its own and only
+when it has changed."""
 
 from __future__ import annotations
 
@@ -30,9 +31,13 @@ def test_every_layout_goes_through_the_workflow(project):
         assert {s.role for s in samples} == {"normal", "generator", "test"}
         assert json.loads((prepared / "split.json").read_text())["rule"] == "half"
         # One line a category says how far it is, and it is known whose.
-        assert re.search(rf" {name} {category}: {len(samples)} pictures in [\d.]+ s$", result.stdout, flags=re.M)
+        assert re.search(
+            rf" {name} {category}: {len(samples)} pictures in [\d.]+ s$", result.stdout, flags=re.M
+        )
     assert project.plan("prepared", overlays=OVERLAYS) == set()
-    with_other = project.write("btad.yaml", {"prepare": {"datasets": {"As-BTAD": {"procedural": {"layout": "folder"}}}}})
+    with_other = project.write(
+        "btad.yaml", {"prepare": {"datasets": {"As-BTAD": {"procedural": {"layout": "folder"}}}}}
+    )
     assert project.plan("prepared", overlays=(*OVERLAYS, with_other)) == {
         "Draw the procedural category weave",
         "Prepare As-BTAD weave",
@@ -53,13 +58,18 @@ def read(project):
         for name in ("train/good/000", "train/good/001", "test/good/000"):
             rows.append(f"{category}/{name}.png,,good,{name.split('/')[0]},{category}")
         for name in ("000", "001"):
-            rows.append(f"{category}/test/broken/{name}.png,{category}/ground_truth/broken/{name}_mask.png,broken,test,{category}")
+            rows.append(
+                f"{category}/test/broken/{name}.png,{category}/ground_truth/broken/{name}_mask.png,broken,test,{category}"
+            )
     (project.root / "listed/manifest.csv").write_text("\n".join(rows) + "\n")
     datasets = {
         "Tree": {"layout": "mvtec_ad", "root": "tree", "categories": ["gear", "bolt"]},
         "Listed": {"layout": "folder", "root": "listed", "categories": ["nut", "pin"]},
     }
-    overlay = project.write("read.yaml", {"run": {"name": "read"}, "prepare": {"use": list(datasets), "datasets": datasets}})
+    overlay = project.write(
+        "read.yaml",
+        {"run": {"name": "read"}, "prepare": {"use": list(datasets), "datasets": datasets}},
+    )
     return project, ("config/smoke.yaml", overlay)
 
 
@@ -77,7 +87,11 @@ def test_only_the_changed_category_is_prepared_again(read):
     assert sorted(before) == ["bolt", "gear", "nut", "pin"]
     for changed in ("tree/gear/train/good/000.png", "listed/nut/test/good/000.png"):
         Image.new("RGB", (8, 8), (9, 250, 9)).save(project.root / changed)
-    for touched in ("tree/bolt/train/good/000.png", "listed/pin/train/good/000.png", "listed/manifest.csv"):
+    for touched in (
+        "tree/bolt/train/good/000.png",
+        "listed/pin/train/good/000.png",
+        "listed/manifest.csv",
+    ):
         (project.root / touched).touch()
     assert project.snakemake("prepared", overlays=overlays).returncode == 0
     after = made(project)
@@ -89,12 +103,22 @@ def test_a_leak_stops_the_workflow(read):
     project, overlays = read
     leaking = Path("tree/gear/test/good/another name.bmp")
     Image.open(project.root / "tree/gear/train/good/001.png").save(project.root / leaking)
-    alone = project.write("alone.yaml", {"prepare": {"use": ["Tree"], "datasets": {"Tree": {"categories": ["gear"]}}}})
+    alone = project.write(
+        "alone.yaml", {"prepare": {"use": ["Tree"], "datasets": {"Tree": {"categories": ["gear"]}}}}
+    )
     result = project.snakemake(overlays=(*overlays, alone))
     assert result.returncode != 0 and "Traceback" not in result.stdout
-    (line,) = {line for line in result.stdout.splitlines() if line.startswith("helixbench: ") and "the same picture as" in line}
-    assert f"{leaking}: the same picture as tree/gear/train/good/001.png, which is in training" in line
-    assert {path.name for path in (project.root / "results/read").iterdir()} == {"config"}, "nothing is prepared, nothing trained"
+    (line,) = {
+        line
+        for line in result.stdout.splitlines()
+        if line.startswith("helixbench: ") and "the same picture as" in line
+    }
+    assert (
+        f"{leaking}: the same picture as tree/gear/train/good/001.png, which is in training" in line
+    )
+    assert {path.name for path in (project.root / "results/read").iterdir()} == {"config"}, (
+        "nothing is prepared, nothing trained"
+    )
 
 
 def test_a_bad_manifest_stops_before_any_job(read):
@@ -102,5 +126,12 @@ def test_a_bad_manifest_stops_before_any_job(read):
     path = project.root / "listed/manifest.csv"
     path.write_text(path.read_text().replace("image,mask", "picture,mask"))
     result = project.snakemake("prepared", overlays=overlays)
-    assert result.returncode != 0 and "Traceback" not in result.stdout and "Building DAG" not in result.stdout
-    assert "helixbench: listed/manifest.csv: column image is missing (there are: picture, mask, defect, split, category)" in result.stdout
+    assert (
+        result.returncode != 0
+        and "Traceback" not in result.stdout
+        and "Building DAG" not in result.stdout
+    )
+    assert (
+        "helixbench: listed/manifest.csv: column image is missing (there are: picture, mask, "
+        "defect, split, category)" in result.stdout
+    )

@@ -15,13 +15,19 @@ from conftest import ROOT, below
 from helixbench.config import json_schema, load
 
 OVERLAYS = sorted((ROOT / "config").glob("*.yaml"))
-RUNS = [file for file in OVERLAYS if not file.name.startswith(("gpu_", "rival_protocol"))]  # the others go over any of these
+RUNS = [
+    file for file in OVERLAYS if not file.name.startswith(("gpu_", "rival_protocol"))
+]  # the others go over any of these
 
 
 def test_conda_environment_holds_the_pins_of_the_lock_file():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
-    locked = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if line and not line.startswith("#")]
+    locked = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line and not line.startswith("#")
+    ]
     assert pip == locked
     assert "python=3.11" in environment["dependencies"]
     assert all(re.match(r"[A-Za-z0-9_.-]+==[\w.+!]+( ; .+)?$", line) for line in locked)
@@ -31,8 +37,10 @@ def test_lock_file_pins_every_declared_dependency():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    declared = project["dependencies"] + [d for group in project["optional-dependencies"].values() for d in group]
-    canonical = lambda text: re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", text)[0]).lower()  # noqa: E731
+    declared = project["dependencies"] + [
+        d for group in project["optional-dependencies"].values() for d in group
+    ]
+    canonical = lambda text: re.sub(r"[-_.]+", "-", re.split(r"[\[<>=!~; ]", text)[0]).lower()
     locked = {canonical(line) for line in (ROOT / "requirements.lock").read_text().splitlines()}
     # bitsandbytes is optional and not beside the others (Makefile says why).
     assert {canonical(d) for d in declared} - {"bitsandbytes"} <= locked
@@ -55,18 +63,25 @@ def test_paper_configuration_is_valid_against_the_schema():
 @pytest.mark.parametrize("file", [ROOT / "params.yaml", *OVERLAYS], ids=lambda path: path.name)
 def test_configurations_are_valid_and_name_their_schema(file):
     load(ROOT / "params.yaml", *([*below(file), file] if file in OVERLAYS else []))
-    named = re.fullmatch(r"# yaml-language-server: \$schema=(\S+)", file.read_text().splitlines()[0])
+    named = re.fullmatch(
+        r"# yaml-language-server: \$schema=(\S+)", file.read_text().splitlines()[0]
+    )
     assert named
     assert (file.parent / named[1]).is_file()
 
 
 def test_overlays_have_names_of_their_own():
-    names = [load(ROOT / "params.yaml", *overlays).run.name for overlays in [(), *((*below(file), file) for file in RUNS)]]
+    names = [
+        load(ROOT / "params.yaml", *overlays).run.name
+        for overlays in [(), *((*below(file), file) for file in RUNS)]
+    ]
     assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize(
-    "file", [file for file in OVERLAYS if not file.name.startswith(("gpu_", "rival_protocol"))], ids=lambda path: path.name
+    "file",
+    [file for file in OVERLAYS if not file.name.startswith(("gpu_", "rival_protocol"))],
+    ids=lambda path: path.name,
 )
 def test_the_protocol_of_the_rivals_goes_over_any_run(file):
     files = [*below(file), file, ROOT / "config/rival_protocol.yaml"]
@@ -105,19 +120,29 @@ def test_every_value_of_the_schema_is_in_the_paper_configuration():
     written = set(leaves(yaml.safe_load((ROOT / "params.yaml").read_text())))
     used = set(leaves(load(ROOT / "params.yaml").model_dump(mode="json")))
     absent = {(*path,) for path in used - written}
-    datasets = {("prepare", "datasets", name, "procedural") for name in ("MVTec-AD", "MPDD", "VisA", "MVTec-LOCO")}
+    datasets = {
+        ("prepare", "datasets", name, "procedural")
+        for name in ("MVTec-AD", "MPDD", "VisA", "MVTec-LOCO")
+    }
     assert absent == {("train", "scratch"), *datasets}
 
 
 def test_reading_numbers_of_the_configuration_exist():
-    readings = set(map(int, re.findall(r"^## (\d+)\. ", (ROOT / "docs/readings.md").read_text(), flags=re.M)))
+    readings = set(
+        map(int, re.findall(r"^## (\d+)\. ", (ROOT / "docs/readings.md").read_text(), flags=re.M))
+    )
     assert readings == set(range(1, 27))
-    assert set(map(int, re.findall(r"reading (\d+)", (ROOT / "params.yaml").read_text()))) <= readings
+    assert (
+        set(map(int, re.findall(r"reading (\d+)", (ROOT / "params.yaml").read_text()))) <= readings
+    )
 
 
 def test_readme_begins_with_the_two_commands():
     block = re.search(r"```\w*\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)[1]
-    assert [line.split("#")[0].strip() for line in block.splitlines()][:2] == ["make demo", "make test"]
+    assert [line.split("#")[0].strip() for line in block.splitlines()][:2] == [
+        "make demo",
+        "make test",
+    ]
 
 
 def test_readme_names_files_that_exist():
@@ -130,5 +155,7 @@ def test_readme_names_files_that_exist():
 def test_continuous_integration_calls_make_test_and_nothing_else():
     script = ROOT / ".ci/run"
     assert os.stat(script).st_mode & stat.S_IXUSR
-    commands = [line for line in script.read_text().splitlines() if line and not line.startswith("#")]
+    commands = [
+        line for line in script.read_text().splitlines() if line and not line.startswith("#")
+    ]
     assert commands == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "make test"]

@@ -46,32 +46,57 @@ def configuration():
     source = " + ".join(["params.yaml", *map(str, workflow.overwrite_configfiles)])
     score = validate(config, source).score
     chosen = {
-        "inception_score": weights.choose(score.inception_score.network, weights.IS_ORDER, required=False),
+        "inception_score": weights.choose(
+            score.inception_score.network, weights.IS_ORDER, required=False
+        ),
         "ic_lpips": weights.choose(score.ic_lpips.network, weights.LPIPS_ORDER, required=False),
     }
-    found = {name: {**config["score"].get(name, {}), "network": network} for name, network in chosen.items()}
-    return validate({**config, "score": {**config["score"], **found}, "detect": detectors()}, source)
+    found = {
+        name: {**config["score"].get(name, {}), "network": network}
+        for name, network in chosen.items()
+    }
+    return validate(
+        {**config, "score": {**config["score"], **found}, "detect": detectors()}, source
+    )
 
 
 def detectors() -> dict:
     """The section `detect` with how its networks start here instead of `auto`: fetching weights reruns them."""
     section = validate(config, "params.yaml").detect
     classifier = section.classification
-    changed = {"classification": {"weights": weights.start(classifier.network, classifier.weights)}} if classifier else {}
-    named = {key: entry for key, entry in (section.comparators or {}).items() if hasattr(entry, "backbone")}
+    changed = (
+        {"classification": {"weights": weights.start(classifier.network, classifier.weights)}}
+        if classifier
+        else {}
+    )
+    named = {
+        key: entry
+        for key, entry in (section.comparators or {}).items()
+        if hasattr(entry, "backbone")
+    }
     if named:
-        changed["comparators"] = {key: {"weights": weights.start(entry.backbone, entry.weights)} for key, entry in named.items()}
+        changed["comparators"] = {
+            key: {"weights": weights.start(entry.backbone, entry.weights)}
+            for key, entry in named.items()
+        }
     return overlay(config["detect"], changed)
 
 
 def wanted_networks() -> list[str]:
     """Scoring networks of the configuration as written; `auto` is the one that the literature uses."""
     score = validate(config, "params.yaml").score
-    pairs = [(score.inception_score.network, weights.IS_ORDER), (score.ic_lpips.network, weights.LPIPS_ORDER)]
+    pairs = [
+        (score.inception_score.network, weights.IS_ORDER),
+        (score.ic_lpips.network, weights.LPIPS_ORDER),
+    ]
     named = [order[0] if network == "auto" else network for network, order in pairs]
     classifier = validate(config, "params.yaml").detect.classification
     named += [classifier.network] if classifier and classifier.weights != "none" else []
-    named += [entry.backbone for entry in COMPARATORS.values() if hasattr(entry, "backbone") and entry.weights != "none"]
+    named += [
+        entry.backbone
+        for entry in COMPARATORS.values()
+        if hasattr(entry, "backbone") and entry.weights != "none"
+    ]
     return [network for network in named if network != "random"]
 
 
@@ -116,7 +141,9 @@ def only_workflow():
         lock.seek(0)
         if DRY:
             return None
-        raise UserError(f"{RUN}: another workflow ({lock.read().strip()}) is making it; wait for its end, or give this one a run.name")
+        raise UserError(
+            f"{RUN}: another workflow ({lock.read().strip()}) is making it; wait for its end, or give this one a run.name"
+        )
     with suppress(OSError) if DRY else nullcontext():
         os.ftruncate(lock.fileno(), 0)
         os.write(lock.fileno(), f"process {os.getpid()} on {platform.node()}\n".encode())
@@ -128,8 +155,17 @@ LOCK = or_stop(only_workflow) if workflow.is_main_process else None
 
 CATEGORIES = [(name, c) for name, d in CONFIG.prepare.datasets.items() for c in d.categories]
 SEEDS = CONFIG.detect.localization.seeds
-PLOTS = ["overview", "training", "cost", *(f"{kind}_{name}" for name in CONFIG.prepare.datasets for kind in ("detector", "masks"))]
-GRIDS = {"MPDD": 6, "VisA": 7, "MVTec-LOCO": 8}  # figures of the paper; every other data set is drawn as MVTec AD in figure 5
+PLOTS = [
+    "overview",
+    "training",
+    "cost",
+    *(f"{kind}_{name}" for name in CONFIG.prepare.datasets for kind in ("detector", "masks")),
+]
+GRIDS = {
+    "MPDD": 6,
+    "VisA": 7,
+    "MVTec-LOCO": 8,
+}  # figures of the paper; every other data set is drawn as MVTec AD in figure 5
 LEARNING = [name for name, method in EVERYTHING.items() if hasattr(method, "optim")]
 LEARNERS = [name for name in METHODS if name in LEARNING]  # without the arms
 
@@ -153,8 +189,19 @@ def each(pattern: str, methods=(), seeds=(), datasets=None) -> list[str]:
 def wanted(pattern: str, seeds=(), methods=None) -> list[str]:
     """The pattern filled for every method (or these) and category, and for the arms of the wanted tables where these show them."""
     methods = METHODS if methods is None else methods
-    arms = [each(pattern, ARMS[number], seeds, SHOWN[number]) for number in (8, 9) if number in CONFIG.report.tables and ARMS[number]]
-    return list(dict.fromkeys([*(each(pattern, methods, seeds) if methods else []), *(path for paths in arms for path in paths)]))
+    arms = [
+        each(pattern, ARMS[number], seeds, SHOWN[number])
+        for number in (8, 9)
+        if number in CONFIG.report.tables and ARMS[number]
+    ]
+    return list(
+        dict.fromkeys(
+            [
+                *(each(pattern, methods, seeds) if methods else []),
+                *(path for paths in arms for path in paths),
+            ]
+        )
+    )
 
 
 def more_each_try(mem_mb: int):
@@ -176,21 +223,32 @@ def config_slice(*keys: str) -> str:
     ]
     for name in names:
         values = slice_config(CONFIG, [key.format(**name) for key in keys])
-        or_stop(write_input, pattern.format(**name), json.dumps(values, indent=2, sort_keys=True) + "\n")
+        or_stop(
+            write_input, pattern.format(**name), json.dumps(values, indent=2, sort_keys=True) + "\n"
+        )
     return pattern
 
 
 def write_input(path: str, text: str) -> None:
     """Write what jobs read, only when it changed; UserError when another workflow is making this run from what stands there."""
-    if workflow.is_main_process and LOCK is None and Path(path).is_file() and Path(path).read_text(encoding="utf-8") != text:
-        raise UserError(f"{path}: another workflow with another configuration is reading it; wait for its end, or set run.name")
+    if (
+        workflow.is_main_process
+        and LOCK is None
+        and Path(path).is_file()
+        and Path(path).read_text(encoding="utf-8") != text
+    ):
+        raise UserError(
+            f"{path}: another workflow with another configuration is reading it; wait for its end, or set run.name"
+        )
     write_if_changed(path, text)
 
 
 def raw_root(wildcards) -> str:
     """Folder that holds one raw folder a category."""
     dataset = CONFIG.prepare.datasets[wildcards.dataset]
-    return f"{RUN}/prepare/raw/{wildcards.dataset}" if dataset.layout == "procedural" else dataset.root
+    return (
+        f"{RUN}/prepare/raw/{wildcards.dataset}" if dataset.layout == "procedural" else dataset.root
+    )
 
 
 def raw_layout(wildcards) -> str:
@@ -222,12 +280,18 @@ def records_of(wildcards) -> list[str]:
 
     Where pairs are finished, as many as made them: another number of shards makes nothing run again.
     """
-    manifest = Path(RUN, "generate", wildcards.method, wildcards.dataset, wildcards.category, "manifest.json")
+    manifest = Path(
+        RUN, "generate", wildcards.method, wildcards.dataset, wildcards.category, "manifest.json"
+    )
     try:
         parts = int(json.loads(manifest.read_text(encoding="utf-8"))["parts"])
     except (OSError, ValueError, KeyError, TypeError):
         parts = CONFIG.run.shards
-    return expand(rules.generate.output.record, part=[f"{part}of{parts}" for part in range(1, parts + 1)], **wildcards)
+    return expand(
+        rules.generate.output.record,
+        part=[f"{part}of{parts}" for part in range(1, parts + 1)],
+        **wildcards,
+    )
 
 
 def pictures_of(wildcards) -> list[str]:
@@ -254,14 +318,23 @@ def segmentation() -> list[str]:
     return [
         path.replace("{architecture}", architecture)
         for architecture in (section.networks if section else [])
-        for path in each(rules.segment.output.scores.replace("{architecture}", "{{architecture}}"), METHODS, section.seeds, SHOWN[2])
+        for path in each(
+            rules.segment.output.scores.replace("{architecture}", "{{architecture}}"),
+            METHODS,
+            section.seeds,
+            SHOWN[2],
+        )
     ]
 
 
 def comparison(datasets=None, pattern: str | None = None) -> list[str]:
     """Score files (or another output) of the detectors that learn from normals alone."""
     pattern = (pattern or rules.compare.output.scores).replace("{comparator}", "{method}")
-    return [path for key, entry in COMPARATORS.items() for path in each(pattern, [key], entry.seeds, datasets)]
+    return [
+        path
+        for key, entry in COMPARATORS.items()
+        for path in each(pattern, [key], entry.seeds, datasets)
+    ]
 
 
 def sources(number: int) -> list[str]:
@@ -269,32 +342,60 @@ def sources(number: int) -> list[str]:
     if number == 1:
         return each(rules.score.output.scores, METHODS, datasets=SHOWN[1])
     methods = ARMS.get(number, METHODS)
-    also = [*classification(), *segmentation()] if number == 2 else comparison(SHOWN[number]) if number in (4, 5, 6, 7) else []
-    return [*(each(rules.detect.output.scores, methods, SEEDS, SHOWN[number]) if methods else []), *also]
+    also = (
+        [*classification(), *segmentation()]
+        if number == 2
+        else comparison(SHOWN[number]) if number in (4, 5, 6, 7) else []
+    )
+    return [
+        *(each(rules.detect.output.scores, methods, SEEDS, SHOWN[number]) if methods else []),
+        *also,
+    ]
 
 
 def grids(figure: int) -> list[str]:
     """The pages of a figure, a data set each."""
-    names = SHOWN[8] if figure == 9 else [name for name in CONFIG.prepare.datasets if GRIDS.get(name, 5) == figure]
-    return [path.format(figure=figure, dataset=name) for name in names for path in rules.report_grid.output]
+    names = (
+        SHOWN[8]
+        if figure == 9
+        else [name for name in CONFIG.prepare.datasets if GRIDS.get(name, 5) == figure]
+    )
+    return [
+        path.format(figure=figure, dataset=name)
+        for name in names
+        for path in rules.report_grid.output
+    ]
 
 
 def dda_and_plain() -> list[str]:
     """The two DH-Diffs of figure 3: the rows of Table VIII with both modules and with none; empty without these arms."""
     rows = CONFIG.train.rows(8)
-    found = [arm for words in ("DDA=yes SSM=yes", "DDA=no SSM=no") for row, arm in rows.items() if words in row]
+    found = [
+        arm
+        for words in ("DDA=yes SSM=yes", "DDA=no SSM=no")
+        for row, arm in rows.items()
+        if words in row
+    ]
     return found if len(found) == 2 else []
 
 
 def first_dhdiff() -> list[str]:
     """The DH-Diff of figure 1: the first method of that kind, in a list; empty without one."""
-    return [key for key in METHODS if getattr(CONFIG.train.methods[key], "kind", "") == "dhdiff"][:1]
+    return [key for key in METHODS if getattr(CONFIG.train.methods[key], "kind", "") == "dhdiff"][
+        :1
+    ]
 
 
 def all_scores() -> list[str]:
     """Score files of all methods, without the arms of the ablations."""
     located = each(rules.detect.output.scores, METHODS, SEEDS)
-    return [*each(rules.score.output.scores, METHODS), *located, *comparison(), *classification(), *segmentation()]
+    return [
+        *each(rules.score.output.scores, METHODS),
+        *located,
+        *comparison(),
+        *classification(),
+        *segmentation(),
+    ]
 
 
 def all_manifests() -> list[str]:

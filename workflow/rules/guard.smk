@@ -25,7 +25,9 @@ def check_clock() -> None:
         )
     with suppress(OSError) if DRY else nullcontext():
         for file in Path(RUN, "config").rglob("*.json"):
-            if file.stat().st_mtime > time.time():  # Snakemake deletes what it touches and then finds older than its input
+            if (
+                file.stat().st_mtime > time.time()
+            ):  # Snakemake deletes what it touches and then finds older than its input
                 file.touch()
         CLOCK.parent.mkdir(parents=True, exist_ok=True)
         CLOCK.touch()
@@ -35,7 +37,11 @@ def check_inputs() -> None:
     """Raw pictures and all weights are there; their fingerprints become inputs of `prepare` and `train`."""
     from helixbench.datasets import fingerprint, layouts
 
-    read = {name: dataset for name, dataset in CONFIG.prepare.datasets.items() if dataset.layout != layouts.DRAWN}
+    read = {
+        name: dataset
+        for name, dataset in CONFIG.prepare.datasets.items()
+        if dataset.layout != layouts.DRAWN
+    }
     for name, dataset in read.items():
         layouts.check(dataset.layout, Path(dataset.root), dataset.categories, name)
     base = Path(CONFIG.train.pretrained.path)
@@ -69,7 +75,11 @@ def last_files() -> list[str]:
     learned = wanted(rules.train.output.manifest, methods=LEARNERS)
     files = [
         *each(rules.prepare.output.manifest),
-        *(each(rules.train_base.output.manifest) if CONFIG.train.base == "scratch" and learned else []),
+        *(
+            each(rules.train_base.output.manifest)
+            if CONFIG.train.base == "scratch" and learned
+            else []
+        ),
         *learned,
         *wanted(rules.gather.output.manifest),
         *wanted(rules.detect.output.manifest, SEEDS),
@@ -77,7 +87,10 @@ def last_files() -> list[str]:
         *classification(),
         *segmentation(),
     ]
-    return [*(str(Path(file).with_name("manifest.json")) for file in files), *each(rules.score.output.scores, METHODS)]
+    return [
+        *(str(Path(file).with_name("manifest.json")) for file in files),
+        *each(rules.score.output.scores, METHODS),
+    ]
 
 
 def values_now(file: Path) -> tuple[bool, Path]:
@@ -115,7 +128,9 @@ def check_results(touch: bool) -> None:
 
 
 # These look at the rules only, or bring what is missing.
-LOOKING = {"--lint", "--list-rules", "--list-target-rules", "fetch_base", "fetch_weights"} & set(sys.argv)
+LOOKING = {"--lint", "--list-rules", "--list-target-rules", "fetch_base", "fetch_weights"} & set(
+    sys.argv
+)
 if not LOOKING:
     if workflow.is_main_process:
         or_stop(check_clock)

@@ -41,7 +41,9 @@ rule prepare:
     output:
         samples=f"{RUN}/prepare/{ONE}/samples.csv",
         split=f"{RUN}/prepare/{ONE}/split.json",
-        sheet=report(f"{RUN}/prepare/{ONE}/sheet.png", caption="../report/sheet.rst", category="Data"),
+        sheet=report(
+            f"{RUN}/prepare/{ONE}/sheet.png", caption="../report/sheet.rst", category="Data"
+        ),
         manifest=f"{RUN}/prepare/{ONE}/manifest.json",
     log:
         f"{LOGS}/prepare/{ONE}.log",

@@ -5,9 +5,13 @@ rule report_table:
     input:
         scores=lambda wildcards: sources(int(wildcards.number)),
         published=lambda wildcards: f"{PUBLISHED}/table_{wildcards.number}.csv",
-        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"),
+        config=config_slice(
+            "report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"
+        ),
     output:
-        csv=report(f"{TABLES}/table_{{number}}.csv", caption="../report/table.rst", category="Tables"),
+        csv=report(
+            f"{TABLES}/table_{{number}}.csv", caption="../report/table.rst", category="Tables"
+        ),
         tex=f"{TABLES}/table_{{number}}.tex",
         md=f"{TABLES}/table_{{number}}.md",
         html=f"{TABLES}/table_{{number}}.html",
@@ -42,7 +46,11 @@ rule report_grid:
         pictures=pictures_of,
         config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
     output:
-        grid=report(f"{REPORT}/figure_{{figure}}_{{dataset}}.png", caption="../report/grid.rst", category="Pairs"),
+        grid=report(
+            f"{REPORT}/figure_{{figure}}_{{dataset}}.png",
+            caption="../report/grid.rst",
+            category="Pairs",
+        ),
         pages=f"{REPORT}/figure_{{figure}}_{{dataset}}.pdf",
     log:
         f"{LOGS}/report_grid/{{figure}}_{{dataset}}.log",
@@ -73,9 +81,13 @@ rule report_attention:
     input:
         prepared=rules.prepare.output.manifest,
         models=expand(rules.train.output.manifest, method=dda_and_plain(), allow_missing=True),
-        config=config_slice("run.seed", "generate", *(f"train.methods.{arm}" for arm in dda_and_plain())),
+        config=config_slice(
+            "run.seed", "generate", *(f"train.methods.{arm}" for arm in dda_and_plain())
+        ),
     output:
-        figure=report(f"{REPORT}/figure_3/{ONE}.png", caption="../report/attention.rst", category="Attention"),
+        figure=report(
+            f"{REPORT}/figure_3/{ONE}.png", caption="../report/attention.rst", category="Attention"
+        ),
         pages=f"{REPORT}/figure_3/{ONE}.pdf",
         shares=f"{REPORT}/figure_3/{ONE}.json",
     log:
@@ -91,7 +103,9 @@ rule report_attention:
         runtime="30m",
     params:
         prepared=subpath(input.prepared, parent=True),
-        models=lambda wildcards, input: [f"{arm}={Path(path).parent}" for arm, path in zip(dda_and_plain(), input.models)],
+        models=lambda wildcards, input: [
+            f"{arm}={Path(path).parent}" for arm, path in zip(dda_and_plain(), input.models)
+        ],
     message:
         "Draw the attention of {wildcards.dataset} {wildcards.category}"
     shell:
@@ -109,7 +123,9 @@ rule report_control:
         model=expand(rules.train.output.manifest, method=first_dhdiff(), allow_missing=True),
         config=config_slice("run.seed", "generate"),
     output:
-        figure=report(f"{REPORT}/figure_1/{ONE}.png", caption="../report/control.rst", category="Control"),
+        figure=report(
+            f"{REPORT}/figure_1/{ONE}.png", caption="../report/control.rst", category="Control"
+        ),
         pages=f"{REPORT}/figure_1/{ONE}.pdf",
         given=f"{REPORT}/figure_1/{ONE}.json",
     log:
@@ -141,11 +157,26 @@ rule report_plots:
     input:
         scores=all_scores(),
         manifests=all_manifests(),
-        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect", "detect.comparators"),
+        config=config_slice(
+            "report",
+            "train.methods",
+            "train.ablations",
+            "prepare.datasets",
+            "detect",
+            "detect.comparators",
+        ),
     output:
-        plots=report([f"{REPORT}/{name}.png" for name in PLOTS], caption="../report/plots.rst", category="Plots"),
+        plots=report(
+            [f"{REPORT}/{name}.png" for name in PLOTS],
+            caption="../report/plots.rst",
+            category="Plots",
+        ),
         pages=[f"{REPORT}/{name}.pdf" for name in PLOTS],
-        curves=[f"{REPORT}/{kind}_{name}.csv" for name in CONFIG.prepare.datasets for kind in ("image_roc", "pixel_pr", "pro")],
+        curves=[
+            f"{REPORT}/{kind}_{name}.csv"
+            for name in CONFIG.prepare.datasets
+            for kind in ("image_roc", "pixel_pr", "pro")
+        ],
         cost=f"{REPORT}/cost.csv",
     log:
         f"{LOGS}/report_plots.log",
@@ -196,13 +227,17 @@ rule report_numbers:
     message:
         "Write every number of the tables as a LaTeX macro"
     shell:
-        "helixbench report numbers {params.tables} " "--out {output.numbers:q} " "2>&1 | tee {log:q}"
+        "helixbench report numbers {params.tables} "
+        "--out {output.numbers:q} "
+        "2>&1 | tee {log:q}"
 
 
 rule report_summary:
     input:
         scores=all_scores(),
-        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"),
+        config=config_slice(
+            "report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"
+        ),
     output:
         summary=f"{RUN}/summary.json",
     log:
@@ -221,7 +256,11 @@ rule report_summary:
     message:
         "Write the averages of all scores"
     shell:
-        "helixbench report summary " "--config {input.config:q} " "{params.scores} " "--out {output.summary:q} " "2>&1 | tee {log:q}"
+        "helixbench report summary "
+        "--config {input.config:q} "
+        "{params.scores} "
+        "--out {output.summary:q} "
+        "2>&1 | tee {log:q}"
 
 
 rule report_page:
@@ -230,7 +269,14 @@ rule report_page:
         plots=[f"{REPORT}/{name}.png" for name in PLOTS],
         grids=[path for figure in (5, 6, 7, 8) for path in grids(figure) if path.endswith(".png")],
         manifests=all_manifests(),
-        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets", "detect", "detect.comparators"),
+        config=config_slice(
+            "report",
+            "train.methods",
+            "train.ablations",
+            "prepare.datasets",
+            "detect",
+            "detect.comparators",
+        ),
     output:
         page=report(f"{REPORT}/index.html", caption="../report/page.rst", category="Page"),
     log:
@@ -246,7 +292,9 @@ rule report_page:
         runtime="30m",
     params:
         tables=lambda wildcards, input: [f"--tables {path}" for path in input.tables],
-        figures=lambda wildcards, input: [f"--figures {path}" for path in [*input.plots, *input.grids]],
+        figures=lambda wildcards, input: [
+            f"--figures {path}" for path in [*input.plots, *input.grids]
+        ],
         results=subpath(output.page, ancestor=2),
     message:
         "Write the HTML page"

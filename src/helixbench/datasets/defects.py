@@ -1,4 +1,6 @@
-"""Defects of the procedural data set: each changes a scene itself, so that light, shadow and texture stay those of the picture."""
+"""Defects of the procedural data set: each changes a scene itself, so that light, shadow and
+texture stay those of the picture.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,12 @@ def _inner(scene: Scene, rng: np.random.Generator, depth: float) -> tuple[float,
     return float(scene.x[rows[n], columns[n]]), float(scene.y[rows[n], columns[n]])
 
 
-def _rim(scene: Scene, rng: np.random.Generator, farthest: float) -> tuple[float, float, np.ndarray]:
-    """A point on the object's outer edge and the unit vector to its middle; `farthest` share of the edge is eligible."""
+def _rim(
+    scene: Scene, rng: np.random.Generator, farthest: float
+) -> tuple[float, float, np.ndarray]:
+    """A point on the object's outer edge and the unit vector to its middle; `farthest` share of the
+    edge is eligible.
+    """
     inside = binary_fill_holes(scene.alpha > 0.5)
     distance = distance_transform_edt(inside)
     middle = np.array([scene.x[inside].mean(), scene.y[inside].mean()])
@@ -44,14 +50,19 @@ def _rim(scene: Scene, rng: np.random.Generator, farthest: float) -> tuple[float
     return float(point[0]), float(point[1]), inward / np.linalg.norm(inward)
 
 
-def _blob(scene: Scene, rng: np.random.Generator, x: float, y: float, radius: float, rough: float) -> np.ndarray:
+def _blob(
+    scene: Scene, rng: np.random.Generator, x: float, y: float, radius: float, rough: float
+) -> np.ndarray:
     """Signed distance (about) to an irregular closed outline around a point, negative inside."""
     dx, dy = scene.x - x, scene.y - y
     turn, stretch = rng.uniform(0, np.pi), rng.uniform(0.75, 1.0)
     u = np.cos(turn) * dx + np.sin(turn) * dy
     v = (-np.sin(turn) * dx + np.cos(turn) * dy) / stretch
     angle = np.arctan2(v, u)
-    outline = 1 + sum(rough / k * rng.uniform(-1, 1) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in range(2, 8))
+    outline = 1 + sum(
+        rough / k * rng.uniform(-1, 1) * np.cos(k * angle + rng.uniform(0, 6.3))
+        for k in range(2, 8)
+    )
     return np.hypot(u, v) - radius * outline
 
 
@@ -94,18 +105,31 @@ def hole(scene: Scene, rng: np.random.Generator) -> Scene:
 
 
 def stain(scene: Scene, rng: np.random.Generator) -> Scene:
-    """Oil, rust or ink: multiplies the colour under it, darker where it dried last, droplets beside it."""
+    """Oil, rust or ink: multiplies the colour under it, darker where it dried last, droplets beside
+    it.
+    """
     radius = rng.uniform(0.15, 0.26)
     x, y = _inner(scene, rng, 0.8 * radius)
     side = len(scene.alpha)
     distance = _blob(scene, rng, x, y, radius, 0.5) + 0.02 * smooth(rng, side, 0.05)
     for _ in range(rng.integers(1, 4)):
         angle, reach = rng.uniform(0, 6.3), radius * rng.uniform(1.1, 1.5)
-        drop = _blob(scene, rng, x + reach * np.cos(angle), y + reach * np.sin(angle), rng.uniform(0.03, 0.05), 0.2)
+        drop = _blob(
+            scene,
+            rng,
+            x + reach * np.cos(angle),
+            y + reach * np.sin(angle),
+            rng.uniform(0.03, 0.05),
+            0.2,
+        )
         distance = np.minimum(distance, drop)
     colour = np.array([(0.62, 0.42, 0.2), (0.3, 0.28, 0.3), (0.38, 0.5, 0.28)][rng.integers(3)])
     dried = np.exp(-(((distance + 0.02) / 0.022) ** 2))
-    amount = edge(distance, 0.06) * np.clip(0.78 + 0.2 * dried + 0.06 * smooth(rng, side, 0.06), 0, 1) * scene.alpha
+    amount = (
+        edge(distance, 0.06)
+        * np.clip(0.78 + 0.2 * dried + 0.06 * smooth(rng, side, 0.06), 0, 1)
+        * scene.alpha
+    )
     return replace(scene, rgb=scene.rgb * (1 - amount[..., None] * (1 - colour)))
 
 
@@ -113,8 +137,12 @@ def _warp(scene: Scene, shift_x: np.ndarray, shift_y: np.ndarray) -> Scene:
     """Move the scene's content by a displacement field given in units of length."""
     rows, columns = np.indices(scene.alpha.shape, dtype=np.float32)
     at = [rows - shift_y * scene.unit, columns - shift_x * scene.unit]
-    move = lambda plane: map_coordinates(plane, at, order=1, mode="nearest")  # noqa: E731
-    return replace(scene, rgb=np.stack([move(scene.rgb[..., c]) for c in range(3)], axis=-1), alpha=move(scene.alpha))
+    move = lambda plane: map_coordinates(plane, at, order=1, mode="nearest")
+    return replace(
+        scene,
+        rgb=np.stack([move(scene.rgb[..., c]) for c in range(3)], axis=-1),
+        alpha=move(scene.alpha),
+    )
 
 
 def bend(scene: Scene, rng: np.random.Generator) -> Scene:
@@ -132,14 +160,20 @@ def bend(scene: Scene, rng: np.random.Generator) -> Scene:
     near = np.clip(1 - ((scene.x - x) ** 2 + (scene.y - y) ** 2) / (1.6 * radius) ** 2, 0, 1) ** 3
     warped = _warp(scene, amount * near * direction[0], amount * near * direction[1])
     shade = _relief(scene, -near * radius, 0.22 if solid else 0.09)
-    return replace(warped, rgb=warped.rgb * (1 - 0.2 * near + shade)[..., None] + 0.4 * shade[..., None])
+    return replace(
+        warped, rgb=warped.rgb * (1 - 0.2 * near + shade)[..., None] + 0.4 * shade[..., None]
+    )
 
 
 def missing_part(scene: Scene, rng: np.random.Generator) -> Scene:
-    """A piece broken off the object's outer edge: the background shows, and the fracture is rough and bright."""
+    """A piece broken off the object's outer edge: the background shows, and the fracture is rough
+    and bright.
+    """
     x, y, direction = _rim(scene, rng, 0.5)
     radius = rng.uniform(0.22, 0.32)
-    distance = _blob(scene, rng, x + 0.15 * radius * direction[0], y + 0.15 * radius * direction[1], radius, 0.45)
+    distance = _blob(
+        scene, rng, x + 0.15 * radius * direction[0], y + 0.15 * radius * direction[1], radius, 0.45
+    )
     distance = distance + 0.012 * smooth(rng, len(distance), 0.03)
     fracture = np.exp(-((np.maximum(distance, 0) / 0.035) ** 2))[..., None]
     facing = ((scene.x - x) * -LIGHT[0] + (scene.y - y) * -LIGHT[1])[..., None] / radius
@@ -155,9 +189,11 @@ BREAKERS: dict[str, Callable[[Scene, np.random.Generator], Scene]] = {
     "missing_part": missing_part,
 }
 _CLOSING = {"bend": 0.1}
-"""Radius that joins changed pixels [unit of length]: a bent pattern matches itself here and there inside the bend."""
+"""Radius that joins changed pixels [unit of length]: a bent pattern matches itself here and there
+inside the bend."""
 _MOVED = {"bend": 1, "missing_part": 1}
-"""These take an outline away: a ring of pixels more, so that no ghost of its antialiased rim stays behind."""
+"""These take an outline away: a ring of pixels more, so that no ghost of its antialiased rim stays
+behind."""
 
 
 def changed_region(before: np.ndarray, after: np.ndarray, defect: str) -> np.ndarray:
@@ -174,4 +210,8 @@ def changed_region(before: np.ndarray, after: np.ndarray, defect: str) -> np.nda
     keep = sizes >= max(3, 0.0008 * side * side)
     keep[0] = False
     ring = (side >= 48) * _MOVED.get(defect, 0) * (1 + side // 200)
-    return binary_dilation(keep[parts], iterations=ring, structure=np.ones((3, 3))) if ring else keep[parts]
+    return (
+        binary_dilation(keep[parts], iterations=ring, structure=np.ones((3, 3)))
+        if ring
+        else keep[parts]
+    )

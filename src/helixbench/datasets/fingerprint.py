@@ -1,7 +1,8 @@
 """What a category's raw pictures are, as text that changes exactly when their content does.
 
-The workflow keeps this text in a file that is the input of `prepare`: a changed picture reruns its category alone,
-and a touch, a copy or a clone reruns nothing, whatever happens to modification times.
+The workflow keeps this text in a file that is the input of `prepare`: a changed picture reruns its
+category alone, and a touch, a copy or a clone reruns nothing, whatever happens to modification
+times.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from helixbench.errors import UserError
 from helixbench.provenance import sha256, write_text
 
 _SETTLED_NS = 2_000_000_000
-"""A file changed this recently could change again within one tick of the clock: it is hashed again next time."""
+"""A file changed this recently could change again within one tick of the clock: it is hashed again
+next time."""
 
 
 def _files(folder: str, wanted: Callable[[str], bool]) -> Iterator[os.DirEntry]:
@@ -41,14 +43,21 @@ def _load(cache: Path) -> dict[str, list]:
     return known if isinstance(known, dict) else {}
 
 
-def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] = (), wanted: Callable[[str], bool] = is_picture) -> str:
+def fingerprint(
+    root: Path,
+    category: str,
+    cache: Path,
+    shared: Iterable[Path] = (),
+    wanted: Callable[[str], bool] = is_picture,
+) -> str:
     """Sorted JSON {path relative to the category: sha256} of its raw pictures and masks.
 
-    shared: further files, wherever they are; with them the category need not have a folder. wanted: which names count, for folders
-    of other things than pictures.
+    shared: further files, wherever they are; with them the category need not have a folder. wanted:
+    which names count, for folders of other things than pictures.
 
-    cache: file of (size, mtime_ns, sha256) by absolute path, made when missing; categories may share it, one file a
-    category is faster. Raises UserError when the category's folder is missing or a picture cannot be read.
+    cache: file of (size, mtime_ns, sha256) by absolute path, made when missing; categories may
+    share it, one file a category is faster. Raises UserError when the category's folder is missing
+    or a picture cannot be read.
     """
     folder = os.path.abspath(Path(root) / category)
     known = _load(Path(cache))
@@ -58,17 +67,27 @@ def fingerprint(root: Path, category: str, cache: Path, shared: Iterable[Path] =
     now = time.time_ns()
     shared = {os.path.abspath(path): None for path in shared}
     try:
-        entries = [] if shared and not os.path.isdir(folder) else [(entry.path, entry) for entry in _files(folder, wanted)]
+        entries = (
+            []
+            if shared and not os.path.isdir(folder)
+            else [(entry.path, entry) for entry in _files(folder, wanted)]
+        )
         for path, entry in {**shared, **dict(entries)}.items():
             stat = os.stat(path) if entry is None else entry.stat()
             row = known.get(path)
-            if not (isinstance(row, list) and row[:2] == [stat.st_size, stat.st_mtime_ns] and len(row) == 3):
+            if not (
+                isinstance(row, list)
+                and row[:2] == [stat.st_size, stat.st_mtime_ns]
+                and len(row) == 3
+            ):
                 row = [stat.st_size, stat.st_mtime_ns, sha256(path)]
             if now - stat.st_mtime_ns > _SETTLED_NS:
                 fresh[path] = row
             found[Path(os.path.relpath(path, folder)).as_posix()] = row[2]
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: {error.strerror}; give a readable folder") from None
+        raise UserError(
+            f"{error.filename or folder}: {error.strerror}; give a readable folder"
+        ) from None
     if fresh != known:
         with suppress(OSError):  # on a read-only or full disk: the cache only saves time
             write_text(cache, json.dumps(fresh, sort_keys=True))

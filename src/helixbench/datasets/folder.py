@@ -1,10 +1,10 @@
 """The user's own pictures: a tree like MVTec AD's, or any tree with a manifest.csv.
 
-The manifest stands at the root or in a category's folder and has the columns image, mask, defect (`good` for normals) and
-split (train, test); paths are relative to the manifest's own folder and stay inside it. At the root a column `category` says
-which rows are whose; without it all rows are of the one category that is asked for. Pictures of one
-object have the same word in a column `group`. What `helixbench import` writes is such a manifest;
-its other columns are not used.
+The manifest stands at the root or in a category's folder and has the columns image, mask, defect
+(`good` for normals) and split (train, test); paths are relative to the manifest's own folder and
+stay inside it. At the root a column `category` says which rows are whose; without it all rows are
+of the one category that is asked for. Pictures of one object have the same word in a column
+`group`. What `helixbench import` writes is such a manifest; its other columns are not used.
 """
 
 from __future__ import annotations
@@ -25,24 +25,37 @@ NAME = re.compile(r"\w[\w .+-]*")
 
 
 def _manifest(root: Path, category: str) -> Path | None:
-    return next((path for path in (root / category / MANIFEST, root / MANIFEST) if path.is_file()), None)
+    return next(
+        (path for path in (root / category / MANIFEST, root / MANIFEST) if path.is_file()), None
+    )
 
 
 def _rows(manifest: Path, root: Path, category: str) -> list[tuple[int, dict[str, str]]]:
     rows = read_rows(manifest, COLUMNS, ADVICE)
     nameless = next((number for number, row in rows if not row.get("category", category)), None)
     if nameless is not None:
-        raise UserError(f"{manifest}: row {nameless}: no category; write one in every row, or leave the column out")
+        raise UserError(
+            f"{manifest}: row {nameless}: no category; write one in every row, or leave the "
+            f"column out"
+        )
     mixed = manifest.parent == root and category != "."
-    return [(number, row) for number, row in rows if not mixed or row.get("category", category) == category]
+    return [
+        (number, row)
+        for number, row in rows
+        if not mixed or row.get("category", category) == category
+    ]
 
 
 def categories(root: Path) -> list[str]:
     """Categories of the root's manifest, or of its folders; `.` when the root itself is one."""
     if (root / MANIFEST).is_file():
-        return sorted({row.get("category", ".") for _, row in _rows(root / MANIFEST, root, ".")}) or ["."]
-    is_one = lambda path: any((path / mark).exists() for mark in (MANIFEST, *mvtec_ad.MARKS))  # noqa: E731
-    return ["."] if is_one(root) else [path.name for path in mvtec_ad.folders_in(root) if is_one(path)]
+        return sorted(
+            {row.get("category", ".") for _, row in _rows(root / MANIFEST, root, ".")}
+        ) or ["."]
+    is_one = lambda path: any((path / mark).exists() for mark in (MANIFEST, *mvtec_ad.MARKS))
+    return (
+        ["."] if is_one(root) else [path.name for path in mvtec_ad.folders_in(root) if is_one(path)]
+    )
 
 
 def check(root: Path, category: str, key: str) -> None:
@@ -51,7 +64,8 @@ def check(root: Path, category: str, key: str) -> None:
     if manifest is None:
         if not (root / category / "train" / GOOD).is_dir():
             raise UserError(
-                f"{root / category}: neither {MANIFEST} nor train/{GOOD}; put normals into train/{GOOD}, or list the pictures in a "
+                f"{root / category}: neither {MANIFEST} nor train/{GOOD}; put normals into "
+                f"train/{GOOD}, or list the pictures in a "
                 f"{MANIFEST} with {','.join(COLUMNS)}, or set {key}"
             )
     elif not _rows(manifest, root, category):
@@ -61,27 +75,48 @@ def check(root: Path, category: str, key: str) -> None:
 def _path(folder: Path, cell: str, where: str, what: str) -> Path:
     """Absolute path of a cell; UserError when it leaves the folder or is missing."""
     if PurePath(cell).is_absolute() or ".." in PurePath(cell).parts:
-        raise UserError(f"{where}: {what} {cell}: write a path relative to {folder} that stays inside, without ..")
+        raise UserError(
+            f"{where}: {what} {cell}: write a path relative to {folder} that stays inside, "
+            f"without .."
+        )
     path = folder / cell
     if not path.exists():
-        raise UserError(f"{where}: {what} {cell}: no such file in {folder}; correct the path or remove the row")
+        raise UserError(
+            f"{where}: {what} {cell}: no such file in {folder}; correct the path or remove the row"
+        )
     return path.absolute()
 
 
-def _sample(folder: Path, dataset: str, category: str, row: dict[str, str], where: str) -> RawSample:
+def _sample(
+    folder: Path, dataset: str, category: str, row: dict[str, str], where: str
+) -> RawSample:
     image, mask, defect, split = (row[name].strip() for name in COLUMNS)
     if split not in ("train", "test"):
         raise UserError(f"{where}: split {split!r} is neither train nor test; write one of the two")
     if not NAME.fullmatch(defect):
-        raise UserError(f"{where}: defect {defect!r} is no name; write {GOOD} for a normal picture, or letters, digits, blanks and . + - _")
+        raise UserError(
+            f"{where}: defect {defect!r} is no name; write {GOOD} for a normal picture, or "
+            f"letters, digits, blanks and . + - _"
+        )
     if defect == GOOD and mask:
-        raise UserError(f"{where}: a mask for a normal picture; leave the cell empty, or name the defect")
+        raise UserError(
+            f"{where}: a mask for a normal picture; leave the cell empty, or name the defect"
+        )
     if defect != GOOD and not mask:
-        raise UserError(f"{where}: the defect {defect} has no mask; name its mask, or write {GOOD} for a normal picture")
+        raise UserError(
+            f"{where}: the defect {defect} has no mask; name its mask, or write {GOOD} for a "
+            f"normal picture"
+        )
     if defect != GOOD and split == "train":
-        raise UserError(f"{where}: a defect in train; write test: the key prepare.split says which defects train the generator")
+        raise UserError(
+            f"{where}: a defect in train; write test: the key prepare.split says which defects "
+            f"train the generator"
+        )
     if not mvtec_ad.is_picture(PurePath(image).name):
-        raise UserError(f"{where}: image {image!r} is no picture; name a file that ends in {', '.join(sorted(mvtec_ad.SUFFIXES))}")
+        raise UserError(
+            f"{where}: image {image!r} is no picture; name a file that ends in "
+            f"{', '.join(sorted(mvtec_ad.SUFFIXES))}"
+        )
     file = _path(folder, image, where, "image")
     own_mask = _path(folder, mask, where, "mask") if mask else None
     return RawSample(dataset, category, defect, split, file, own_mask, row.get("group", "").strip())
@@ -92,12 +127,26 @@ def shared_files(root: Path, category: str) -> list[Path]:
     manifest = _manifest(root, category)
     if manifest is None:
         return []
-    listed = [manifest.parent / row[name] for _, row in _rows(manifest, root, category) for name in ("image", "mask") if row[name]]
-    return [manifest, *(file for path in listed for file in (mvtec_ad.pictures_in(path).values() if path.is_dir() else [path]))]
+    listed = [
+        manifest.parent / row[name]
+        for _, row in _rows(manifest, root, category)
+        for name in ("image", "mask")
+        if row[name]
+    ]
+    return [
+        manifest,
+        *(
+            file
+            for path in listed
+            for file in (mvtec_ad.pictures_in(path).values() if path.is_dir() else [path])
+        ),
+    ]
 
 
 def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
-    """Every picture of a category, sorted; problems name the row of the manifest, or the file of the tree, that is wrong."""
+    """Every picture of a category, sorted; problems name the row of the manifest, or the file of
+    the tree, that is wrong.
+    """
     key = f"prepare.datasets.{dataset}.root"
     manifest = _manifest(root, category)
     if manifest is None:
@@ -111,9 +160,14 @@ def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSampl
         with notes.caught():
             sample = _sample(manifest.parent, dataset, category, row, where)
             if sample.image in samples:
-                raise UserError(f"{where}: image {row['image']} is listed twice; remove one of the rows")
+                raise UserError(
+                    f"{where}: image {row['image']} is listed twice; remove one of the rows"
+                )
             samples[sample.image] = sample
-    found = {("defect" if s.defect != GOOD else f"normal picture in {s.subset}") for s in samples.values()}
+    found = {
+        ("defect" if s.defect != GOOD else f"normal picture in {s.subset}")
+        for s in samples.values()
+    }
     for wanted in ("normal picture in train", "normal picture in test", "defect"):
         if wanted not in found:
             notes.problem(f"{manifest}: no {wanted}; add rows of the kind")

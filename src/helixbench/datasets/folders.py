@@ -11,10 +11,11 @@ from pathlib import Path
 
 @contextmanager
 def whole_folder(out: str | Path) -> Iterator[Path]:
-    """Give a temporary sibling of `out` to fill, and put it in `out`'s place when the block succeeds.
+    """Give a temporary sibling of `out` to fill, and put it in `out`'s place when the block
+    succeeds.
 
-    When the block fails the sibling is removed and `out` is what it was before, usually nothing. What an earlier,
-    killed process left beside `out` is cleared first.
+    When the block fails the sibling is removed and `out` is what it was before, usually nothing.
+    What an earlier, killed process left beside `out` is cleared first.
     """
     out = Path(out)
     temporary, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("tmp", "old"))

@@ -122,14 +122,21 @@ def _tested(normals: list[str], groups: dict[tuple[str, str], str]) -> set[str]:
 
 
 def check(root: Path, category: str, key: str) -> None:
-    """UserError when the category or its MT_Free/Imgs is missing; `key` is the configuration key of the root."""
+    """UserError when the category or its MT_Free/Imgs is missing; `key` is the configuration key of
+    the root.
+    """
     for wanted in (root / category, root / category / FREE / "Imgs"):
         if not wanted.is_dir():
-            raise UserError(f"{wanted}: no such folder; unpack the magnetic tile set so that it exists, or set {key}")
+            raise UserError(
+                f"{wanted}: no such folder; unpack the magnetic tile set so that it exists, or "
+                f"set {key}"
+            )
 
 
 def _empty(mask: Path) -> bool:
-    """Whether a mask marks nothing; a damaged one does not count as such, `prepare` says what is wrong with it."""
+    """Whether a mask marks nothing; a damaged one does not count as such, `prepare` says what is
+    wrong with it.
+    """
     from PIL import Image
 
     try:
@@ -149,14 +156,18 @@ def _files(folder: Path, notes: Notes) -> tuple[dict[str, Path], dict[str, Path]
                 notes.problem(f"{file}: same name as {kind[file.stem].name}; keep one of the two")
             kind.setdefault(file.stem, file.absolute())
     for stem in masks.keys() - images.keys():
-        notes.problem(f"{masks[stem]}: mask without a picture {stem}.jpg; add the picture or remove the mask")
+        notes.problem(
+            f"{masks[stem]}: mask without a picture {stem}.jpg; add the picture or remove the mask"
+        )
     if not images:
         notes.problem(f"{folder}: no pictures; put <name>.jpg there or remove the folder")
     return images, masks
 
 
 def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
-    """Every picture, sorted; problems are missing or orphan masks and empty folders. Empty masks are noted as odd."""
+    """Every picture, sorted; problems are missing or orphan masks and empty folders. Empty masks
+    are noted as odd.
+    """
     with notes.caught():
         check(root, category, f"prepare.datasets.{dataset}.root")
     found: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {}
@@ -175,12 +186,17 @@ def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSampl
             if defect == GOOD:
                 mask, subset = None, "test" if stem in tested else "train"
             elif mask is None:
-                notes.problem(f"{image}: its mask {stem}.png is missing; add the mask or remove the picture")
+                notes.problem(
+                    f"{image}: its mask {stem}.png is missing; add the mask or remove the picture"
+                )
             elif _empty(mask):
                 notes.odd.append(f"{image}: left out, its mask {mask.name} is empty")
                 continue
             group = groups.get((defect, stem), "")
             samples.append(RawSample(dataset, category, defect, subset, image, mask, group))
     if len({s.defect for s in samples}) < 2:
-        notes.problem(f"{root / category}: no defect types; put defective pictures with masks into MT_<type>/Imgs")
+        notes.problem(
+            f"{root / category}: no defect types; put defective pictures with masks into "
+            f"MT_<type>/Imgs"
+        )
     return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))

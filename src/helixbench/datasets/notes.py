@@ -1,4 +1,6 @@
-"""What reading a raw folder has to say besides its pictures: problems, which stop it or are collected, and odd things."""
+"""What reading a raw folder has to say besides its pictures: problems, which stop it or are
+collected, and odd things.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ from helixbench.errors import UserError
 
 @dataclass
 class Notes:
-    """Lines about raw data. Without `collect` the first problem is a UserError; with it, problems are listed.
+    """Lines about raw data. Without `collect` the first problem is a UserError; with it, problems
+    are listed.
 
     Odd things are accepted but should be seen: files that are not read, pictures that are left out.
     """

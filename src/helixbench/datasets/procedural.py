@@ -1,7 +1,8 @@
-"""The procedural data set: objects and surfaces with defects drawn into them, written in any raw layout.
+"""The procedural data set: objects and surfaces with defects drawn into them, written in any raw
+layout.
 
-A picture is a pure function of (seed, data set, category, subset, defect, number, size): categories can be drawn in any
-order and anywhere.
+A picture is a pure function of (seed, data set, category, subset, defect, number, size): categories
+can be drawn in any order and anywhere.
 """
 
 from __future__ import annotations
@@ -38,18 +39,21 @@ AREA = (0.006, 0.25)
 def picture(
     dataset: str, category: str, subset: str, defect: str, number: int, size: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One picture, its own defect-free rendering, both (size, size, 3) uint8, and the mask, (size, size) bool.
+    """One picture, its own defect-free rendering, both (size, size, 3) uint8, and the mask, (size,
+    size) bool.
 
     Outside the mask the two are equal; inside, most pixels differ by more than VISIBLE grey levels.
     """
     own = derive_seed(seed, dataset, category, subset, defect, number)
-    rng = lambda *what: np.random.default_rng(derive_seed(own, *what))  # noqa: E731
+    rng = lambda *what: np.random.default_rng(derive_seed(own, *what))
     scene = PAINTERS[category](rng("scene"), size * SUPERSAMPLING)
     clean = expose(scene, rng("light"), SUPERSAMPLING)
     if defect == GOOD:
         return clean, clean, np.zeros((size, size), bool)
     for attempt in range(20):
-        broken = expose(BREAKERS[defect](scene, rng("defect", attempt)), rng("light"), SUPERSAMPLING)
+        broken = expose(
+            BREAKERS[defect](scene, rng("defect", attempt)), rng("light"), SUPERSAMPLING
+        )
         mask = changed_region(clean, broken, defect)
         visible = np.abs(broken.astype(int) - clean).max(axis=2)[mask] > VISIBLE
         if AREA[0] <= mask.mean() <= AREA[1] and visible.mean() >= 0.5:
@@ -66,10 +70,14 @@ def _drawings(dataset: str, category: str, sizes: Procedural, seed: int) -> Iter
             yield Drawing(subset, defect, number, image, None if defect == GOOD else mask)
 
 
-def draw(out: Path, dataset: str, category: str, sizes: Procedural, seed: int, layout: str | None = None) -> None:
-    """Draw a category below <out>/<category>, then write <out>/<category>.csv (path, sha256) as the word that it is whole.
+def draw(
+    out: Path, dataset: str, category: str, sizes: Procedural, seed: int, layout: str | None = None
+) -> None:
+    """Draw a category below <out>/<category>, then write <out>/<category>.csv (path, sha256) as the
+    word that it is whole.
 
-    layout: raw layout of the folder; None: that of `sizes`. Raises UserError for an unknown category or layout.
+    layout: raw layout of the folder; None: that of `sizes`. Raises UserError for an unknown
+    category or layout.
     """
     layout = layout or sizes.layout
     if category not in DEFECTS:
@@ -81,5 +89,7 @@ def draw(out: Path, dataset: str, category: str, sizes: Procedural, seed: int, l
     write(layout, out, category, _drawings(dataset, category, sizes, seed))
     hashes = sha256_tree(Path(out) / category)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([("path", "sha256"), *((f"{category}/{p}", h) for p, h in hashes.items())])
+    csv.writer(text, lineterminator="\n").writerows(
+        [("path", "sha256"), *((f"{category}/{p}", h) for p, h in hashes.items())]
+    )
     write_text(index, text.getvalue())

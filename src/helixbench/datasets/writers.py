@@ -1,7 +1,9 @@
-"""Pictures with known masks, written in each raw layout as its authors publish it: the other way round of `read`.
+"""Pictures with known masks, written in each raw layout as its authors publish it: the other way
+round of `read`.
 
-Where a layout mixes formats or cuts masks, so do these: BTAD in BMP and PNG, VisA in JPEG with mask values from 1, MVTec
-LOCO AD with several mask files a picture, the magnetic tiles in grey with antialiased masks.
+Where a layout mixes formats or cuts masks, so do these: BTAD in BMP and PNG, VisA in JPEG with mask
+values from 1, MVTec LOCO AD with several mask files a picture, the magnetic tiles in grey with
+antialiased masks.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from helixbench.records import GOOD, csv_text, read_rows
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture, (H, W, 3) uint8, of a subset (train, test) and a defect type; mask (H, W) bool, None for normals."""
+    """A picture, (H, W, 3) uint8, of a subset (train, test) and a defect type; mask (H, W) bool,
+    None for normals.
+    """
 
     subset: str
     defect: str
@@ -36,7 +40,9 @@ class Drawing:
 def _save(path: Path, array: np.ndarray, **options) -> None:
     """Write uint8 values, or bool as 0 and 255, in the format of the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == bool else array).save(path, **options)
+    Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == bool else array).save(
+        path, **options
+    )
 
 
 BEST = {"quality": 100, "subsampling": 0}
@@ -56,7 +62,11 @@ LOGICAL = ("missing_part",)
 def _mvtec_loco(out: Path, drawings: Iterable[Drawing]) -> None:
     count, values = Counter(), {}
     for d in drawings:
-        kind = GOOD if d.mask is None else f"{'logical' if d.defect in LOGICAL else 'structural'}_anomalies"
+        kind = (
+            GOOD
+            if d.mask is None
+            else f"{'logical' if d.defect in LOGICAL else 'structural'}_anomalies"
+        )
         name = f"{count[d.subset, kind]:03}"
         count[d.subset, kind] += 1
         _save(out / d.subset / kind / f"{name}.png", d.image)
@@ -64,9 +74,18 @@ def _mvtec_loco(out: Path, drawings: Iterable[Drawing]) -> None:
             value = values.setdefault(d.defect, 255 - len(values))
             left = np.arange(d.mask.shape[1]) < np.flatnonzero(d.mask.any(axis=0)).mean()
             for number, part in enumerate((d.mask & left, d.mask & ~left)):
-                _save(out / "ground_truth" / kind / name / f"{number:03}.png", part.astype(np.uint8) * np.uint8(value))
+                _save(
+                    out / "ground_truth" / kind / name / f"{number:03}.png",
+                    part.astype(np.uint8) * np.uint8(value),
+                )
     areas = {"saturation_threshold": 1.0, "relative_saturation": True}
-    write_json(out / "defects_config.json", [{"defect_name": defect, "pixel_value": value, **areas} for defect, value in values.items()])
+    write_json(
+        out / "defects_config.json",
+        [
+            {"defect_name": defect, "pixel_value": value, **areas}
+            for defect, value in values.items()
+        ],
+    )
 
 
 def _btad(out: Path, drawings: Iterable[Drawing]) -> None:
@@ -77,7 +96,10 @@ def _btad(out: Path, drawings: Iterable[Drawing]) -> None:
         count[d.subset, kind] += 1
         _save(out / d.subset / kind / f"{number:04}{('.bmp', '.png')[number % 2]}", d.image)
         if d.mask is not None:
-            _save(out / "ground_truth" / kind / f"{number:04}{('.png', '.bmp')[number // 2 % 2]}", d.mask)
+            _save(
+                out / "ground_truth" / kind / f"{number:04}{('.png', '.bmp')[number // 2 % 2]}",
+                d.mask,
+            )
 
 
 def _magnetic_tile(out: Path, drawings: Iterable[Drawing]) -> None:
@@ -89,7 +111,10 @@ def _magnetic_tile(out: Path, drawings: Iterable[Drawing]) -> None:
         _save(file, np.asarray(Image.fromarray(d.image).convert("L")), **BEST)
         mask = np.zeros(d.image.shape[:2], bool) if d.mask is None else d.mask
         soft = gaussian_filter(mask * 255.0, 0.6)
-        _save(file.with_suffix(".png"), np.where(mask, soft.clip(128), soft.clip(max=127)).astype(np.uint8))
+        _save(
+            file.with_suffix(".png"),
+            np.where(mask, soft.clip(128), soft.clip(max=127)).astype(np.uint8),
+        )
 
 
 def _visa(out: Path, drawings: Iterable[Drawing]) -> list[tuple[str, ...]]:
@@ -101,19 +126,35 @@ def _visa(out: Path, drawings: Iterable[Drawing]) -> list[tuple[str, ...]]:
         _save(out / image, d.image, **BEST)
         if d.mask is not None:
             _save(out / mask, d.mask.astype(np.uint8) * np.uint8(1 + number % 3))
-        rows.append((d.subset, "normal" if d.mask is None else visa.DEFECT, image, "" if d.mask is None else mask))
+        rows.append(
+            (
+                d.subset,
+                "normal" if d.mask is None else visa.DEFECT,
+                image,
+                "" if d.mask is None else mask,
+            )
+        )
     return rows
 
 
 def _enter_split(root: Path, category: str, rows: Iterable[tuple[str, ...]]) -> None:
-    """Put a category's rows into the split of VisA, which categories drawn at the same time share."""
+    """Put a category's rows into the split of VisA, which categories drawn at the same time
+    share.
+    """
     path = root / visa.SPLIT
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         others = read_rows(path, visa.COLUMNS) if path.exists() else []
-        kept = [tuple(row[name] for name in visa.COLUMNS) for _, row in others if row["object"] != category]
-        own = [(category, subset, label, *(name and f"{category}/{name}" for name in files)) for subset, label, *files in rows]
+        kept = [
+            tuple(row[name] for name in visa.COLUMNS)
+            for _, row in others
+            if row["object"] != category
+        ]
+        own = [
+            (category, subset, label, *(name and f"{category}/{name}" for name in files))
+            for subset, label, *files in rows
+        ]
         write_text(path, csv_text([visa.COLUMNS, *sorted([*kept, *own])]))
 
 

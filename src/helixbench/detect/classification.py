@@ -1,7 +1,9 @@
-"""Which defect type is it: a ResNet trained on generated pairs of one category, tested on held-out real defects.
+"""Which defect type is it: a ResNet trained on generated pairs of one category, tested on held-out
+real defects.
 
-The protocol of AnomalyDiffusion: cross-entropy over the defect types, RGB in [0, 1] at the working size without
-normalisation or augmentation, steps in proportion to the defect types, as its epochs are.
+The protocol of AnomalyDiffusion: cross-entropy over the defect types, RGB in [0, 1] at the working
+size without normalisation or augmentation, steps in proportion to the defect types, as its epochs
+are.
 """
 
 from __future__ import annotations
@@ -46,7 +48,14 @@ def build_network(config: Classification, classes: int, seed: int) -> nn.Module:
 class ClassificationLoss:
     """The trainer's loss(step, rng): cross-entropy of a batch drawn uniformly from all pairs."""
 
-    def __init__(self, model: nn.Module, images: np.ndarray, labels: np.ndarray, config: Classification, device: torch.device):
+    def __init__(
+        self,
+        model: nn.Module,
+        images: np.ndarray,
+        labels: np.ndarray,
+        config: Classification,
+        device: torch.device,
+    ):
         self.model, self.config, self.device = model, config, device
         self.images, self.labels = images, torch.from_numpy(labels)
 
@@ -64,37 +73,70 @@ def _planes(images: np.ndarray, device: torch.device) -> torch.Tensor:
 
 @torch.no_grad()
 def classify(model: nn.Module, images: np.ndarray, device: torch.device, batch: int) -> np.ndarray:
-    """Pictures (n, H, W, 3) uint8 -> class indices (n,) int64, in evaluation mode and full precision."""
+    """Pictures (n, H, W, 3) uint8 -> class indices (n,) int64, in evaluation mode and full
+    precision.
+    """
     training = model.training
     model.eval()
     with torch.autocast(device.type, enabled=False):
-        found = [model(_planes(images[i : i + batch], device)).argmax(1).cpu() for i in range(0, len(images), batch)]
+        found = [
+            model(_planes(images[i : i + batch], device)).argmax(1).cpu()
+            for i in range(0, len(images), batch)
+        ]
     model.train(training)
     return torch.cat(found).numpy()
 
 
-def accuracy(predicted: np.ndarray, labels: np.ndarray, defects: Sequence[str]) -> dict[str, tuple[int, dict[str, float]]]:
-    """Share of right answers in percent, of each defect type and of all pictures; labels index `defects`."""
+def accuracy(
+    predicted: np.ndarray, labels: np.ndarray, defects: Sequence[str]
+) -> dict[str, tuple[int, dict[str, float]]]:
+    """Share of right answers in percent, of each defect type and of all pictures; labels index
+    `defects`.
+    """
     found = {}
     for i, defect in enumerate(defects):
         if (labels == i).any():
-            found[defect] = (int((labels == i).sum()), {"accuracy": 100 * float((predicted == i)[labels == i].mean())})
+            found[defect] = (
+                int((labels == i).sum()),
+                {"accuracy": 100 * float((predicted == i)[labels == i].mean())},
+            )
     return {**found, ALL: (len(labels), {"accuracy": 100 * float((predicted == labels).mean())})}
 
 
 def describe(config: Classification, split: str, size: int, kept: str) -> str:
-    """Protocol text, e.g. `resnet34 (untrained start) half split, pairs past the gate, last checkpoint, 9 steps x 8 a defect type`."""
-    start = "ImageNet start" if weights.start(config.network, config.weights) == "imagenet" else "untrained start"
-    text = f"{config.network} ({start}) {trial.trained_text(split, kept, config.optim)} a defect type, {size} px"
+    """Protocol text, e.g. `resnet34 (untrained start) half split, pairs past the gate, last
+    checkpoint, 9 steps x 8 a defect type`.
+    """
+    start = (
+        "ImageNet start"
+        if weights.start(config.network, config.weights) == "imagenet"
+        else "untrained start"
+    )
+    text = (
+        f"{config.network} ({start}) {trial.trained_text(split, kept, config.optim)} a defect "
+        f"type, {size} px"
+    )
     return text + trial.settings_text(config, {"network", "weights"})
 
 
-def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, prepared: Path, pairs: Path, state: Path, out: Path) -> None:
-    """Train and test one classifier; write out/{scores.csv,stats.jsonl} and, last, out/manifest.json.
+def run(
+    method: str,
+    dataset: str,
+    category: str,
+    config: Slice,
+    *,
+    seed: int,
+    prepared: Path,
+    pairs: Path,
+    state: Path,
+    out: Path,
+) -> None:
+    """Train and test one classifier; write out/{scores.csv,stats.jsonl} and, last,
+    out/manifest.json.
 
-    config: keys `detect.classification` and `run.seed`. The classes are the types of the pairs and of the test
-    pictures: a type that no usable pair shows is never answered, and its pictures count as wrong. Raises UserError when
-    there is no test picture, or no usable pair at all.
+    config: keys `detect.classification` and `run.seed`. The classes are the types of the pairs and
+    of the test pictures: a type that no usable pair shows is never answered, and its pictures count
+    as wrong. Raises UserError when there is no test picture, or no usable pair at all.
     """
     section = config["detect.classification"]
     if section is None:
@@ -103,14 +145,22 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
     used, left_out = data.usable(pictures.load_pairs(pairs), section.max_pairs)
     tests = [s for s in read_csv(prepared / "samples.csv", Sample) if s.tests and s.defect != GOOD]
     if not tests:
-        raise UserError(f"{prepared / 'samples.csv'}: no defective picture has role test; accuracy needs some")
+        raise UserError(
+            f"{prepared / 'samples.csv'}: no defective picture has role test; accuracy needs some"
+        )
     test_images = pictures.sample_images(prepared, tests)
     arrays = data.pair_arrays(pairs, used, test_images.shape[1:3])
     if not arrays:
-        raise UserError(f"{pairs}: no pair passed the mask gate, so there is nothing to learn the defect types from; generate again")
+        raise UserError(
+            f"{pairs}: no pair passed the mask gate, so there is nothing to learn the defect "
+            f"types from; generate again"
+        )
     defects = sorted({*arrays, *(s.defect for s in tests)})
     images = np.concatenate([generated for generated, _ in arrays.values()])
-    labels = np.repeat([defects.index(defect) for defect in arrays], [len(generated) for generated, _ in arrays.values()])
+    labels = np.repeat(
+        [defects.index(defect) for defect in arrays],
+        [len(generated) for generated, _ in arrays.values()],
+    )
     truth = np.array([defects.index(s.defect) for s in tests])
     device = pick_device()
     own_seed = derive_seed(config["run.seed"], "classification", dataset, category, seed)
@@ -125,7 +175,9 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
         loss=ClassificationLoss(model, images, labels, section, device),
         seed=own_seed,
         pictures_digest=hashlib.sha256(
-            images.tobytes() + labels.tobytes() + weights.start(section.network, section.weights).encode()
+            images.tobytes()
+            + labels.tobytes()
+            + weights.start(section.network, section.weights).encode()
         ).hexdigest(),
         device=device,
         predict=lambda: classify(model, test_images, device, section.optim.batch),

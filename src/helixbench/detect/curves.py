@@ -1,4 +1,6 @@
-"""Curves behind a detector's metrics, thinned for plots: ROC and precision-recall of pictures and pixels, PRO."""
+"""Curves behind a detector's metrics, thinned for plots: ROC and precision-recall of pictures and
+pixels, PRO.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ COLUMNS = ("curve", "x", "y")
 def curves(
     maps: np.ndarray, masks: np.ndarray, regions: np.ndarray, scores: np.ndarray, labels: np.ndarray
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Name -> (x, y), both in [0, 1]; x: false-positive rate or recall, y: true-positive rate, precision or mean region overlap.
+    """Name -> (x, y), both in [0, 1]; x: false-positive rate or recall, y: true-positive rate,
+    precision or mean region overlap.
 
-    maps, masks: (n, H, W) anomaly maps and ground truth; regions: the masks that PRO takes, usually `masks` itself; scores,
-    labels: (n,) of the pictures. Both classes must be there.
+    maps, masks: (n, H, W) anomaly maps and ground truth; regions: the masks that PRO takes, usually
+    `masks` itself; scores, labels: (n,) of the pictures. Both classes must be there.
     """
     found = {}
     pixel = Ranking(maps, masks)
@@ -31,12 +34,16 @@ def curves(
         found[f"{name}_pr"] = thin(np.append(0, recall), np.append(precision[0], precision))
     ranking = pixel if regions is masks else Ranking(maps, regions)
     overlap = np.cumsum(region_weights(regions).ravel()[ranking.order])[ranking.ends]
-    found["pro"] = thin(np.append(0, ranking.false_positives / ranking.negatives), np.append(0, overlap))
+    found["pro"] = thin(
+        np.append(0, ranking.false_positives / ranking.negatives), np.append(0, overlap)
+    )
     return found
 
 
 def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray, np.ndarray]:
-    """At most about `points` of a curve with rising x; steep parts keep theirs by the spread of y."""
+    """At most about `points` of a curve with rising x; steep parts keep theirs by the spread of
+    y.
+    """
     if len(x) <= points:
         return x, y
     along = np.cumsum(np.append(0, np.hypot(np.diff(x), np.diff(y))))
@@ -47,5 +54,9 @@ def thin(x: np.ndarray, y: np.ndarray, points: int = POINTS) -> tuple[np.ndarray
 
 def as_csv(found: dict[str, tuple[np.ndarray, np.ndarray]]) -> str:
     """One row a point."""
-    points = [(name, f"{a:.5f}", f"{b:.5f}") for name, (x, y) in found.items() for a, b in zip(x, y, strict=True)]
+    points = [
+        (name, f"{a:.5f}", f"{b:.5f}")
+        for name, (x, y) in found.items()
+        for a, b in zip(x, y, strict=True)
+    ]
     return csv_text([COLUMNS, *points])

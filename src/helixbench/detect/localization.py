@@ -61,7 +61,9 @@ def focal_loss(
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """Pictures in memory: normals (n, 3, H, W) uint8; per defect type, images (m, 3, H, W) uint8 and masks (m, H, W) bool."""
+    """Pictures in memory: normals (n, 3, H, W) uint8; per defect type, images (m, 3, H, W) uint8
+    and masks (m, H, W) bool.
+    """
 
     normals: torch.Tensor
     defects: tuple[str, ...]
@@ -69,9 +71,13 @@ class TrainingSet:
     masks: tuple[torch.Tensor, ...]
 
     @classmethod
-    def from_arrays(cls, normals: np.ndarray, pairs: dict[str, tuple[np.ndarray, np.ndarray]]) -> TrainingSet:
-        """Normals (n, H, W, 3) uint8; pairs: defect -> (images (m, H, W, 3) uint8, masks (m, H, W) bool), empty ones left out."""
-        planes = lambda array: torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()  # noqa: E731
+    def from_arrays(
+        cls, normals: np.ndarray, pairs: dict[str, tuple[np.ndarray, np.ndarray]]
+    ) -> TrainingSet:
+        """Normals (n, H, W, 3) uint8; pairs: defect -> (images (m, H, W, 3) uint8, masks (m, H, W)
+        bool), empty ones left out.
+        """
+        planes = lambda array: torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
         kept = {defect: pair for defect, pair in sorted(pairs.items()) if len(pair[0])}
         return cls(
             planes(normals),
@@ -82,15 +88,20 @@ class TrainingSet:
 
     def digest(self) -> str:
         """sha256 of all pixels: a resume state belongs to the pictures it was trained on."""
-        found = hashlib.sha256(repr((self.defects, [tuple(t.shape) for t in (self.normals, *self.images)])).encode())
+        found = hashlib.sha256(
+            repr((self.defects, [tuple(t.shape) for t in (self.normals, *self.images)])).encode()
+        )
         for tensor in (self.normals, *self.images, *self.masks):
             found.update(tensor.numpy().tobytes())
         return found.hexdigest()
 
-    def draw(self, rng: torch.Generator, batch: int, normal_share: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(
+        self, rng: torch.Generator, batch: int, normal_share: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """A batch (B, 3, H, W) float32 in [0, 1] and targets (B, H, W) int64.
 
-        Each item is a normal with probability `normal_share`, otherwise uniform over defect types, then over their pairs.
+        Each item is a normal with probability `normal_share`, otherwise uniform over defect types,
+        then over their pairs.
         """
         images, masks = [], []
         for _ in range(batch):
@@ -130,7 +141,9 @@ class LocalizationLoss:
 
 
 @torch.no_grad()
-def anomaly_maps(model: nn.Module, images: np.ndarray, device: torch.device, batch: int = 8) -> np.ndarray:
+def anomaly_maps(
+    model: nn.Module, images: np.ndarray, device: torch.device, batch: int = 8
+) -> np.ndarray:
     """Softmax of the anomaly class for pictures (n, H, W, 3) uint8: (n, H, W) float32 in [0, 1].
 
     In evaluation mode (running statistics) and full precision, whatever training used.
@@ -148,9 +161,11 @@ def anomaly_maps(model: nn.Module, images: np.ndarray, device: torch.device, bat
 
 
 def image_scores(maps: np.ndarray, window: int) -> np.ndarray:
-    """Maps (n, H, W) -> (n,): largest value of the window x window, stride-1, zero-padded average (reading 21).
+    """Maps (n, H, W) -> (n,): largest value of the window x window, stride-1, zero-padded average
+    (reading 21).
 
-    Zeros count in the average, as in DRAEM's code. An even window averages over one row and column more of padding.
+    Zeros count in the average, as in DRAEM's code. An even window averages over one row and column
+    more of padding.
     """
     averaged = F.avg_pool2d(torch.from_numpy(maps)[:, None], window, stride=1, padding=window // 2)
     return averaged.amax((1, 2, 3)).numpy()
@@ -184,16 +199,26 @@ def evaluate(
 
 
 def training_seed(root: int, dataset: str, category: str, seed: int) -> int:
-    """Seed of weights and batches: the same for every method, so that methods are compared on equal draws."""
+    """Seed of weights and batches: the same for every method, so that methods are compared on equal
+    draws.
+    """
     return derive_seed(root, "localization", dataset, category, seed)
 
 
 CHOSEN_BY = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
-"""Metrics whose sum over all test pictures chooses `best_on_test`, as in AnomalyDiffusion's script."""
+"""Metrics whose sum over all test pictures chooses `best_on_test`, as in AnomalyDiffusion's
+script."""
 
 
-def describe(config: Localization, split: str, size: Sequence[int], checkpoint: str = "last") -> str:
-    """Protocol text, e.g. `unet(width 64) half split, pairs past the gate, last checkpoint, 1000 steps x 8, 256 px, lr 0.0001`."""
-    text = f"unet(width {config.width}) {trial.trained_text(split, checkpoint, config.optim)}, {size[0]} px"
+def describe(
+    config: Localization, split: str, size: Sequence[int], checkpoint: str = "last"
+) -> str:
+    """Protocol text, e.g. `unet(width 64) half split, pairs past the gate, last checkpoint, 1000
+    steps x 8, 256 px, lr 0.0001`.
+    """
+    text = (
+        f"unet(width {config.width}) {trial.trained_text(split, checkpoint, config.optim)}, "
+        f"{size[0]} px"
+    )
     truth = trial.truth_text(config.ground_truth, config.pro_limit, config.pro_thresholds)
     return text + truth + trial.settings_text(config, {"width"})

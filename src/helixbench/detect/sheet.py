@@ -17,7 +17,9 @@ _TEXT = 14
 
 
 def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Picture (H, W, 3) uint8 with the border of a mask (H, W) bool drawn in green around the region."""
+    """Picture (H, W, 3) uint8 with the border of a mask (H, W) bool drawn in green around the
+    region.
+    """
     border = ndimage.binary_dilation(mask, iterations=max(1, mask.shape[0] // 128)) & ~mask
     out = image.copy()
     out[border] = (0, 255, 0)
@@ -25,14 +27,20 @@ def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Anomaly map (H, W) in [0, 1], blended with the grey picture (H, W, 3) uint8; the colour scale is absolute."""
+    """Anomaly map (H, W) in [0, 1], blended with the grey picture (H, W, 3) uint8; the colour scale
+    is absolute.
+    """
     colours = matplotlib.colormaps["inferno"](values)[..., :3] * 255
     grey = image.mean(2, keepdims=True)
     return (0.25 * grey + 0.75 * colours).clip(0, 255).astype(np.uint8)
 
 
-def write_sheet(path: Path, images: np.ndarray, masks: np.ndarray, maps: np.ndarray, titles: Sequence[str]) -> None:
-    """One row a picture: the picture, the true mask's outline, the anomaly map; its title above. PNG, atomic."""
+def write_sheet(
+    path: Path, images: np.ndarray, masks: np.ndarray, maps: np.ndarray, titles: Sequence[str]
+) -> None:
+    """One row a picture: the picture, the true mask's outline, the anomaly map; its title above.
+    PNG, atomic.
+    """
     height, width = images.shape[1:3]
     row = height + _TEXT + _GAP
     sheet = Image.new("RGB", (3 * width + 2 * _GAP, row * len(images)), "white")

@@ -1,4 +1,6 @@
-"""The stage `detect`: train the localization U-Net on one method's pairs, test it on held-out real pictures."""
+"""The stage `detect`: train the localization U-Net on one method's pairs, test it on held-out real
+pictures.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,26 @@ from helixbench.records import Sample, read_csv
 log = logging.getLogger(__name__)
 
 
-def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, prepared: Path, pairs: Path, state: Path, out: Path) -> None:
-    """Train and test one detector; write out/{scores.csv,curves.csv,predictions.png,stats.jsonl} and, last, out/manifest.json.
+def run(
+    method: str,
+    dataset: str,
+    category: str,
+    config: Slice,
+    *,
+    seed: int,
+    prepared: Path,
+    pairs: Path,
+    state: Path,
+    out: Path,
+) -> None:
+    """Train and test one detector; write out/{scores.csv,curves.csv,predictions.png,stats.jsonl}
+    and, last, out/manifest.json.
 
-    config: key `detect.localization`, and `run.seed` if given. seed: which repetition. state: resume state; a run that
-    was killed goes on from there. Pairs that fail the mask gate are left out and counted in the manifest. Without a
-    usable pair the detector trains on normals alone (and finds nothing): that is the method's result, not an error.
-    Raises UserError for altered or unreadable pictures and for a test set on which the metrics are not defined.
+    config: key `detect.localization`, and `run.seed` if given. seed: which repetition. state:
+    resume state; a run that was killed goes on from there. Pairs that fail the mask gate are left
+    out and counted in the manifest. Without a usable pair the detector trains on normals alone (and
+    finds nothing): that is the method's result, not an error. Raises UserError for altered or
+    unreadable pictures and for a test set on which the metrics are not defined.
     """
     section = config["detect.localization"]
     rule, _ = pictures.read_split(prepared)
@@ -32,11 +47,18 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
     used, left_out = data.usable(pictures.load_pairs(pairs), section.max_pairs)
     tests = HeldOut.read(prepared, samples, section.ground_truth)
     normals = data.normals(prepared, samples)
-    training = localization.TrainingSet.from_arrays(normals, data.pair_arrays(pairs, used, normals.shape[1:3]))
+    training = localization.TrainingSet.from_arrays(
+        normals, data.pair_arrays(pairs, used, normals.shape[1:3])
+    )
     if normals.shape[1:] != tests.images.shape[1:]:
         raise UserError(f"{prepared}: test pictures and normals differ in size; prepare again")
     if not training.defects:
-        log.warning("detect %s %s/%s: no pair passed the mask gate; training on normals alone", method, dataset, category)
+        log.warning(
+            "detect %s %s/%s: no pair passed the mask gate; training on normals alone",
+            method,
+            dataset,
+            category,
+        )
     device = pick_device()
     root = config["run.seed"] if "run.seed" in config else 0
     own_seed = localization.training_seed(root, dataset, category, seed)
@@ -66,6 +88,9 @@ def run(method: str, dataset: str, category: str, config: Slice, *, seed: int, p
         measure=measure,
         chosen_by=localization.CHOSEN_BY,
         protocol=lambda kept: localization.describe(section, rule, normals.shape[1:3], kept),
-        facts={"pairs": data.counts(used, left_out), "pictures": {"normals": len(normals), "test": len(tests.samples)}},
+        facts={
+            "pairs": data.counts(used, left_out),
+            "pictures": {"normals": len(normals), "test": len(tests.samples)},
+        },
         finish=finish,
     )

@@ -1,4 +1,6 @@
-"""One detector trained and tested: what localization, classification and segmentation have in common."""
+"""One detector trained and tested: what localization, classification and segmentation have in
+common.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ Found = Mapping[str, tuple[int, Mapping[str, float]]]
 
 @dataclass(frozen=True)
 class Job:
-    """Which detector, and its folders. state: resume state; out: gets scores.csv, stats.jsonl and, last, manifest.json."""
+    """Which detector, and its folders. state: resume state; out: gets scores.csv, stats.jsonl and,
+    last, manifest.json.
+    """
 
     method: str
     dataset: str
@@ -41,13 +45,20 @@ class Job:
 
 
 class BestOnTest:
-    """The predictions of the step whose test metrics have the largest sum; the first of equal ones. The trainer's validate(rng).
+    """The predictions of the step whose test metrics have the largest sum; the first of equal ones.
+    The trainer's validate(rng).
 
-    Kept beside the resume state, as whole files of one configuration: what a killed run has seen counts, and the steps
-    that the resumed one repeats give the same again.
+    Kept beside the resume state, as whole files of one configuration: what a killed run has seen
+    counts, and the steps that the resumed one repeats give the same again.
     """
 
-    def __init__(self, predict: Callable[[], np.ndarray], measure: Callable[[np.ndarray], Found], chosen_by: tuple[str, ...], file: Path):
+    def __init__(
+        self,
+        predict: Callable[[], np.ndarray],
+        measure: Callable[[np.ndarray], Found],
+        chosen_by: tuple[str, ...],
+        file: Path,
+    ):
         self.predict, self.measure, self.chosen_by, self.file = predict, measure, chosen_by, file
         self.total, self.predictions, self.digest = -np.inf, None, ""
 
@@ -67,7 +78,9 @@ class BestOnTest:
         if total > self.total:
             self.total, self.predictions = total, predictions
             facts = {"config_digest": self.digest, "total": total}
-            checkpoint.save_tensors(self.file, {"predictions": torch.from_numpy(predictions)}, facts)
+            checkpoint.save_tensors(
+                self.file, {"predictions": torch.from_numpy(predictions)}, facts
+            )
         return {name: torch.tensor(value) for name, value in metrics.items()}
 
 
@@ -89,15 +102,24 @@ def run(
     facts: Mapping[str, object],
     finish: Callable[[dict[str, np.ndarray]], None] = lambda predictions: None,
 ) -> None:
-    """Train `model` by `loss`, take its predictions on the test pictures, measure them, write everything.
+    """Train `model` by `loss`, take its predictions on the test pictures, measure them, write
+    everything.
 
-    section: the detector's own configuration (`optim`, `checkpoints`). predict(): predictions of the model as it is;
-    measure(predictions): metrics; protocol(checkpoint): text of a score row; facts: for the manifest; finish(checkpoint ->
-    predictions): whatever else is to be written before the manifest is.
+    section: the detector's own configuration (`optim`, `checkpoints`). predict(): predictions of
+    the model as it is; measure(predictions): metrics; protocol(checkpoint): text of a score row;
+    facts: for the manifest; finish(checkpoint -> predictions): whatever else is to be written
+    before the manifest is.
     """
     rule, split_sha256 = pictures.read_split(job.prepared)
     who = {"method": job.method, "dataset": job.dataset, "category": job.category, "seed": job.seed}
-    with manifest(job.out / "manifest.json", "detect", config, detector=name, **who, device=describe_device(device)) as record:
+    with manifest(
+        job.out / "manifest.json",
+        "detect",
+        config,
+        detector=name,
+        **who,
+        device=describe_device(device),
+    ) as record:
         config_digest = digest([section.model_dump(mode="json"), pictures_digest])
         best = None
         if "best_on_test" in section.checkpoints:
@@ -105,7 +127,15 @@ def run(
             best.resume(digest([config_digest, seed]))
         optim = section.optim if best else section.optim.model_copy(update={"validate_every": 0})
         record["training"] = fit(
-            model, loss, optim, seed=seed, state_dir=job.state, config_digest=config_digest, device=device, name=name, validate=best
+            model,
+            loss,
+            optim,
+            seed=seed,
+            state_dir=job.state,
+            config_digest=config_digest,
+            device=device,
+            name=name,
+            validate=best,
         )
         predictions = {"last": predict()}
         if best:
@@ -114,9 +144,18 @@ def run(
         for kept in section.checkpoints:
             found = measure(predictions[kept])
             text = protocol(kept) + pictures.pair_settings(job.pairs)
-            rows += score_rows(found, **who, split=rule, split_sha256=split_sha256, protocol=text, config_digest=config.digest)
+            rows += score_rows(
+                found,
+                **who,
+                split=rule,
+                split_sha256=split_sha256,
+                protocol=text,
+                config_digest=config.digest,
+            )
             texts = "  ".join(f"{metric} {value:.1f}" for metric, value in found[ALL][1].items())
-            log.info("%s %s %s/%s, %s: %s", name, job.method, job.dataset, job.category, kept, texts)
+            log.info(
+                "%s %s %s/%s, %s: %s", name, job.method, job.dataset, job.category, kept, texts
+            )
         write_csv(job.out / "scores.csv", rows, Score)
         finish({kept: predictions[kept] for kept in section.checkpoints})
         write_text(job.out / "stats.jsonl", (job.state / "stats.jsonl").read_text(encoding="utf-8"))
@@ -148,12 +187,17 @@ _SAID_OF_OPTIM = {"steps", "batch", "ema", "validate_every", "save_every_s", "lo
 
 
 def settings_text(section, said: Collection[str] = ()) -> str:
-    """Protocol text of every value that changes a number and stands nowhere else in it, e.g. `, lr 0.0001, max_pairs 100`.
+    """Protocol text of every value that changes a number and stands nowhere else in it, e.g. `, lr
+    0.0001, max_pairs 100`.
 
-    Those without a default always, the others where they differ from it. said: fields that the caller's text names.
+    Those without a default always, the others where they differ from it. said: fields that the
+    caller's text names.
     """
     optim = getattr(section, "optim", None)
-    values = [*_departures(section, {*_SAID_ELSEWHERE, *said}), *(_departures(optim, _SAID_OF_OPTIM) if optim else ())]
+    values = [
+        *_departures(section, {*_SAID_ELSEWHERE, *said}),
+        *(_departures(optim, _SAID_OF_OPTIM) if optim else ()),
+    ]
     return "".join(f", {name} {_plain(value)}" for name, value in values)
 
 
@@ -172,7 +216,11 @@ def _plain(value: object) -> str:
 
 def truth_text(ground_truth: str, pro_limit: float, pro_thresholds: int | None) -> str:
     """Protocol text of how pictures with known defects are read, nothing where it is as usual."""
-    text = ", ground truth resized bilinearly, full-value pixels" if ground_truth == "full_value" else ""
+    text = (
+        ", ground truth resized bilinearly, full-value pixels"
+        if ground_truth == "full_value"
+        else ""
+    )
     if pro_limit != Localization.model_fields["pro_limit"].default:
         text += f", PRO to {pro_limit}"
     return text + (f", PRO from {pro_thresholds} thresholds" if pro_thresholds else "")
@@ -182,7 +230,10 @@ def kept_text(checkpoint_name: str, optim) -> str:
     """Protocol text of a checkpoint and of its training, e.g. `last checkpoint, 1000 steps x 8`."""
     kept = "last checkpoint"
     if checkpoint_name == "best_on_test":
-        kept = f"best_on_test checkpoint (chosen by the test pictures, every {optim.validate_every} steps)"
+        kept = (
+            f"best_on_test checkpoint (chosen by the test pictures, every "
+            f"{optim.validate_every} steps)"
+        )
     ema = f", EMA {optim.ema:g}" if optim.ema and checkpoint_name == "last" else ""
     return f"{kept}, {optim.steps} steps x {optim.batch}{ema}"
 
@@ -194,4 +245,6 @@ def trained_text(split: str, checkpoint_name: str, optim) -> str:
 
 def split_text(split: str) -> str:
     """Protocol text of a split; a leaking one says so."""
-    return f"{split} split" + (" (leaking: its test holds pictures of the generator)" if split in LEAKING else "")
+    return f"{split} split" + (
+        " (leaking: its test holds pictures of the generator)" if split in LEAKING else ""
+    )

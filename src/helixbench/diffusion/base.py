@@ -1,6 +1,7 @@
 """The base model: a diffusers-format folder, downloaded or built small, random and in the workflow.
 
-`unet/ vae/ text_encoder/ tokenizer/ scheduler/`, safetensors only. One loading path serves both kinds.
+`unet/ vae/ text_encoder/ tokenizer/ scheduler/`, safetensors only. One loading path serves both
+kinds.
 """
 
 from __future__ import annotations
@@ -35,8 +36,10 @@ transformers_logging.disable_progress_bar()
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _WORDS = (
-    "a an the photo picture of with without and on in flawless good normal defective broken large small scratch hole "
-    "bend bent stain missing part crack cut contamination color colour spot dent glue poke squeeze fold print thread "
+    "a an the photo picture of with without and on in flawless good normal defective broken large "
+    "small scratch hole "
+    "bend bent stain missing part crack cut contamination color colour spot dent glue poke "
+    "squeeze fold print thread "
     "metal rust scratches oil surface left right top bottom center object texture"
 )
 
@@ -45,8 +48,9 @@ _WORDS = (
 class BaseModel:
     """A loaded base model; `train()` and device moves are the caller's.
 
-    `unet` predicts noise for whoever calls it, also where the network was trained to predict the velocity v (Salimans
-    and Ho, 2022): `prediction` is what the network itself gives, and what its folder says.
+    `unet` predicts noise for whoever calls it, also where the network was trained to predict the
+    velocity v (Salimans and Ho, 2022): `prediction` is what the network itself gives, and what its
+    folder says.
     """
 
     unet: UNet2DConditionModel
@@ -62,16 +66,22 @@ class BaseModel:
 
     @classmethod
     def load(cls, folder: Path) -> BaseModel:
-        """Load a diffusers folder with `from_pretrained`, offline; UserError naming the part that is missing."""
+        """Load a diffusers folder with `from_pretrained`, offline; UserError naming the part that
+        is missing.
+        """
         for part in PARTS:
             if not (folder / part).is_dir():
-                raise UserError(f"{folder / part}: no such folder; put a diffusers-format Stable Diffusion 1.x model into {folder}")
+                raise UserError(
+                    f"{folder / part}: no such folder; put a diffusers-format Stable Diffusion "
+                    f"1.x model into {folder}"
+                )
         try:
             return cls._load(folder)
         except (OSError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{folder}: not a whole diffusers-format model with safetensors weights ({reason}); fetch or train it again"
+                f"{folder}: not a whole diffusers-format model with safetensors weights "
+                f"({reason}); fetch or train it again"
             ) from None
 
     @classmethod
@@ -81,11 +91,18 @@ class BaseModel:
         scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **offline)
         prediction = scheduler.config.prediction_type
         if prediction not in ("epsilon", "v_prediction"):
-            raise ValueError(f"the scheduler says prediction_type {prediction}; epsilon and v_prediction can be used")
+            raise ValueError(
+                f"the scheduler says prediction_type {prediction}; epsilon and v_prediction can "
+                f"be used"
+            )
         return cls(
-            unet=UNet2DConditionModel.from_pretrained(folder / "unet", use_safetensors=True, **offline),
+            unet=UNet2DConditionModel.from_pretrained(
+                folder / "unet", use_safetensors=True, **offline
+            ),
             vae=AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, **offline),
-            text_encoder=CLIPTextModel.from_pretrained(folder / "text_encoder", use_safetensors=True, **offline),
+            text_encoder=CLIPTextModel.from_pretrained(
+                folder / "text_encoder", use_safetensors=True, **offline
+            ),
             tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", **offline),
             scheduler=DDPMScheduler.from_config(scheduler.config, prediction_type="epsilon"),
             prediction=prediction,
@@ -99,7 +116,9 @@ class BaseModel:
     def save_part(self, part: str, folder: Path) -> None:
         """Write one of PARTS in diffusers format."""
         if part == "scheduler":
-            DDPMScheduler.from_config(self.scheduler.config, prediction_type=self.prediction).save_pretrained(folder / part)
+            DDPMScheduler.from_config(
+                self.scheduler.config, prediction_type=self.prediction
+            ).save_pretrained(folder / part)
         else:
             getattr(self, part).save_pretrained(folder / part)
 
@@ -116,13 +135,21 @@ class BaseModel:
     def tokens(self, prompts: list[str]) -> torch.Tensor:
         """Token ids (B, L), padded to the model's length as Stable Diffusion does."""
         length = self.tokenizer.model_max_length
-        return torch.tensor(self.tokenizer(prompts, padding="max_length", truncation=True, max_length=length).input_ids)
+        return torch.tensor(
+            self.tokenizer(
+                prompts, padding="max_length", truncation=True, max_length=length
+            ).input_ids
+        )
 
     @torch.no_grad()
     def embed(self, prompts: list[str]) -> torch.Tensor:
-        """Text embeddings T (B, L, D) of prompts, on the text encoder's device, in its own precision."""
+        """Text embeddings T (B, L, D) of prompts, on the text encoder's device, in its own
+        precision.
+        """
         with torch.autocast(self.text_encoder.device.type, enabled=False):
-            return self.text_encoder(self.tokens(prompts).to(self.text_encoder.device)).last_hidden_state
+            return self.text_encoder(
+                self.tokens(prompts).to(self.text_encoder.device)
+            ).last_hidden_state
 
     @torch.no_grad()
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
@@ -133,7 +160,9 @@ class BaseModel:
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Scaled latents -> (B, 3, H, W) in [0, 1]."""
-        return (self.vae.decode(latents / self.vae.config.scaling_factor).sample.float() / 2 + 0.5).clamp(0, 1)
+        return (
+            self.vae.decode(latents / self.vae.config.scaling_factor).sample.float() / 2 + 0.5
+        ).clamp(0, 1)
 
     @property
     def latent_factor(self) -> int:
@@ -142,21 +171,28 @@ class BaseModel:
 
 
 def give_noise(unet: UNet2DConditionModel, alphas_cumprod: torch.Tensor) -> None:
-    """Make a U-Net that predicts v give noise: eps = sqrt(abar) v + sqrt(1 - abar) z, abar at each sample's timestep.
+    """Make a U-Net that predicts v give noise: eps = sqrt(abar) v + sqrt(1 - abar) z, abar at each
+    sample's timestep.
 
-    At large t the latent is nearly all noise, and predicting noise needs it copied to a percent. That part is in the
-    formula here, so that a network trained from scratch learns the picture's layout sooner.
+    At large t the latent is nearly all noise, and predicting noise needs it copied to a percent.
+    That part is in the formula here, so that a network trained from scratch learns the picture's
+    layout sooner.
     """
 
-    def convert(module: nn.Module, args: tuple, kwargs: dict, out: UNet2DConditionOutput) -> UNet2DConditionOutput:
+    def convert(
+        module: nn.Module, args: tuple, kwargs: dict, out: UNet2DConditionOutput
+    ) -> UNet2DConditionOutput:
         z, t = args[0].float(), torch.as_tensor(args[1])
         abar = alphas_cumprod.to(z.device)[t.to(z.device)].reshape(-1, 1, 1, 1)
-        return UNet2DConditionOutput(sample=abar.sqrt() * out.sample.float() + (1 - abar).sqrt() * z)
+        return UNet2DConditionOutput(
+            sample=abar.sqrt() * out.sample.float() + (1 - abar).sqrt() * z
+        )
 
     unet.register_forward_hook(convert, with_kwargs=True)
 
 
-# ------------------------------------------------------------------------------------------- building from scratch
+# ------------------------------------------------------------------------------------------------
+# building from scratch
 
 
 def words_of(texts: Iterable[str]) -> list[str]:
@@ -165,13 +201,19 @@ def words_of(texts: Iterable[str]) -> list[str]:
 
 
 def build_tokenizer(texts: Iterable[str], config: TextEncoder) -> PreTrainedTokenizerFast:
-    """Word-level tokenizer over common defect words and the data set's own; unknown words share one token."""
+    """Word-level tokenizer over common defect words and the data set's own; unknown words share one
+    token.
+    """
     special = ["<pad>", "<unk>", "<bos>", "<eos>"]
     vocabulary = {word: i for i, word in enumerate(special + words_of([_WORDS, *texts]))}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("_", " ")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Lowercase(), normalizers.Replace("_", " ")]
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 2), ("<eos>", 3)]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
@@ -183,7 +225,9 @@ def build_tokenizer(texts: Iterable[str], config: TextEncoder) -> PreTrainedToke
 
 
 def build_text_encoder(vocabulary_size: int, config: TextEncoder) -> CLIPTextModel:
-    """Small CLIP text model with random weights, frozen like Stable Diffusion's: it has to tell words apart only."""
+    """Small CLIP text model with random weights, frozen like Stable Diffusion's: it has to tell
+    words apart only.
+    """
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=vocabulary_size,
@@ -212,7 +256,9 @@ def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
     )
 
 
-def build_unet(config: Unet, latent_channels: int, latent_size: int, text_width: int) -> UNet2DConditionModel:
+def build_unet(
+    config: Unet, latent_channels: int, latent_size: int, text_width: int
+) -> UNet2DConditionModel:
     """U-Net with attention in all four down and up blocks and none between them (reading 2)."""
     return UNet2DConditionModel(
         sample_size=latent_size,
@@ -231,19 +277,34 @@ def build_unet(config: Unet, latent_channels: int, latent_size: int, text_width:
 
 
 def build_scheduler() -> DDPMScheduler:
-    """Stable Diffusion's noise: scaled-linear beta 0.00085 to 0.012, T = 1000, noise prediction (reading 1)."""
-    return DDPMScheduler(num_train_timesteps=1000, beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    """Stable Diffusion's noise: scaled-linear beta 0.00085 to 0.012, T = 1000, noise prediction
+    (reading 1).
+    """
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+    )
 
 
 def build(config: Scratch, size: int, texts: Iterable[str], seed: int) -> BaseModel:
-    """A whole small base model with seeded random weights for pictures of `size` x `size` pixels."""
+    """A whole small base model with seeded random weights for pictures of `size` x `size`
+    pixels.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "base"))
         tokenizer = build_tokenizer(texts, config.text_encoder)
         vae = build_autoencoder(config.autoencoder)
         latent_size = size // 2 ** (len(config.autoencoder.channels) - 1)
         return BaseModel(
-            unet=build_unet(config.unet, config.autoencoder.latent_channels, latent_size, config.text_encoder.width),
+            unet=build_unet(
+                config.unet,
+                config.autoencoder.latent_channels,
+                latent_size,
+                config.text_encoder.width,
+            ),
             vae=vae,
             text_encoder=build_text_encoder(len(tokenizer), config.text_encoder),
             tokenizer=tokenizer,
@@ -252,54 +313,91 @@ def build(config: Scratch, size: int, texts: Iterable[str], seed: int) -> BaseMo
         )
 
 
-# ------------------------------------------------------------------------------------------ training the autoencoder
+# ------------------------------------------------------------------------------------------------
+# training the autoencoder
 
 
 def autoencoder_loss(
-    vae: AutoencoderKL, pictures: torch.Tensor, weight: torch.Tensor, noise: torch.Tensor, kl_weight: float
+    vae: AutoencoderKL,
+    pictures: torch.Tensor,
+    weight: torch.Tensor,
+    noise: torch.Tensor,
+    kl_weight: float,
 ) -> dict[str, torch.Tensor]:
-    """Reconstruction (L1 of pixels and of their gradients) + weighted KL, for pictures (B, 3, H, W) in [-1, 1].
+    """Reconstruction (L1 of pixels and of their gradients) + weighted KL, for pictures (B, 3, H, W)
+    in [-1, 1].
 
-    weight: of each pixel, (B, 1, H, W). The gradient term keeps edges, which a mask consists of, sharp without a
-    perceptual network.
+    weight: of each pixel, (B, 1, H, W). The gradient term keeps edges, which a mask consists of,
+    sharp without a perceptual network.
     """
     posterior = vae.encode(pictures).latent_dist
     out = vae.decode(posterior.mean + posterior.std * noise).sample
     difference = (out - pictures).float()
     along = (difference.diff(dim=-1).abs() * weight[..., 1:]).mean()
     across = (difference.diff(dim=-2).abs() * weight[..., 1:, :]).mean()
-    return {"pixel": (difference.abs() * weight).mean(), "edge": along + across, "kl": kl_weight * posterior.kl().mean()}
+    return {
+        "pixel": (difference.abs() * weight).mean(),
+        "edge": along + across,
+        "kl": kl_weight * posterior.kl().mean(),
+    }
 
 
-def run(dataset: str, category: str, config: Slice, *, prepared: Path, state: Path, out: Path) -> None:
-    """Stage `train base`: build the scratch base, train its autoencoder on the generator's pictures and masks, save."""
+def run(
+    dataset: str, category: str, config: Slice, *, prepared: Path, state: Path, out: Path
+) -> None:
+    """Stage `train base`: build the scratch base, train its autoencoder on the generator's pictures
+    and masks, save.
+    """
     scratch: Scratch = config["train.scratch"]
     seed = derive_seed(config["run.seed"], dataset, category)
     device = pick_device()
-    with provenance.manifest(out / "manifest.json", "train_base", config, device=describe(device)) as facts:
+    with provenance.manifest(
+        out / "manifest.json", "train_base", config, device=describe(device)
+    ) as facts:
         data = Pictures.load(prepared)
         texts = [category, *data.defects]
         base = build(scratch, data.size, texts, seed)
         vae = base.vae.to(device).train()
         options = scratch.autoencoder
         factor = base.latent_factor
-        shape = (options.optim.per_pass, options.latent_channels, data.size // factor, data.size // factor)
+        shape = (
+            options.optim.per_pass,
+            options.latent_channels,
+            data.size // factor,
+            data.size // factor,
+        )
 
         def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
-            pictures, defects = data.autoencoder_batch(options.optim.per_pass, options.mask_share, rng, options.part_share)
+            pictures, defects = data.autoencoder_batch(
+                options.optim.per_pass, options.mask_share, rng, options.part_share
+            )
             noise = torch.randn(shape, generator=rng)
             weight = 1 + options.defect_weight * defects.to(device)
-            return autoencoder_loss(vae, pictures.to(device) * 2 - 1, weight, noise.to(device), options.kl_weight)
+            return autoencoder_loss(
+                vae, pictures.to(device) * 2 - 1, weight, noise.to(device), options.kl_weight
+            )
 
         name, identity = f"autoencoder {category}", digest([config.digest, data.digest()])
-        facts["training"] = fit(vae, loss, options.optim, seed=seed, state_dir=state, config_digest=identity, device=device, name=name)
+        facts["training"] = fit(
+            vae,
+            loss,
+            options.optim,
+            seed=seed,
+            state_dir=state,
+            config_digest=identity,
+            device=device,
+            name=name,
+        )
         vae.eval()
         with torch.no_grad():
             rng = torch.Generator().manual_seed(derive_seed(seed, "latent scale"))
-            pictures = data.autoencoder_batch(32, options.mask_share, rng, options.part_share)[0].to(device)
+            pictures = data.autoencoder_batch(32, options.mask_share, rng, options.part_share)[
+                0
+            ].to(device)
             latents = vae.encode(pictures * 2 - 1).latent_dist.mode()
             errors = (vae.decode(latents).sample / 2 + 0.5 - pictures).square().flatten(1).mean(1)
-        # Unit variance over pictures and masks, as Stable Diffusion's 0.18215 does for its own latents.
+        # Unit variance over pictures and masks, as Stable Diffusion's 0.18215 does for its own
+        # latents.
         vae.register_to_config(scaling_factor=1.0 / float(latents.std()))
         facts["psnr_db"] = round(float(-10 * errors.mean().log10()), 2)
         facts["scaling_factor"] = vae.config.scaling_factor

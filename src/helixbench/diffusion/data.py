@@ -1,4 +1,6 @@
-"""A category's prepared pictures in memory, and the symmetries that training and plans apply to them."""
+"""A category's prepared pictures in memory, and the symmetries that training and plans apply to
+them.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,23 @@ from helixbench.records import Sample, inside, parse_cells, read_csv
 
 
 def symmetries(allowed: Sequence[str]) -> list[str]:
-    """All combinations of the allowed generators, e.g. ('hflip', 'rot90') -> ['', 'hflip', 'rot90', 'hflip+rot90']."""
+    """All combinations of the allowed generators, e.g. ('hflip', 'rot90') -> ['', 'hflip', 'rot90',
+    'hflip+rot90'].
+    """
     choices = [("", name) for name in ("hflip", "vflip", "rot90") if name in allowed]
-    return ["+".join(filter(None, combination)) for combination in product(*choices)] if choices else [""]
+    return (
+        ["+".join(filter(None, combination)) for combination in product(*choices)]
+        if choices
+        else [""]
+    )
 
 
 def transform(array: np.ndarray, symmetry: str) -> np.ndarray:
     """Apply 'hflip+vflip+rot90' (any subset) to (H, W, ...) pictures."""
     for name in filter(None, symmetry.split("+")):
-        array = {"hflip": lambda a: a[:, ::-1], "vflip": lambda a: a[::-1], "rot90": np.rot90}[name](array)
+        array = {"hflip": lambda a: a[:, ::-1], "vflip": lambda a: a[::-1], "rot90": np.rot90}[
+            name
+        ](array)
     return np.ascontiguousarray(array)
 
 
@@ -35,7 +45,9 @@ def shift(array: np.ndarray, dy: int, dx: int, fill: int = 0) -> np.ndarray:
     out = np.full_like(array, fill)
     height, width = array.shape[:2]
     source = array[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
-    out[max(0, dy) : max(0, dy) + source.shape[0], max(0, dx) : max(0, dx) + source.shape[1]] = source
+    out[max(0, dy) : max(0, dy) + source.shape[0], max(0, dx) : max(0, dx) + source.shape[1]] = (
+        source
+    )
     return out
 
 
@@ -51,7 +63,8 @@ def to_tensor(pictures: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
 class Pictures:
     """The pictures that generators may see: normals and the generator half of the defective ones.
 
-    images: uint8 (n, S, S, 3); masks: bool (n, S, S), empty for normals; samples: their records, in order.
+    images: uint8 (n, S, S, 3); masks: bool (n, S, S), empty for normals; samples: their records, in
+    order.
     """
 
     samples: list[Sample]
@@ -62,12 +75,23 @@ class Pictures:
     @classmethod
     def load(cls, prepared: Path) -> Pictures:
         """Read a folder written by `prepare`; the test half is never opened."""
-        samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.role == "normal" or s.defect_trains]
-        if not any(s.role == "normal" for s in samples) or not any(s.defect_trains for s in samples):
-            raise UserError(f"{prepared / 'samples.csv'}: needs normals and defective pictures; run prepare again")
+        samples = [
+            s
+            for s in read_csv(prepared / "samples.csv", Sample)
+            if s.role == "normal" or s.defect_trains
+        ]
+        if not any(s.role == "normal" for s in samples) or not any(
+            s.defect_trains for s in samples
+        ):
+            raise UserError(
+                f"{prepared / 'samples.csv'}: needs normals and defective pictures; run prepare "
+                f"again"
+            )
         images = np.stack([read_rgb(inside(prepared, s.image)) for s in samples])
         empty = np.zeros(images.shape[1:3], bool)
-        masks = np.stack([read_mask(inside(prepared, s.mask)) if s.mask else empty for s in samples])
+        masks = np.stack(
+            [read_mask(inside(prepared, s.mask)) if s.mask else empty for s in samples]
+        )
         cells = next(parse_cells(s.raw_mask)[0] for s in samples if s.raw_mask)
         return cls(samples, images, masks, cells)
 
@@ -119,10 +143,12 @@ class Pictures:
     def autoencoder_batch(
         self, batch: int, mask_share: float, rng: torch.Generator, part_share: float = 0.0
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Random pictures and masks (B, 3, S, S) in [0, 1], each in one of the eight symmetries of the square.
+        """Random pictures and masks (B, 3, S, S) in [0, 1], each in one of the eight symmetries of
+        the square.
 
-        First masks, then defects alone on mid-grey, then pictures, half of them defective ones, which are few and hold what
-        matters. Second: where in them the defect is, (B, 1, S, S) in {0, 1}; empty for a mask that is the picture itself.
+        First masks, then defects alone on mid-grey, then pictures, half of them defective ones,
+        which are few and hold what matters. Second: where in them the defect is, (B, 1, S, S) in
+        {0, 1}; empty for a mask that is the picture itself.
         """
         masks = round(batch * mask_share)
         parts = masks + round(batch * part_share)

@@ -47,7 +47,8 @@ def run(
     options: dict,
     prepared: Path | None = None,
 ) -> None:
-    """Write 000.png, 000_mask.png ..., overview.png and manifest.json into the new folder `out`, which appears whole.
+    """Write 000.png, 000_mask.png ..., overview.png and manifest.json into the new folder `out`,
+    which appears whole.
 
     raw_mask: "5x5:1,7" or the file of a mask. prepared: folder written by `prepare`; the limits of
     the mask gate, which flags masks and redraws none, are then learned from its real masks. Raises
@@ -59,7 +60,11 @@ def run(
         raise UserError(f"-n {number}: make at least one pair")
     picture = None if reference is None else read_rgb(reference)
     drawing = None if control is None else read_rgb(control)
-    cells = raw_mask if raw_mask is None or re.match(r"\d+x\d+:", raw_mask) else read_mask(Path(raw_mask))
+    cells = (
+        raw_mask
+        if raw_mask is None or re.match(r"\d+x\d+:", raw_mask)
+        else read_mask(Path(raw_mask))
+    )
     limits = _limits(prepared, defect)
     pipeline = DHDiffPipeline.from_pretrained(model)
     pairs = pipeline(
@@ -73,9 +78,22 @@ def run(
         seed=seed,
         **options,
     )
-    images, masks = [np.asarray(image) for image in pairs.images], [np.asarray(mask) > 0 for mask in pairs.masks]
-    given = {"prompt": prompt, "defect": defect, "raw_mask": raw_mask, "points": list(points), "seed": seed, "options": options}
-    sources = {name: None if file is None else provenance.sha256(file) for name, file in (("reference", reference), ("control", control))}
+    images, masks = (
+        [np.asarray(image) for image in pairs.images],
+        [np.asarray(mask) > 0 for mask in pairs.masks],
+    )
+    given = {
+        "prompt": prompt,
+        "defect": defect,
+        "raw_mask": raw_mask,
+        "points": list(points),
+        "seed": seed,
+        "options": options,
+    }
+    sources = {
+        name: None if file is None else provenance.sha256(file)
+        for name, file in (("reference", reference), ("control", control))
+    }
     settings = {
         "settings": pipeline.method.describe(),
         "trained_on": pipeline.trained_on,
@@ -92,9 +110,20 @@ def run(
             hashes = [provenance.sha256(folder / name) for name in names]
             judged, area = gate.verdict(mask, limits), round(float(mask.mean()), 6)
             facts = {"seed": pairs.seeds[i], "gate": judged, "mask_area": area}
-            rows.append({"image": names[0], "mask": names[1], **facts, "sha256": hashes[0], "mask_sha256": hashes[1]})
+            rows.append(
+                {
+                    "image": names[0],
+                    "mask": names[1],
+                    **facts,
+                    "sha256": hashes[0],
+                    "mask_sha256": hashes[1],
+                }
+            )
         write_png(folder / "overview.png", overview(shown, images, masks))
-        provenance.write_json(folder / "manifest.json", {**given, **sources, **settings, "pairs": rows, "versions": provenance.versions()})
+        provenance.write_json(
+            folder / "manifest.json",
+            {**given, **sources, **settings, "pairs": rows, "versions": provenance.versions()},
+        )
     bad = gate.reasons(row["gate"] for row in rows)
     log.info("%d pairs in %s; masks that the gate would refuse: %s", number, out, bad or "none")
 
@@ -113,8 +142,12 @@ def _grey(mask: np.ndarray) -> np.ndarray:
     return np.repeat(mask[..., None].astype(np.uint8) * 255, 3, axis=2)
 
 
-def overview(given: Sequence[np.ndarray], images: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> np.ndarray:
-    """One column for each pair: picture with the outline of its mask, below it the mask; what was given stands left."""
+def overview(
+    given: Sequence[np.ndarray], images: Sequence[np.ndarray], masks: Sequence[np.ndarray]
+) -> np.ndarray:
+    """One column for each pair: picture with the outline of its mask, below it the mask; what was
+    given stands left.
+    """
     columns = [np.concatenate([picture, np.full_like(picture, 255)]) for picture in given]
     for image, mask in zip(images, masks, strict=True):
         marked = image.copy()
@@ -122,4 +155,8 @@ def overview(given: Sequence[np.ndarray], images: Sequence[np.ndarray], masks: S
         columns.append(np.concatenate([marked, _grey(mask)]))
     array = np.concatenate(columns, axis=1)
     factor = max(1, 128 // images[0].shape[1])
-    return np.asarray(Image.fromarray(array).resize((array.shape[1] * factor, array.shape[0] * factor), Image.Resampling.NEAREST))
+    return np.asarray(
+        Image.fromarray(array).resize(
+            (array.shape[1] * factor, array.shape[0] * factor), Image.Resampling.NEAREST
+        )
+    )

@@ -34,9 +34,9 @@ def middle_of(mask: np.ndarray) -> tuple[int, int]:
 def run(config: Slice, *, model: Path, prepared: Path, out: Path) -> None:
     """Write the figure to `out` (.png), next to it as .pdf, and what was given as .json.
 
-    model: folder of a trained DH-Diff. One real defect of the generator's half of each type gives all
-    three controls: a point in it, its mask, its cells. Its cells are the raw mask of all three pairs,
-    and the noise is the same, so that rows differ in nothing but the control. Reads the keys
+    model: folder of a trained DH-Diff. One real defect of the generator's half of each type gives
+    all three controls: a point in it, its mask, its cells. Its cells are the raw mask of all three
+    pairs, and the noise is the same, so that rows differ in nothing but the control. Reads the keys
     `generate` and `run.seed`. Raises UserError for a folder that is no DH-Diff.
     """
     data = Pictures.load(prepared)
@@ -58,7 +58,9 @@ def run(config: Slice, *, model: Path, prepared: Path, out: Path) -> None:
         drawings = {
             "point": {"points": [point]},
             "detailed mask": {"control": _drawing(mask)},
-            "raw mask": {"control": _drawing(cells_to_mask(*parse_cells(sample.raw_mask), data.size))},
+            "raw mask": {
+                "control": _drawing(cells_to_mask(*parse_cells(sample.raw_mask), data.size))
+            },
         }
         pairs = []
         for name in CONTROLS:
@@ -73,13 +75,20 @@ def run(config: Slice, *, model: Path, prepared: Path, out: Path) -> None:
             drawn = drawings[name].get("control", _cross(mask.shape, y, x))
             pairs.append((drawn, np.asarray(made.images[0]), np.asarray(made.masks[0]) > 0))
         rows.append((defect, reference, pairs))
-        given.append({"defect": defect, "donor": sample.id, "raw_mask": sample.raw_mask, "point": point})
+        given.append(
+            {"defect": defect, "donor": sample.id, "raw_mask": sample.raw_mask, "point": point}
+        )
     for suffix in ("png", "pdf"):
-        facts = {"png": {"Software": None}, "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer"))}[suffix]
+        facts = {
+            "png": {"Software": None},
+            "pdf": dict.fromkeys(("CreationDate", "Creator", "Producer")),
+        }[suffix]
         figure = draw(rows)
         write_atomic(
             out.with_suffix(f".{suffix}"),
-            lambda path, s=suffix, f=figure, m=facts: f.savefig(path, dpi=200, format=s, metadata=m),
+            lambda path, s=suffix, f=figure, m=facts: f.savefig(
+                path, dpi=200, format=s, metadata=m
+            ),
         )
     write_json(out.with_suffix(".json"), {"rows": given, "settings": pipeline.method.describe()})
 
@@ -98,7 +107,9 @@ def _cross(shape: tuple[int, int], y: int, x: int) -> np.ndarray:
 
 
 def draw(rows: list[Shown]) -> Figure:
-    """A row a defect type: the reference, then of each control the drawing, the picture, its mask."""
+    """A row a defect type: the reference, then of each control the drawing, the picture, its
+    mask.
+    """
     figure = Figure(figsize=(7.16, 0.5 + 0.75 * len(rows)), facecolor="white", layout="constrained")
     axes = figure.subplots(len(rows), 1 + 3 * len(CONTROLS), squeeze=False)
     for line, (defect, reference, pairs) in zip(axes, rows, strict=True):

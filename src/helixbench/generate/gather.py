@@ -1,4 +1,6 @@
-"""The end of stage `generate`: the records of all drawn blocks become manifest.csv, whoever drew them. Needs no torch."""
+"""The end of stage `generate`: the records of all drawn blocks become manifest.csv, whoever drew
+them. Needs no torch.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Block:
-    """Neighbouring pairs of the plan that are drawn together, redraws included: what a shard and a resumed run count in.
+    """Neighbouring pairs of the plan that are drawn together, redraws included: what a shard and a
+    resumed run count in.
 
-    identity: of configuration, data and model; number: from 0 to blocks - 1; settings, takes_raw_mask,
-    device: of the method that drew; limits: of the mask gate, by defect type; cost: as in a
-    manifest.json, of this block alone; drawn: drawings that it took, redraws included.
+    identity: of configuration, data and model; number: from 0 to blocks - 1; settings,
+    takes_raw_mask, device: of the method that drew; limits: of the mask gate, by defect type; cost:
+    as in a manifest.json, of this block alone; drawn: drawings that it took, redraws included.
     """
 
     identity: str
@@ -51,38 +54,69 @@ class Block:
 
     def damaged(self, out: Path) -> list[Path]:
         """Pictures below `out` that are missing or were changed since."""
-        files = [(out / name, digest) for p in self.pairs for name, digest in ((p.image, p.sha256), (p.mask, p.mask_sha256))]
-        return [file for file, digest in files if not file.is_file() or provenance.sha256(file) != digest]
+        files = [
+            (out / name, digest)
+            for p in self.pairs
+            for name, digest in ((p.image, p.sha256), (p.mask, p.mask_sha256))
+        ]
+        return [
+            file
+            for file, digest in files
+            if not file.is_file() or provenance.sha256(file) != digest
+        ]
 
 
 def read_blocks(records: Sequence[Path]) -> list[Block]:
-    """Blocks of all records, in the order of the plan; UserError unless they hold each block of one plan once."""
+    """Blocks of all records, in the order of the plan; UserError unless they hold each block of one
+    plan once.
+    """
     try:
-        lines = [line for record in records for line in record.read_text(encoding="utf-8").splitlines()]
+        lines = [
+            line for record in records for line in record.read_text(encoding="utf-8").splitlines()
+        ]
         blocks = sorted(map(Block.parse, lines), key=lambda block: block.number)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{records[0].parent}: not a record of generated pairs ({error}); generate them again") from None
-    if not blocks or len({block.identity for block in blocks}) != 1 or [block.number for block in blocks] != list(range(blocks[0].blocks)):
-        raise UserError(f"{records[0].parent}: not every block of the plan once, from one configuration; generate the pairs again")
+        raise UserError(
+            f"{records[0].parent}: not a record of generated pairs ({error}); generate them again"
+        ) from None
+    if (
+        not blocks
+        or len({block.identity for block in blocks}) != 1
+        or [block.number for block in blocks] != list(range(blocks[0].blocks))
+    ):
+        raise UserError(
+            f"{records[0].parent}: not every block of the plan once, from one configuration; "
+            f"generate the pairs again"
+        )
     return blocks
 
 
 def total(costs: list[dict[str, float]]) -> dict[str, float]:
     """Seconds added up; of memory the peak."""
-    return {key: max(c[key] for c in costs) if key.startswith("peak") else round(sum(c[key] for c in costs), 2) for key in costs[0]}
+    return {
+        key: max(c[key] for c in costs)
+        if key.startswith("peak")
+        else round(sum(c[key] for c in costs), 2)
+        for key in costs[0]
+    }
 
 
-def run(method: str, category: str, config: Slice, *, records: Sequence[Path], state: Path, out: Path) -> None:
-    """Check every picture against the records, remove pictures of earlier plans, write manifest.json and, last, manifest.csv.
+def run(
+    method: str, category: str, config: Slice, *, records: Sequence[Path], state: Path, out: Path
+) -> None:
+    """Check every picture against the records, remove pictures of earlier plans, write
+    manifest.json and, last, manifest.csv.
 
-    Raises UserError for an incomplete record, and for a picture that is missing or not as it was drawn.
+    Raises UserError for an incomplete record, and for a picture that is missing or not as it was
+    drawn.
     """
     (out / "manifest.csv").unlink(missing_ok=True)
     blocks = read_blocks(records)
     damaged = [file for block in blocks for file in block.damaged(out)]
     if damaged:
         raise UserError(
-            f"{damaged[0]}: missing or changed since it was drawn ({len(damaged)} such files); remove {records[0].parent} to draw again"
+            f"{damaged[0]}: missing or changed since it was drawn ({len(damaged)} such files); "
+            f"remove {records[0].parent} to draw again"
         )
     pairs = [pair for block in blocks for pair in block.pairs]
     known = {out / name for pair in pairs for name in (pair.image, pair.mask)}
@@ -91,13 +125,21 @@ def run(method: str, category: str, config: Slice, *, records: Sequence[Path], s
             file.unlink()
     device = ", ".join(sorted({block.device for block in blocks}))
     first, cost = blocks[0], total([block.cost for block in blocks])
-    facts = {"method": method, "settings": first.settings, "takes_raw_mask": first.takes_raw_mask, "device": device, "cost": cost}
+    facts = {
+        "method": method,
+        "settings": first.settings,
+        "takes_raw_mask": first.takes_raw_mask,
+        "device": device,
+        "cost": cost,
+    }
     with provenance.manifest(out / "manifest.json", "generate", config, **facts) as written:
         written["parts"] = len(records)
         written["drawn"] = sum(block.drawn for block in blocks)
         written["gate_limits"] = blocks[0].limits
         written["gate"] = dict(Counter(pair.gate for pair in pairs))
         written["redraws"] = sum(pair.redraws for pair in pairs)
-        log.info("%s %s: gate %s, %d redraws", method, category, written["gate"], written["redraws"])
+        log.info(
+            "%s %s: gate %s, %d redraws", method, category, written["gate"], written["redraws"]
+        )
     write_csv(out / "manifest.csv", pairs, Pair)
     shutil.rmtree(state, ignore_errors=True)

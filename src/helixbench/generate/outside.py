@@ -1,4 +1,6 @@
-"""Folders from elsewhere as the stages score and detect read them: somebody else's pairs, real pictures without a split."""
+"""Folders from elsewhere as the stages score and detect read them: somebody else's pairs, real
+pictures without a split.
+"""
 
 from __future__ import annotations
 
@@ -35,31 +37,48 @@ def _folder(path: Path) -> Path:
         names = ", ".join(sorted(folder.parent.name for folder in inner))
         raise UserError(f"{path}: several categories in it ({names}); give the folder of one")
     if not inner:
-        raise UserError(f"{path}: no folder test/ in it; give a folder in the layout of MVTec AD (test/<defect>, ground_truth/<defect>)")
+        raise UserError(
+            f"{path}: no folder test/ in it; give a folder in the layout of MVTec AD "
+            f"(test/<defect>, ground_truth/<defect>)"
+        )
     return inner[0].parent
 
 
 def _good(subset: str, category: str, found: dict[str, Path]) -> list[RawSample]:
-    return [RawSample(DATASET, category, GOOD, subset, image.absolute(), None) for image in found.values()]
+    return [
+        RawSample(DATASET, category, GOOD, subset, image.absolute(), None)
+        for image in found.values()
+    ]
 
 
 def _normals(folder: Path, category: str, required: bool) -> list[RawSample]:
-    """Normals of <folder>/train/good, or lying in the folder itself; UserError without any, where they are required."""
+    """Normals of <folder>/train/good, or lying in the folder itself; UserError without any, where
+    they are required.
+    """
     found = pictures_in(folder / "train" / GOOD) or pictures_in(folder)
     if required and not found:
-        raise UserError(f"{folder}: no normal pictures, neither in train/good nor in the folder itself; give the folder of some")
+        raise UserError(
+            f"{folder}: no normal pictures, neither in train/good nor in the folder itself; give "
+            f"the folder of some"
+        )
     return _good("train", category, found)
 
 
 class Outside:
-    """Temporary folders `prepared` and `pairs`, filled from folders in the MVTec layout at one working size.
+    """Temporary folders `prepared` and `pairs`, filled from folders in the MVTec layout at one
+    working size.
 
-    Every picture is read before anything is computed. Raises UserError for what is missing or unreadable, and for a picture that
-    is both trained on and tested on.
+    Every picture is read before anything is computed. Raises UserError for what is missing or
+    unreadable, and for a picture that is both trained on and tested on.
     """
 
     def __init__(self, root: Path, size: int, category: str, settings: Gate):
-        self.prepared, self.pairs, self.size, self.category = root / "prepared", root / "pairs", size, category
+        self.prepared, self.pairs, self.size, self.category = (
+            root / "prepared",
+            root / "pairs",
+            size,
+            category,
+        )
         self.settings = settings
         self.samples: list[Sample] = []
         self.contents: list[tuple[str, str, str]] = []
@@ -70,7 +89,9 @@ class Outside:
         """Prepare real pictures in one role."""
         root = Path("/")  # the pictures lie anywhere
         for raw, sample_id in zip(raws, sample_ids(raws, root), strict=True):
-            sample, content = prepare_one(raw, sample_id, role, root, self.prepared, self.size, CELLS)
+            sample, content = prepare_one(
+                raw, sample_id, role, root, self.prepared, self.size, CELLS
+            )
             self.samples.append(sample)
             self.contents.append((str(raw.image), role, content))
 
@@ -92,7 +113,10 @@ class Outside:
         """
         rows, counts, limits = [], {}, self._limits()
         configured = gate.learn([], self.settings)
-        for raw in sorted(defective(_folder(folder), DATASET, self.category), key=lambda s: (s.defect, s.image.name)):
+        for raw in sorted(
+            defective(_folder(folder), DATASET, self.category),
+            key=lambda s: (s.defect, s.image.name),
+        ):
             image = pictures.read_rgb(raw.image)
             mask = pictures.read_mask(raw.mask, image.shape[:2])
             self.contents.append((str(raw.image), "generator", pictures.content_hash(image)))
@@ -100,7 +124,9 @@ class Outside:
             index = counts.setdefault(raw.defect, 0)
             counts[raw.defect] += 1
             files = [f"{kind}/{raw.defect}/{index:05d}.png" for kind in ("images", "masks")]
-            for file, array in zip(files, (pictures.resize_rgb(image, self.size), mask), strict=True):
+            for file, array in zip(
+                files, (pictures.resize_rgb(image, self.size), mask), strict=True
+            ):
                 (self.pairs / file).parent.mkdir(parents=True, exist_ok=True)
                 pictures.write_png(self.pairs / file, array)
             rows.append(
@@ -144,7 +170,9 @@ class Outside:
         check_leaks(self.contents)
         members = [(s.id, s.defect, s.role) for s in self.samples]
         write_csv(self.prepared / "samples.csv", self.samples, Sample)
-        provenance.write_json(self.prepared / "split.json", split_record(RULE, CELLS, DATASET, self.category, members))
+        provenance.write_json(
+            self.prepared / "split.json", split_record(RULE, CELLS, DATASET, self.category, members)
+        )
 
 
 @contextmanager
@@ -168,7 +196,8 @@ def to_score(
         for defect in outside.add_pairs(pairs, name, "they are scored all the same"):
             if defect not in known:
                 raise UserError(
-                    f"{pairs}: no picture of {defect} in {real} ({', '.join(sorted(known))}); name defect types as there, or leave it out"
+                    f"{pairs}: no picture of {defect} in {real} ({', '.join(sorted(known))}); "
+                    f"name defect types as there, or leave it out"
                 )
         outside.close()
         yield outside
@@ -192,8 +221,17 @@ def to_detect(
         outside = Outside(Path(temporary), size, _folder(test).resolve().name, settings or Gate())
         good = pictures_in(_folder(test) / "test" / GOOD)
         if not good:
-            raise UserError(f"{_folder(test) / 'test' / GOOD}: no pictures; put normal pictures there, metrics need both")
-        outside.add([*_good("test", outside.category, good), *defective(_folder(test), DATASET, outside.category)], "test")
+            raise UserError(
+                f"{_folder(test) / 'test' / GOOD}: no pictures; put normal pictures there, "
+                f"metrics need both"
+            )
+        outside.add(
+            [
+                *_good("test", outside.category, good),
+                *defective(_folder(test), DATASET, outside.category),
+            ],
+            "test",
+        )
         outside.add(_normals(normals, outside.category, required=True), "normal")
         outside.add_pairs(pairs, name, "they are not trained on")
         outside.close()

@@ -1,4 +1,6 @@
-"""The plan: what pair i of a defect type is asked to be. A pure function of the root seed and the prepared data."""
+"""The plan: what pair i of a defect type is asked to be. A pure function of the root seed and the
+prepared data.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,20 @@ from helixbench.schema import Generate
 
 def _moved(array: np.ndarray, plan: Plan, cells: int, fill: int = 0) -> np.ndarray:
     side = array.shape[0] / cells
-    return shift(transform(array, plan.symmetry), round(plan.shift_y * side), round(plan.shift_x * side), fill)
+    return shift(
+        transform(array, plan.symmetry),
+        round(plan.shift_y * side),
+        round(plan.shift_x * side),
+        fill,
+    )
 
 
 def make_plan(data: Pictures, config: Generate, seed: int) -> list[Plan]:
     """Plans of all pairs of a category, by defect type and index.
 
-    Donor and background are uniform over the generator half and the normals; the donor is moved by a uniform
-    symmetry and by a uniform shift of whole cells that keeps its raw mask inside the picture.
+    Donor and background are uniform over the generator half and the normals; the donor is moved by
+    a uniform symmetry and by a uniform shift of whole cells that keeps its raw mask inside the
+    picture.
     """
     first = data.samples[0]
     k, names = data.cells, symmetries(config.symmetries)
@@ -30,11 +38,20 @@ def make_plan(data: Pictures, config: Generate, seed: int) -> list[Plan]:
         for index in range(config.pairs):
             pair_seed = derive_seed(seed, first.dataset, first.category, defect, index)
             rng = np.random.default_rng(derive_seed(pair_seed, "plan"))
-            donor, background = donors[rng.integers(len(donors))], data.normal[rng.integers(len(data.normal))]
+            donor, background = (
+                donors[rng.integers(len(donors))],
+                data.normal[rng.integers(len(data.normal))],
+            )
             symmetry = names[rng.integers(len(names))]
             rows, columns = np.divmod(raw_mask_cells(transform(data.masks[donor], symmetry), k), k)
-            low_y, high_y = max(-config.max_shift, -rows.min()), min(config.max_shift, k - 1 - rows.max())
-            low_x, high_x = max(-config.max_shift, -columns.min()), min(config.max_shift, k - 1 - columns.max())
+            low_y, high_y = (
+                max(-config.max_shift, -rows.min()),
+                min(config.max_shift, k - 1 - rows.max()),
+            )
+            low_x, high_x = (
+                max(-config.max_shift, -columns.min()),
+                min(config.max_shift, k - 1 - columns.max()),
+            )
             plan = Plan(
                 index=index,
                 dataset=first.dataset,
@@ -54,7 +71,9 @@ def make_plan(data: Pictures, config: Generate, seed: int) -> list[Plan]:
 
 
 def conditions(data: Pictures, plans: list[Plan], control: str = "none") -> Conditions:
-    """Tensors of planned pairs; control: `none`, or `raw` or `detailed` mask as graphical guidance (reading 12)."""
+    """Tensors of planned pairs; control: `none`, or `raw` or `detailed` mask as graphical guidance
+    (reading 12).
+    """
     k = data.cells
     donors = [data.index[plan.donor] for plan in plans]
     masks = [_moved(data.masks[i], plan, k) for i, plan in zip(donors, plans, strict=True)]
@@ -63,7 +82,9 @@ def conditions(data: Pictures, plans: list[Plan], control: str = "none") -> Cond
         category=plans[0].category,
         defects=[plan.defect for plan in plans],
         background=to_tensor([data.images[data.index[plan.background]] for plan in plans]),
-        donor=to_tensor([_moved(data.images[i], plan, k, BLANK) for i, plan in zip(donors, plans, strict=True)]),
+        donor=to_tensor(
+            [_moved(data.images[i], plan, k, BLANK) for i, plan in zip(donors, plans, strict=True)]
+        ),
         donor_mask=to_tensor(masks),
         raw_mask=to_tensor(raw),
         control={"none": None, "raw": to_tensor(raw), "detailed": to_tensor(masks)}[control],

@@ -1,4 +1,6 @@
-"""Stage `generate`: planned pairs in the MVTec layout, with seeds, redraws and hashes in manifest.csv; whole, or split over jobs."""
+"""Stage `generate`: planned pairs in the MVTec layout, with seeds, redraws and hashes in
+manifest.csv; whole, or split over jobs.
+"""
 
 from __future__ import annotations
 
@@ -34,14 +36,20 @@ log = logging.getLogger(__name__)
 
 def _write_png(path: Path, array: np.ndarray) -> str:
     """Atomic PNG of uint8 (H, W[, 3]); returns its sha256."""
-    provenance.write_atomic(path, lambda temporary: Image.fromarray(array).save(temporary, compress_level=4))
+    provenance.write_atomic(
+        path, lambda temporary: Image.fromarray(array).save(temporary, compress_level=4)
+    )
     return provenance.sha256(path)
 
 
-def _sample(method: Method, data: Pictures, asked: list[Plan], attempt: int, config: Generate) -> tuple[np.ndarray, np.ndarray]:
+def _sample(
+    method: Method, data: Pictures, asked: list[Plan], attempt: int, config: Generate
+) -> tuple[np.ndarray, np.ndarray]:
     """One attempt at some plans -> uint8 (n, H, W, 3) and bool (n, H, W)."""
     # Attempt 0 is seeded by the pair's own seed; a redraw by one derived from it.
-    seeds = [plan.seed if attempt == 0 else derive_seed(plan.seed, "redraw", attempt) for plan in asked]
+    seeds = [
+        plan.seed if attempt == 0 else derive_seed(plan.seed, "redraw", attempt) for plan in asked
+    ]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     images, masks = method.sample(conditions(data, asked, config.sampling.control), generators)
     images = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
@@ -59,12 +67,14 @@ def _draw(
     config: Generate,
     limits: Mapping[str, Limits],
 ) -> tuple[list[Kept], int]:
-    """Draw a block until each pair passes the gate or was drawn again often enough; also how many drawings it took.
+    """Draw a block until each pair passes the gate or was drawn again often enough; also how many
+    drawings it took.
 
     limits: of the gate, by defect type.
 
-    Rounding may depend on the place and the neighbours in a batch. Here both depend on the plan and on verdicts inside the block
-    only, so that its bytes are the same in every shard and in a resumed run.
+    Rounding may depend on the place and the neighbours in a batch. Here both depend on the plan and
+    on verdicts inside the block only, so that its bytes are the same in every shard and in a
+    resumed run.
     """
     kept, asked, drawn = [], block, 0
     for attempt in range(config.gate.redraws + 1):
@@ -133,7 +143,9 @@ def parse_part(text: str) -> tuple[int, int]:
 
 
 def _finished(file: Path, identity: str, number: int, blocks: int, out: Path) -> Block | None:
-    """The block that an earlier run drew, if it is of this configuration and its pictures are as they were."""
+    """The block that an earlier run drew, if it is of this configuration and its pictures are as
+    they were.
+    """
     try:
         block = Block.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, TypeError, KeyError):
@@ -155,8 +167,9 @@ def run_part(
 ) -> None:
     """Draw, gate and write one part of the pairs of a category; `record` gets a line a block, last.
 
-    The plan is cut into blocks of `generate.batch` pairs; part k of n is every n-th block from the k-th on. Every finished block
-    leaves a file in `state`, which all parts share: a resumed run goes on from there, also with another number of parts.
+    The plan is cut into blocks of `generate.batch` pairs; part k of n is every n-th block from the
+    k-th on. Every finished block leaves a file in `state`, which all parts share: a resumed run
+    goes on from there, also with another number of parts.
     """
     clock = provenance.Cost()
     options: Generate = config["generate"]
@@ -164,14 +177,25 @@ def run_part(
     data = Pictures.load(prepared)
     plans = make_plan(data, options, config["run.seed"])
     blocks = [plans[first : first + options.batch] for first in range(0, len(plans), options.batch)]
-    identity = digest([config.digest, data.digest(), provenance.outputs(model / "manifest.json") if model else {}])
-    (out / "manifest.csv").unlink(missing_ok=True)  # nothing vouches for the pictures while they change
+    identity = digest(
+        [config.digest, data.digest(), provenance.outputs(model / "manifest.json") if model else {}]
+    )
+    (out / "manifest.csv").unlink(
+        missing_ok=True
+    )  # nothing vouches for the pictures while they change
     state.mkdir(parents=True, exist_ok=True)
 
     mine = range(part[0] - 1, len(blocks), part[1])
     files = {number: state / f"block{number:05d}.json" for number in mine}
-    done = {number: block for number in mine if (block := _finished(files[number], identity, number, len(blocks), out))}
-    wanted, made = sum(len(blocks[number]) for number in mine), sum(len(block.pairs) for block in done.values())
+    done = {
+        number: block
+        for number in mine
+        if (block := _finished(files[number], identity, number, len(blocks), out))
+    }
+    wanted, made = (
+        sum(len(blocks[number]) for number in mine),
+        sum(len(block.pairs) for block in done.values()),
+    )
     category, device = plans[0].category, describe(pick_device())
     prompts = {defect: generator.prompt(category, defect) for defect in data.defects}
     limits = gate.learn_all(data.defect_masks, options.gate)
@@ -202,7 +226,13 @@ def run_part(
             made, fresh = made + len(kept), fresh + drawn
             bar.update(len(kept))
             if bar.disable and (time.monotonic() - logged > 15 or made == wanted):
-                log.info("%s: %d/%d pairs, %.2f s a drawing", name, made, wanted, (time.monotonic() - started) / fresh)
+                log.info(
+                    "%s: %d/%d pairs, %.2f s a drawing",
+                    name,
+                    made,
+                    wanted,
+                    (time.monotonic() - started) / fresh,
+                )
                 logged = time.monotonic()
         if writing:
             block = writing.result()
@@ -211,8 +241,20 @@ def run_part(
     provenance.write_text(record, "".join(done[number].line() for number in mine))
 
 
-def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Path, model: Path | None, state: Path, out: Path) -> None:
-    """Make all pairs of one category in this process; writes pictures, manifest.json and, last, manifest.csv."""
+def run(
+    method: str,
+    dataset: str,
+    category: str,
+    config: Slice,
+    *,
+    prepared: Path,
+    model: Path | None,
+    state: Path,
+    out: Path,
+) -> None:
+    """Make all pairs of one category in this process; writes pictures, manifest.json and, last,
+    manifest.csv.
+    """
     record = state / "pairs.jsonl"
     run_part(method, config, prepared=prepared, model=model, state=state, out=out, record=record)
     gather.run(method, category, config, records=[record], state=state, out=out)

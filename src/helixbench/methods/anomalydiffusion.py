@@ -1,4 +1,6 @@
-"""AnomalyDiffusion (Hu et al., AAAI 2024) as a method: a defect drawn into a clean picture; docs/rivals.md lists the deviations."""
+"""AnomalyDiffusion (Hu et al., AAAI 2024) as a method: a defect drawn into a clean picture;
+docs/rivals.md lists the deviations.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +33,19 @@ from helixbench.schema import AnomalyDiffusion, Sampling
 
 
 class SpatialEncoder(nn.Module):
-    """Vectors that say where the mask is: convolutions of stride 2, 4 x 4 means, one linear layer that starts at zero."""
+    """Vectors that say where the mask is: convolutions of stride 2, 4 x 4 means, one linear layer
+    that starts at zero.
+    """
 
     def __init__(self, count: int, width: int, widths: tuple[int, ...] = (32, 64, 128, 256)):
         super().__init__()
         layers: list[nn.Module] = []
         for before, after in pairwise((1, *widths)):
-            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.GroupNorm(8, after), nn.SiLU()]
+            layers += [
+                nn.Conv2d(before, after, 3, stride=2, padding=1),
+                nn.GroupNorm(8, after),
+                nn.SiLU(),
+            ]
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
         self.vectors = nn.Linear(widths[-1] * 16, count * width)
         nn.init.zeros_(self.vectors.weight)
@@ -50,7 +58,9 @@ class SpatialEncoder(nn.Module):
 
 
 class AnomalyDiffusionMethod(InversionMethod):
-    """A learned word for the look of a defect type, vectors from the mask for its place, and another word for its masks."""
+    """A learned word for the look of a defect type, vectors from the mask for its place, and
+    another word for its masks.
+    """
 
     name = "anomalydiffusion"
 
@@ -62,7 +72,11 @@ class AnomalyDiffusionMethod(InversionMethod):
 
     def parts(self) -> dict[str, nn.Module]:
         """The spatial encoder."""
-        return {"place": SpatialEncoder(self.config.spatial_vectors, self.base.text_encoder.config.hidden_size)}
+        return {
+            "place": SpatialEncoder(
+                self.config.spatial_vectors, self.base.text_encoder.config.hidden_size
+            )
+        }
 
     def vocabularies(self) -> dict[str, int]:
         """Words of the look and, unless the plan gives the masks, of the masks."""
@@ -122,37 +136,51 @@ class AnomalyDiffusionMethod(InversionMethod):
         return torch.stack([known[row] for row in rows])
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
-        """Squared error of the predicted noise: of pictures inside the mask, and of the masks as pictures of their own."""
+        """Squared error of the predicted noise: of pictures inside the mask, and of the masks as
+        pictures of their own.
+        """
         batch = self.draw(data, rng)
         mask = latent_mask(batch.masks, self.base.latent_factor)
         generated = self.config.masks == "generated"
         noise = torch.randn((3 if generated else 2, *batch.z.shape), generator=rng).to(self.device)
         scheduler = self.base.scheduler
-        t = torch.randint(scheduler.config.num_train_timesteps, (len(mask),), generator=rng).to(self.device)
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(mask),), generator=rng).to(
+            self.device
+        )
         rngs = [rng] * len(mask)
         looks = draw_prompts(self.config.prompt, rngs)
         shapes = draw_prompts(self.config.mask_prompt, rngs)
         latents, texts = [batch.z], [self.embed(batch.defects, batch.masks, looks)]
         if generated:
-            latents.append(self._latents([(*key, "mask") for key in batch.keys], batch.masks.expand(-1, 3, -1, -1)))
+            latents.append(
+                self._latents(
+                    [(*key, "mask") for key in batch.keys], batch.masks.expand(-1, 3, -1, -1)
+                )
+            )
             texts.append(self.embed_masks(batch.defects, shapes))
         noisy = [scheduler.add_noise(z, e, t) for z, e in zip(latents, noise, strict=False)]
         predicted, terms = self.predict(noisy, texts, t, batch, noise)
         own = {"defect": F.mse_loss(predicted[0] * mask, noise[0] * mask)}
         return own | ({"mask": F.mse_loss(predicted[1], noise[1])} if generated else {}) | terms
 
-    # -------------------------------------------------------------------------------------------------- sampling
+    # ---------------------------------------------------------------------------------------------
+    # sampling
 
     def scheduler(self, steps: int) -> DDIMScheduler:
         """The base's noise schedule with this number of steps."""
         scheduler = DDIMScheduler.from_config(
-            self.base.scheduler.config, clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing"
+            self.base.scheduler.config,
+            clip_sample=False,
+            set_alpha_to_one=True,
+            timestep_spacing="trailing",
         )
         scheduler.set_timesteps(steps)
         return scheduler
 
     @torch.no_grad()
-    def draw_masks(self, defects: list[str], side: int, generators: list[torch.Generator]) -> torch.Tensor:
+    def draw_masks(
+        self, defects: list[str], side: int, generators: list[torch.Generator]
+    ) -> torch.Tensor:
         """Masks (n, 1, side, side) in {0, 1}, on the CPU; may be empty.
 
         They are pictures of the masks' words, drawn with classifier-free guidance against the empty
@@ -184,7 +212,9 @@ class AnomalyDiffusionMethod(InversionMethod):
         return torch.stack(masks)[:, None].float()
 
     @torch.no_grad()
-    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair per condition; see Method.sample.
 
         Before each step from t, the latents outside the mask become those of the clean picture,
@@ -241,8 +271,11 @@ def widened(mask: torch.Tensor, t: int) -> torch.Tensor:
     return F.max_pool2d(mask, 2 * radius + 1, stride=1, padding=radius)
 
 
-def attention_weights(x_0: torch.Tensor, z_clean: torch.Tensor, mask: torch.Tensor, limits: tuple[float, float]) -> torch.Tensor:
-    """Weights (n, 1, h, w) of positions where the defect shows less than elsewhere in the mask; 1 outside of it.
+def attention_weights(
+    x_0: torch.Tensor, z_clean: torch.Tensor, mask: torch.Tensor, limits: tuple[float, float]
+) -> torch.Tensor:
+    """Weights (n, 1, h, w) of positions where the defect shows less than elsewhere in the mask; 1
+    outside of it.
 
     In proportion to 1 / |x_0 - z_clean|^2 with mean 1 over the mask, then clipped to `limits`.
 
@@ -283,12 +316,14 @@ class Reweighting(AttnProcessor2_0):
         finally:
             self.weights = self.first = None
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **more):
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **more
+    ):
         """See diffusers' AttnProcessor2_0."""
         if self.weights is None:
             given = (attn, hidden_states, encoder_hidden_states, attention_mask)
             return super().__call__(*given, **more)
-        heads = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # noqa: E731
+        heads = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
         q, k = heads(attn.to_q(hidden_states)), heads(attn.to_k(encoder_hidden_states))
         v = heads(attn.to_v(encoder_hidden_states))
         size = (isqrt(hidden_states.shape[1]),) * 2

@@ -1,6 +1,8 @@
-"""Crop&Paste (Lin et al., ICME 2021): real defects cut by their masks, moved, and pasted on normals.
+"""Crop&Paste (Lin et al., ICME 2021): real defects cut by their masks, moved, and pasted on
+normals.
 
-The placing follows PRN's copy-paste step: at least two thirds of the defect must land on the object.
+The placing follows PRN's copy-paste step: at least two thirds of the defect must land on the
+object.
 """
 
 from __future__ import annotations
@@ -19,7 +21,11 @@ class CropPasteMethod(DrawingMethod):
 
     def draw(self, conditions: Conditions, i: int, rng: Draws) -> tuple[np.ndarray, np.ndarray]:
         """See DrawingMethod.draw."""
-        normal, donor, mask = array(conditions.background, i), array(conditions.donor, i), conditions.donor_mask[i, 0].numpy() > 0.5
+        normal, donor, mask = (
+            array(conditions.background, i),
+            array(conditions.donor, i),
+            conditions.donor_mask[i, 0].numpy() > 0.5,
+        )
         angle = rng.uniform(-self.config.max_rotation, self.config.max_rotation)
         scale = float(np.exp(rng.uniform(*np.log(self.config.scale))))
         if not mask.any():
@@ -48,4 +54,6 @@ class CropPasteMethod(DrawingMethod):
         if self.config.feather:
             # Soft on the outside only, so that every pixel of the mask shows the defect.
             alpha = np.maximum(alpha, ndimage.gaussian_filter(alpha, self.config.feather))
-        return (normal * (1 - alpha[..., None]) + cut * alpha[..., None]).clip(0, 1).astype(np.float32), moved
+        return (normal * (1 - alpha[..., None]) + cut * alpha[..., None]).clip(0, 1).astype(
+            np.float32
+        ), moved

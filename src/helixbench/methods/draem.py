@@ -1,4 +1,6 @@
-"""DRAEM's synthetic defects (Zavrtanik et al., ICCV 2021): a foreign texture behind a Perlin-noise mask."""
+"""DRAEM's synthetic defects (Zavrtanik et al., ICCV 2021): a foreign texture behind a Perlin-noise
+mask.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,15 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from helixbench.errors import UserError
-from helixbench.methods.drawing import TRIES, DrawingMethod, Draws, another_normal, array, seen, turned
+from helixbench.methods.drawing import (
+    TRIES,
+    DrawingMethod,
+    Draws,
+    another_normal,
+    array,
+    seen,
+    turned,
+)
 from helixbench.methods.method import Conditions
 
 
@@ -22,16 +32,25 @@ class DraemMethod(DrawingMethod):
     def describe(self) -> str:
         """Where the textures are from."""
         return (
-            f"textures of {Path(self.config.textures).name}" if self.config.textures else "textures of the category's own normals, altered"
+            f"textures of {Path(self.config.textures).name}"
+            if self.config.textures
+            else "textures of the category's own normals, altered"
         )
 
     @cached_property
     def files(self) -> list[Path]:
         """Pictures of the texture folder, sorted."""
         folder = Path(self.config.textures)
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"))
+        files = sorted(
+            p
+            for p in folder.rglob("*")
+            if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+        )
         if not files:
-            raise UserError(f"{folder}: no pictures; put textures there, or leave train.methods.<name>.textures empty")
+            raise UserError(
+                f"{folder}: no pictures; put textures there, or leave "
+                f"train.methods.<name>.textures empty"
+            )
         return files
 
     def draw(self, conditions: Conditions, i: int, rng: Draws) -> tuple[np.ndarray, np.ndarray]:
@@ -54,22 +73,36 @@ class DraemMethod(DrawingMethod):
         return normal, np.zeros(size, bool)
 
     def texture(self, conditions: Conditions, i: int, rng: Draws) -> np.ndarray:
-        """A texture (H, W, 3) in [0, 1]: a file of the folder, or an enlarged, turned piece of a normal."""
+        """A texture (H, W, 3) in [0, 1]: a file of the folder, or an enlarged, turned piece of a
+        normal.
+        """
         height, width = conditions.background.shape[-2:]
         if not self.config.textures:
             # Enlarged and turned, so that it does not repeat what it covers.
-            return turned(another_normal(conditions, i, rng), rng.uniform(-180, 180), rng.uniform(1.5, 4)).clip(0, 1)
+            return turned(
+                another_normal(conditions, i, rng), rng.uniform(-180, 180), rng.uniform(1.5, 4)
+            ).clip(0, 1)
         file = self.files[rng.integer(len(self.files))]
         try:
-            picture = Image.open(file).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            picture = (
+                Image.open(file).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+            )
         except OSError as error:
-            raise UserError(f"{file}: not a readable picture ({error}); repair or remove it") from None
+            raise UserError(
+                f"{file}: not a readable picture ({error}); repair or remove it"
+            ) from None
         return np.asarray(picture, np.float32) / 255
 
 
 def perlin(size: tuple[int, int], cells: tuple[int, int], rng: Draws) -> np.ndarray:
-    """Perlin noise (H, W), about in [-1, 1], of unit gradients on a grid of `cells`; any size, not only powers of two."""
-    angles = 2 * np.pi * np.array([[rng.uniform(0, 1) for _ in range(cells[1] + 1)] for _ in range(cells[0] + 1)])
+    """Perlin noise (H, W), about in [-1, 1], of unit gradients on a grid of `cells`; any size, not
+    only powers of two.
+    """
+    angles = (
+        2
+        * np.pi
+        * np.array([[rng.uniform(0, 1) for _ in range(cells[1] + 1)] for _ in range(cells[0] + 1)])
+    )
     y = np.arange(size[0])[:, None] * cells[0] / size[0]
     x = np.arange(size[1])[None] * cells[1] / size[1]
     row, column = y.astype(int), x.astype(int)
@@ -79,14 +112,18 @@ def perlin(size: tuple[int, int], cells: tuple[int, int], rng: Draws) -> np.ndar
         angle = angles[row + down, column + right]
         return np.cos(angle) * (x - right) + np.sin(angle) * (y - down)
 
-    fade = lambda t: t**3 * (t * (6 * t - 15) + 10)  # noqa: E731
+    fade = lambda t: t**3 * (t * (6 * t - 15) + 10)
     top = corner(0, 0) + fade(x) * (corner(0, 1) - corner(0, 0))
     bottom = corner(1, 0) + fade(x) * (corner(1, 1) - corner(1, 0))
     return np.sqrt(2) * (top + fade(y) * (bottom - top))
 
 
-def perlin_mask(size: tuple[int, int], max_scale: int, threshold: float, max_rotation: float, rng: Draws) -> np.ndarray:
-    """Mask (H, W) bool: rotated Perlin noise of 2^0 ... 2^max_scale cells a side above the threshold."""
+def perlin_mask(
+    size: tuple[int, int], max_scale: int, threshold: float, max_rotation: float, rng: Draws
+) -> np.ndarray:
+    """Mask (H, W) bool: rotated Perlin noise of 2^0 ... 2^max_scale cells a side above the
+    threshold.
+    """
     cells = (2 ** rng.integer(max_scale + 1), 2 ** rng.integer(max_scale + 1))
     noise = perlin(size, (min(cells[0], size[0]), min(cells[1], size[1])), rng)
     return turned(noise, rng.uniform(-max_rotation, max_rotation), mode="constant") > threshold
@@ -105,7 +142,11 @@ def altered(texture: np.ndarray, rng: Draws) -> np.ndarray:
 
 def _per_channel(picture: Image.Image, change) -> Image.Image:
     values = np.asarray(picture, np.float32) / 255
-    return Image.fromarray((np.stack([change(values[..., c]) for c in range(3)], -1).clip(0, 1) * 255).round().astype(np.uint8))
+    return Image.fromarray(
+        (np.stack([change(values[..., c]) for c in range(3)], -1).clip(0, 1) * 255)
+        .round()
+        .astype(np.uint8)
+    )
 
 
 def _gamma(picture: Image.Image, rng: Draws) -> Image.Image:

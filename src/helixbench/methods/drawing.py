@@ -1,4 +1,6 @@
-"""What methods share that draw defects without learning: one picture at a time, and draws from its own generator."""
+"""What methods share that draw defects without learning: one picture at a time, and draws from its
+own generator.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +56,16 @@ class DrawingMethod(Method):
     def draw(self, conditions: Conditions, i: int, rng: Draws) -> tuple[np.ndarray, np.ndarray]:
         """Pair i: picture (H, W, 3) float in [0, 1] and mask (H, W) bool."""
 
-    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair per condition; see Method.sample."""
-        pairs = [self.draw(conditions, i, Draws(generator)) for i, generator in enumerate(generators)]
-        images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2).float()
+        pairs = [
+            self.draw(conditions, i, Draws(generator)) for i, generator in enumerate(generators)
+        ]
+        images = (
+            torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2).float()
+        )
         return images, torch.from_numpy(np.stack([mask for _, mask in pairs]))[:, None].float()
 
 
@@ -67,7 +75,9 @@ def array(pictures: torch.Tensor, i: int) -> np.ndarray:
 
 
 def another_normal(conditions: Conditions, i: int, rng: Draws) -> np.ndarray:
-    """A random normal of the category (H, W, 3) in [0, 1]; the background itself where the conditions hold no others."""
+    """A random normal of the category (H, W, 3) in [0, 1]; the background itself where the
+    conditions hold no others.
+    """
     if conditions.normals is None:
         return array(conditions.background, i)
     return conditions.normals[rng.integer(len(conditions.normals))].astype(np.float32) / 255
@@ -81,17 +91,25 @@ def object_of(picture: np.ndarray) -> np.ndarray:
 def seen(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The connected pieces of a mask (H, W) bool whose pixels changed by MIN_CHANGE on average."""
     labels, count = ndimage.label(mask)
-    change = np.bincount(labels.ravel(), np.abs(after - before).mean(-1).ravel(), minlength=count + 1)
+    change = np.bincount(
+        labels.ravel(), np.abs(after - before).mean(-1).ravel(), minlength=count + 1
+    )
     kept = change >= MIN_CHANGE * np.bincount(labels.ravel(), minlength=count + 1)
     kept[0] = False
     return kept[labels]
 
 
-def warp(picture: np.ndarray, matrix: np.ndarray, offset: np.ndarray, mode: str = "nearest") -> np.ndarray:
-    """Affine resampling of (H, W[, C]): output position p shows input position matrix p + offset."""
+def warp(
+    picture: np.ndarray, matrix: np.ndarray, offset: np.ndarray, mode: str = "nearest"
+) -> np.ndarray:
+    """Affine resampling of (H, W[, C]): output position p shows input position matrix p +
+    offset.
+    """
     if picture.ndim == 2:
         return ndimage.affine_transform(picture, matrix, offset, order=1, mode=mode)
-    return np.stack([warp(picture[..., c], matrix, offset, mode) for c in range(picture.shape[-1])], axis=-1)
+    return np.stack(
+        [warp(picture[..., c], matrix, offset, mode) for c in range(picture.shape[-1])], axis=-1
+    )
 
 
 def turn(degrees: float, scale: float = 1.0) -> np.ndarray:
@@ -100,7 +118,9 @@ def turn(degrees: float, scale: float = 1.0) -> np.ndarray:
     return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) / scale
 
 
-def turned(picture: np.ndarray, degrees: float, scale: float = 1.0, mode: str = "mirror") -> np.ndarray:
+def turned(
+    picture: np.ndarray, degrees: float, scale: float = 1.0, mode: str = "mirror"
+) -> np.ndarray:
     """The picture rotated and enlarged about its centre."""
     centre = (np.array(picture.shape[:2]) - 1) / 2
     matrix = turn(degrees, scale)

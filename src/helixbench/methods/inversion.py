@@ -1,4 +1,6 @@
-"""Methods of textual inversion (Gal et al. 2022): a frozen diffusion model and a learned word for each defect type."""
+"""Methods of textual inversion (Gal et al. 2022): a frozen diffusion model and a learned word for
+each defect type.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from helixbench.schema import AnomalyDiffusion, Sampling, Stage
 
 
 def latent_mask(mask: torch.Tensor, factor: int) -> torch.Tensor:
-    """Mask (B, 1, H, W) in {0, 1} at the latents' size: a position is on if any of its pixels is, so that none is lost."""
+    """Mask (B, 1, H, W) in {0, 1} at the latents' size: a position is on if any of its pixels is,
+    so that none is lost.
+    """
     return F.max_pool2d(mask, factor)
 
 
@@ -65,23 +69,32 @@ def templates(prompt: str) -> tuple[str, ...]:
 
 def around(base: BaseModel, prompt: str) -> tuple[list[int], list[int]]:
     """Token ids before and after the `*` of a prompt."""
-    before, after = (base.tokenizer(part).input_ids[1:-1] if part.strip() else [] for part in prompt.split("*"))
+    before, after = (
+        base.tokenizer(part).input_ids[1:-1] if part.strip() else [] for part in prompt.split("*")
+    )
     return before, after
 
 
 def embed_vectors(base: BaseModel, prompt: str, vectors: torch.Tensor) -> torch.Tensor:
-    """Text embedding (L, D) of a prompt in which vectors (V, D) stand in the place of `*`, with gradients to them."""
+    """Text embedding (L, D) of a prompt in which vectors (V, D) stand in the place of `*`, with
+    gradients to them.
+    """
     before, after = around(base, prompt)
     begin, end = base.tokenizer("").input_ids[:2]
     ids = [begin, *before, *[end] * len(vectors), *after, end]
     longest = base.tokenizer.model_max_length
     if len(ids) > longest:
-        raise UserError(f"prompt {prompt!r}: with {len(vectors)} vectors longer than the text encoder's {longest} tokens; shorten it")
+        raise UserError(
+            f"prompt {prompt!r}: with {len(vectors)} vectors longer than the text encoder's "
+            f"{longest} tokens; shorten it"
+        )
     ids += [base.tokenizer.pad_token_id] * (longest - len(ids))
     first = 1 + len(before)
 
     def replace(module, args, out):
-        return torch.cat([out[:, :first], vectors[None].to(out), out[:, first + len(vectors) :]], dim=1)
+        return torch.cat(
+            [out[:, :first], vectors[None].to(out), out[:, first + len(vectors) :]], dim=1
+        )
 
     device = base.text_encoder.device
     hook = base.text_encoder.get_input_embeddings().register_forward_hook(replace)
@@ -108,13 +121,18 @@ class LearnedWords(nn.Module):
     def forward(self, defect: str) -> torch.Tensor:
         """Vectors (count, D) of a defect type."""
         if defect not in self.defects:
-            raise UserError(f"defect type {defect}: this model was trained on {', '.join(self.defects)} only; train again")
+            raise UserError(
+                f"defect type {defect}: this model was trained on {', '.join(self.defects)} only; "
+                f"train again"
+            )
         return self.vectors[self.defects.index(defect)]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Training pictures: keys, latents z (B, C, h, w), masks (B, 1, H, W) in {0, 1}, defect types, latents of as many normals."""
+    """Training pictures: keys, latents z (B, C, h, w), masks (B, 1, H, W) in {0, 1}, defect types,
+    latents of as many normals.
+    """
 
     keys: list[tuple[int, str]]
     z: torch.Tensor
@@ -124,15 +142,19 @@ class Batch:
 
 
 class InversionMethod(Learner):
-    """What these methods share: frozen base, learned words, modules of their own (`parts`), saving and loading.
+    """What these methods share: frozen base, learned words, modules of their own (`parts`), saving
+    and loading.
 
-    With `trainable: all` the U-Net is trained, too, as a plain diffusion model of normals and defects (term `base`).
+    With `trainable: all` the U-Net is trained, too, as a plain diffusion model of normals and
+    defects (term `base`).
     """
 
     name: ClassVar[str]
     config: Stage | AnomalyDiffusion
 
-    def __init__(self, config: Stage | AnomalyDiffusion, base: BaseModel, sampling: Sampling | None = None):
+    def __init__(
+        self, config: Stage | AnomalyDiffusion, base: BaseModel, sampling: Sampling | None = None
+    ):
         self.config, self.base, self.sampling = config, base, sampling
         for part in base.modules():
             part.requires_grad_(False).eval()
@@ -145,7 +167,9 @@ class InversionMethod(Learner):
         """The method's own modules, with fresh weights."""
 
     @classmethod
-    def create(cls, config: Stage | AnomalyDiffusion, base: BaseModel, seed: int) -> InversionMethod:
+    def create(
+        cls, config: Stage | AnomalyDiffusion, base: BaseModel, seed: int
+    ) -> InversionMethod:
         """Untrained, with seeded modules; the words come with `begin`."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, cls.name))
@@ -164,13 +188,17 @@ class InversionMethod(Learner):
         self._learn(data.defects)
 
     @classmethod
-    def load(cls, config: Stage | AnomalyDiffusion, folder: Path, sampling: Sampling) -> InversionMethod:
+    def load(
+        cls, config: Stage | AnomalyDiffusion, folder: Path, sampling: Sampling
+    ) -> InversionMethod:
         """Trained, from the folder that `save` wrote."""
         method, file = cls(config, BaseModel.load(folder), sampling), folder / f"{cls.name}.json"
         try:
             defects = json.loads(file.read_text(encoding="utf-8"))["defects"]
         except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(f"{file}: not the settings of a trained model of this method; train again") from None
+            raise UserError(
+                f"{file}: not the settings of a trained model of this method; train again"
+            ) from None
         method._learn(defects)
         file = folder / f"{cls.name}.safetensors"
         load_exactly(method.module, read(file), method._own(), file)
@@ -181,11 +209,18 @@ class InversionMethod(Learner):
         return {name for name in self.module.state_dict() if not name.startswith("unet.")}
 
     def save(self, folder: Path) -> None:
-        """A diffusers-format folder, <name>.safetensors (words, own modules) and <name>.json (configuration, defect types)."""
+        """A diffusers-format folder, <name>.safetensors (words, own modules) and <name>.json
+        (configuration, defect types).
+        """
         self.base.save(folder)
         own, state = self._own(), self.module.state_dict()
-        checkpoint.save_tensors(folder / f"{self.name}.safetensors", {name: state[name] for name in sorted(own)})
-        settings = {"config": json.loads(self.config.model_dump_json()), "defects": self._module["words"].defects}
+        checkpoint.save_tensors(
+            folder / f"{self.name}.safetensors", {name: state[name] for name in sorted(own)}
+        )
+        settings = {
+            "config": json.loads(self.config.model_dump_json()),
+            "defects": self._module["words"].defects,
+        }
         write_json(folder / f"{self.name}.json", settings)
 
     @property
@@ -212,38 +247,61 @@ class InversionMethod(Learner):
     def draw(self, data: Pictures, rng: torch.Generator) -> Batch:
         """Random defective pictures and, where the U-Net is trained, normals."""
         config = self.config
-        pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
+        pick = lambda n: int(torch.randint(n, (), generator=rng))
         names = symmetries(config.augment)
 
         def rows(pool: list[int]) -> list[tuple[int, str]]:
-            return [(pool[pick(len(pool))], names[pick(len(names))]) for _ in range(config.optim.per_pass)]
+            return [
+                (pool[pick(len(pool))], names[pick(len(names))])
+                for _ in range(config.optim.per_pass)
+            ]
 
         def latents(rows: list[tuple[int, str]]) -> torch.Tensor:
-            return self._latents(rows, to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows]))
+            return self._latents(
+                rows, to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows])
+            )
 
         chosen = rows(data.defective)
-        masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in chosen]).to(self.device)
+        masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in chosen]).to(
+            self.device
+        )
         normals = latents(rows(data.normal)) if config.trainable == "all" else None
-        return Batch(chosen, latents(chosen), masks, [data.samples[i].defect for i, _ in chosen], normals)
+        return Batch(
+            chosen, latents(chosen), masks, [data.samples[i].defect for i, _ in chosen], normals
+        )
 
     def predict(
-        self, noisy: list[torch.Tensor], texts: list[torch.Tensor], t: torch.Tensor, batch: Batch, noise: torch.Tensor
+        self,
+        noisy: list[torch.Tensor],
+        texts: list[torch.Tensor],
+        t: torch.Tensor,
+        batch: Batch,
+        noise: torch.Tensor,
     ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
-        """Predicted noise of each noisy latent (B, C, h, w), the first of which is the picture's, and the term `base` if it is trained.
+        """Predicted noise of each noisy latent (B, C, h, w), the first of which is the picture's,
+        and the term `base` if it is trained.
 
-        texts: their text embeddings, each (B, L, D). noise: what was added, (len(noisy), B, C, h, w), and one more that may
-        be added to normals.
+        texts: their text embeddings, each (B, L, D). noise: what was added, (len(noisy), B, C, h,
+        w), and one more that may be added to normals.
         """
         if batch.normals is not None:
             noisy = [*noisy, self.base.scheduler.add_noise(batch.normals, noise[-1], t)]
             texts = [*texts, self.base.embed([""]).expand_as(texts[0])]
-        out = self.base.unet(torch.cat(noisy), t.repeat(len(noisy)), torch.cat(texts)).sample.float().chunk(len(noisy))
+        out = (
+            self.base.unet(torch.cat(noisy), t.repeat(len(noisy)), torch.cat(texts))
+            .sample.float()
+            .chunk(len(noisy))
+        )
         if batch.normals is None:
             return list(out), {}
-        return list(out[:-1]), {"base": (F.mse_loss(out[0], noise[0]) + F.mse_loss(out[-1], noise[-1])) / 2}
+        return list(out[:-1]), {
+            "base": (F.mse_loss(out[0], noise[0]) + F.mse_loss(out[-1], noise[-1])) / 2
+        }
 
     def noised(self, z: torch.Tensor, noise: torch.Tensor, t: int) -> torch.Tensor:
         """q(z, t) of clean latents z; t = -1 is the end, without noise."""
         if t < 0:
             return z
-        return self.base.scheduler.add_noise(z, noise, torch.tensor([t], device=z.device).expand(len(z)))
+        return self.base.scheduler.add_noise(
+            z, noise, torch.tensor([t], device=z.device).expand(len(z))
+        )

@@ -1,4 +1,6 @@
-"""What the latent-diffusion rivals share: latents encoded once, adapters, and saving a base that carries adapters."""
+"""What the latent-diffusion rivals share: latents encoded once, adapters, and saving a base that
+carries adapters.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,14 @@ class LatentMemory:
         self._known: dict[tuple, torch.Tensor] = {}
 
     def __call__(self, keys: Sequence[tuple], pictures: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Pictures (3, H, W) in [0, 1] by their keys -> latents (B, C, h, w) on the autoencoder's device."""
+        """Pictures (3, H, W) in [0, 1] by their keys -> latents (B, C, h, w) on the autoencoder's
+        device.
+        """
         device = self.base.vae.device
         for key, picture in zip(keys, pictures, strict=True):
             if key not in self._known:
-                # One at a time: a latent must not depend on what else a resumed run has not encoded yet.
+                # One at a time: a latent must not depend on what else a resumed run has not encoded
+                # yet.
                 with torch.autocast(device.type, enabled=False):
                     self._known[key] = self.base.encode(picture[None])[0].cpu()
         return torch.stack([self._known[key] for key in keys]).to(device)
@@ -41,17 +46,23 @@ def words(name: str) -> str:
 
 
 def transformer_blocks(unet: UNet2DConditionModel) -> Iterator[tuple[str, BasicTransformerBlock]]:
-    """All transformer blocks with their names, dots as underscores (a module's name must not hold dots)."""
+    """All transformer blocks with their names, dots as underscores (a module's name must not hold
+    dots).
+    """
     for name, module in unet.named_modules():
         if isinstance(module, BasicTransformerBlock):
             yield name.replace(".", "_"), module
 
 
 def add_low_rank(module: nn.Module, name: str, rank: int, targets: list[str]) -> None:
-    """Inject low-rank adapters (Hu et al. 2021) into linear layers, which are frozen by it; no change of the output yet."""
+    """Inject low-rank adapters (Hu et al. 2021) into linear layers, which are frozen by it; no
+    change of the output yet.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")  # two sets are wanted
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), module, name)
+        inject_adapter_in_model(
+            LoraConfig(r=rank, lora_alpha=rank, target_modules=targets), module, name
+        )
 
 
 def adapters(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -60,20 +71,32 @@ def adapters(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_base(base: BaseModel, folder: Path) -> None:
-    """Write the base in diffusers format as if it had no adapters, so that everything else can load it."""
+    """Write the base in diffusers format as if it had no adapters, so that everything else can load
+    it.
+    """
     for part in PARTS:
         module = getattr(base, part)
         if not (isinstance(module, nn.Module) and adapters(module)):
             base.save_part(part, folder)
         else:
-            plain = module.from_config(module.config) if part == "unet" else type(module)(module.config)
-            state = {name.replace(".base_layer", ""): t for name, t in module.state_dict().items() if ".lora_" not in name}
+            plain = (
+                module.from_config(module.config) if part == "unet" else type(module)(module.config)
+            )
+            state = {
+                name.replace(".base_layer", ""): t
+                for name, t in module.state_dict().items()
+                if ".lora_" not in name
+            }
             plain.load_state_dict(state)
             plain.save_pretrained(folder / part)
 
 
-def load_exactly(module: nn.Module, tensors: dict[str, torch.Tensor], wanted: set[str], file: Path) -> None:
-    """Load exactly the `wanted` names of a module's state; UserError when the file holds others or other shapes."""
+def load_exactly(
+    module: nn.Module, tensors: dict[str, torch.Tensor], wanted: set[str], file: Path
+) -> None:
+    """Load exactly the `wanted` names of a module's state; UserError when the file holds others or
+    other shapes.
+    """
     state = module.state_dict()
     if tensors.keys() != wanted or any(tensors[name].shape != state[name].shape for name in wanted):
         raise UserError(f"{file}: trained with other settings of this method; train again")

@@ -1,7 +1,8 @@
 """The interface of a method: a class with a typed config and two verbs, `loss` and `sample`.
 
-Data, batching, resume, seeds, logging and writing are outside it. A method from outside this package is a subclass that
-`kind: package.module:Class` names (docs/own_method.md); one from inside has a line in registry.py.
+Data, batching, resume, seeds, logging and writing are outside it. A method from outside this
+package is a subclass that `kind: package.module:Class` names (docs/own_method.md); one from inside
+has a line in registry.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from torch import nn
 from helixbench.diffusion.data import Pictures
 from helixbench.schema import MethodConfig, Sampling
 
-if TYPE_CHECKING:  # it loads diffusers and transformers, seconds that a method without a model need not wait
+if (
+    TYPE_CHECKING
+):  # it loads diffusers and transformers, seconds that a method without a model need not wait
     from helixbench.diffusion.base import BaseModel
 
 
@@ -26,11 +29,11 @@ if TYPE_CHECKING:  # it loads diffusers and transformers, seconds that a method 
 class Conditions:
     """What the plan gives a method for a batch of n pairs.
 
-    category: its name; defects: n defect types; background: normal pictures (n, 3, H, W) in [0, 1]; donor,
-    donor_mask: real defective pictures (n, 3, H, W) in [0, 1] and their masks (n, 1, H, W) in {0, 1}, moved by the
-    plan; raw_mask: the cells that the donor's mask touches (n, 1, H, W) in {0, 1}; control: graphical mask
-    (n, 1, H, W) in {0, 1} or None; normals: all normals of the category, uint8 (N, H, W, 3), for methods that take
-    texture from them.
+    category: its name; defects: n defect types; background: normal pictures (n, 3, H, W) in [0, 1];
+    donor, donor_mask: real defective pictures (n, 3, H, W) in [0, 1] and their masks (n, 1, H, W)
+    in {0, 1}, moved by the plan; raw_mask: the cells that the donor's mask touches (n, 1, H, W) in
+    {0, 1}; control: graphical mask (n, 1, H, W) in {0, 1} or None; normals: all normals of the
+    category, uint8 (N, H, W, 3), for methods that take texture from them.
     """
 
     category: str
@@ -53,19 +56,26 @@ class Method(ABC):
 
     @property
     def takes_raw_mask(self) -> bool:
-        """Whether the raw mask of `Conditions` guides the pairs: then it is scored how far masks follow it."""
+        """Whether the raw mask of `Conditions` guides the pairs: then it is scored how far masks
+        follow it.
+        """
         return False
 
     @abstractmethod
-    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Make one pair per condition: images (n, 3, H, W) in [0, 1] and masks (n, 1, H, W) in {0, 1}, on the CPU.
+    def sample(
+        self, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Make one pair per condition: images (n, 3, H, W) in [0, 1] and masks (n, 1, H, W) in {0,
+        1}, on the CPU.
 
-        Pure in its arguments: all randomness of pair i comes from CPU generator i, so that neither the batch nor the
-        shard that a pair is made in changes it.
+        Pure in its arguments: all randomness of pair i comes from CPU generator i, so that neither
+        the batch nor the shard that a pair is made in changes it.
         """
 
     def describe(self) -> str:
-        """Settings that change the pairs, for the protocol of every score; empty when the name says it all."""
+        """Settings that change the pairs, for the protocol of every score; empty when the name says
+        it all.
+        """
         return ""
 
     def prompt(self, category: str, defect: str) -> str:
@@ -82,7 +92,9 @@ class Learner(Method):
         """Untrained, on a loaded base model."""
 
     def begin(self, data: Pictures) -> None:  # noqa: B027
-        """Look at the training data once, after `create` and before the first step: for weights that depend on it."""
+        """Look at the training data once, after `create` and before the first step: for weights
+        that depend on it.
+        """
 
     @classmethod
     @abstractmethod

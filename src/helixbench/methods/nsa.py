@@ -1,4 +1,6 @@
-"""NSA, natural synthetic anomalies (Schlueter et al., ECCV 2022): patches of another normal, blended in seamlessly."""
+"""NSA, natural synthetic anomalies (Schlueter et al., ECCV 2022): patches of another normal,
+blended in seamlessly.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ ATTEMPTS = 200
 
 
 class NsaMethod(DrawingMethod):
-    """Blends resized rectangles of a random normal into the plan's background, which hides their borders.
+    """Blends resized rectangles of a random normal into the plan's background, which hides their
+    borders.
 
     The mask is where the picture changed; the plan's defect type has no part in it.
     """
@@ -119,15 +122,19 @@ def _resized(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear resize of (h, w[, 3]) float to `size` (height, width)."""
     if picture.ndim == 3:
         return np.stack([_resized(picture[..., c], size) for c in range(3)], axis=-1)
-    resized = Image.fromarray(picture.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(picture.astype(np.float32)).resize(
+        (size[1], size[0]), Image.Resampling.BILINEAR
+    )
     return np.asarray(resized)
 
 
 def poisson_blend(image: np.ndarray, patch: np.ndarray, y: int, x: int) -> np.ndarray:
-    """Seamless clone (Perez et al. 2003): the patch's Laplacian inside, the picture's own colours on its outermost pixels.
+    """Seamless clone (Perez et al. 2003): the patch's Laplacian inside, the picture's own colours
+    on its outermost pixels.
 
-    image (H, W, 3) and patch (h, w, 3) in [0, 1], h, w >= 3; the patch's upper left corner goes to (y, x). On a rectangle
-    the discrete sine transform diagonalises the Laplacian, so that the solution is exact.
+    image (H, W, 3) and patch (h, w, 3) in [0, 1], h, w >= 3; the patch's upper left corner goes to
+    (y, x). On a rectangle the discrete sine transform diagonalises the Laplacian, so that the
+    solution is exact.
     """
     height, width = patch.shape[0] - 2, patch.shape[1] - 2
     out = image.astype(np.float64)
@@ -138,8 +145,10 @@ def poisson_blend(image: np.ndarray, patch: np.ndarray, y: int, x: int) -> np.nd
     right[-1] -= border[-1, 1:-1]
     right[:, 0] -= border[1:-1, 0]
     right[:, -1] -= border[1:-1, -1]
-    eigen = lambda n: 2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) - 2  # noqa: E731
-    spectrum = fft.dstn(right, type=1, axes=(0, 1)) / (eigen(height)[:, None] + eigen(width))[..., None]
+    eigen = lambda n: 2 * np.cos(np.pi * np.arange(1, n + 1) / (n + 1)) - 2
+    spectrum = (
+        fft.dstn(right, type=1, axes=(0, 1)) / (eigen(height)[:, None] + eigen(width))[..., None]
+    )
     correction = fft.idstn(spectrum, type=1, axes=(0, 1))
     out[y + 1 : y + height + 1, x + 1 : x + width + 1] = patch[1:-1, 1:-1] + correction
     return out.clip(0, 1).astype(np.float32)

@@ -1,4 +1,6 @@
-"""RealNet's SDAS (CVPR 2024) as a method: unlikely normals, drawn with too much noise; docs/rivals.md lists the deviations."""
+"""RealNet's SDAS (CVPR 2024) as a method: unlikely normals, drawn with too much noise;
+docs/rivals.md lists the deviations.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from helixbench.schema import RealNet, Sampling
 
 
 class RealNetMethod(Learner):
-    """A diffusion model of normals alone, sampled with a perturbed variance; its samples show through a Perlin mask.
+    """A diffusion model of normals alone, sampled with a perturbed variance; its samples show
+    through a Perlin mask.
 
     The plan's defect type has no part in it: each type gets pairs of the same kind.
     """
@@ -83,16 +86,19 @@ class RealNetMethod(Learner):
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Squared error of the predicted noise on normals."""
         size, names = self.config.optim.per_pass, symmetries(self.config.augment)
-        pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
+        pick = lambda n: int(torch.randint(n, (), generator=rng))
         rows = [(data.normal[pick(len(data.normal))], names[pick(len(names))]) for _ in range(size)]
-        z = self._latents(rows, to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows]))
+        z = self._latents(
+            rows, to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows])
+        )
         noise, scheduler = torch.randn(z.shape, generator=rng).to(z.device), self.diffusion
         t = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng).to(z.device)
         text = self.base.embed([self.prompt(data.samples[0].category, "")]).expand(size, -1, -1)
         predicted = self.base.unet(scheduler.add_noise(z, noise, t), t, text).sample
         return {"normal": F.mse_loss(predicted.float(), noise)}
 
-    # -------------------------------------------------------------------------------------------------- sampling
+    # ---------------------------------------------------------------------------------------------
+    # sampling
 
     def scheduler(self) -> DDPMScheduler:
         """The noise schedule of training with the configured number of steps."""
@@ -102,35 +108,73 @@ class RealNetMethod(Learner):
         return scheduler
 
     @torch.no_grad()
-    def sources(self, category: str, size: tuple[int, int], generators: list[torch.Generator]) -> torch.Tensor:
-        """Unlikely normals (n, 3, H, W) in [0, 1], on the CPU: each with its own strength s, and all steps with variance 1 + s."""
+    def sources(
+        self, category: str, size: tuple[int, int], generators: list[torch.Generator]
+    ) -> torch.Tensor:
+        """Unlikely normals (n, 3, H, W) in [0, 1], on the CPU: each with its own strength s, and
+        all steps with variance 1 + s.
+        """
         n, base, scheduler = len(generators), self.base, self.scheduler()
         low, high = self.config.strength
         device = base.unet.device
-        strength = (low + (high - low) * torch.stack([torch.rand(1, 1, 1, generator=g) for g in generators])).to(device)
-        x = draw_noise(generators, (base.unet.config.in_channels, *(side // base.latent_factor for side in size))).to(device)
+        strength = (
+            low + (high - low) * torch.stack([torch.rand(1, 1, 1, generator=g) for g in generators])
+        ).to(device)
+        x = draw_noise(
+            generators,
+            (base.unet.config.in_channels, *(side // base.latent_factor for side in size)),
+        ).to(device)
         text = base.embed([self.prompt(category, "")]).expand(n, -1, -1)
         with autocast(device, self.config.optim.precision):
             for t in scheduler.timesteps:
                 predicted = base.unet(x, t.to(device).expand(n), text).sample.float()
                 before = int(scheduler.previous_timestep(t))
-                fresh = draw_noise(generators, x.shape[1:]).to(device) if before >= 0 else torch.zeros_like(x)
+                fresh = (
+                    draw_noise(generators, x.shape[1:]).to(device)
+                    if before >= 0
+                    else torch.zeros_like(x)
+                )
                 alpha = scheduler.alphas_cumprod
-                x = perturbed_step(x, predicted, fresh, float(alpha[t]), float(alpha[before]) if before >= 0 else 1.0, strength)
+                x = perturbed_step(
+                    x,
+                    predicted,
+                    fresh,
+                    float(alpha[t]),
+                    float(alpha[before]) if before >= 0 else 1.0,
+                    strength,
+                )
             return base.decode(x).cpu().float()
 
-    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair per condition; see Method.sample."""
-        sources = self.sources(conditions.category, tuple(conditions.background.shape[-2:]), generators)
-        pairs = [self.blend(array(conditions.background, i), array(sources, i), Draws(g)) for i, g in enumerate(generators)]
-        images = torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2).float()
+        sources = self.sources(
+            conditions.category, tuple(conditions.background.shape[-2:]), generators
+        )
+        pairs = [
+            self.blend(array(conditions.background, i), array(sources, i), Draws(g))
+            for i, g in enumerate(generators)
+        ]
+        images = (
+            torch.from_numpy(np.stack([image for image, _ in pairs])).permute(0, 3, 1, 2).float()
+        )
         return images, torch.from_numpy(np.stack([mask for _, mask in pairs]))[:, None].float()
 
-    def blend(self, normal: np.ndarray, source: np.ndarray, rng: Draws) -> tuple[np.ndarray, np.ndarray]:
-        """The source (H, W, 3) seen through a Perlin mask on the normal's object, and that mask (H, W) bool."""
+    def blend(
+        self, normal: np.ndarray, source: np.ndarray, rng: Draws
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The source (H, W, 3) seen through a Perlin mask on the normal's object, and that mask (H,
+        W) bool.
+        """
         config, place = self.config, object_of(normal)
         for _ in range(TRIES):
-            mask = perlin_mask(normal.shape[:2], config.max_scale, config.threshold, config.max_rotation, rng) & place
+            mask = (
+                perlin_mask(
+                    normal.shape[:2], config.max_scale, config.threshold, config.max_rotation, rng
+                )
+                & place
+            )
             alpha = rng.uniform(*config.opacity) * mask[..., None]
             image = (normal * (1 - alpha) + source * alpha).astype(np.float32)
             mask = seen(normal, image, mask)
@@ -140,9 +184,15 @@ class RealNetMethod(Learner):
 
 
 def perturbed_step(
-    x: torch.Tensor, predicted: torch.Tensor, fresh: torch.Tensor, alpha: float, before: float, strength: torch.Tensor | float
+    x: torch.Tensor,
+    predicted: torch.Tensor,
+    fresh: torch.Tensor,
+    alpha: float,
+    before: float,
+    strength: torch.Tensor | float,
 ) -> torch.Tensor:
-    """x_{t-1} ~ N(mu, (1 + s) sigma^2): the reverse step of DDPM with its variance enlarged (RealNet, eq. 3).
+    """x_{t-1} ~ N(mu, (1 + s) sigma^2): the reverse step of DDPM with its variance enlarged
+    (RealNet, eq. 3).
 
     Args:
         x: noisy latents (n, C, h, w) at t.
@@ -154,5 +204,7 @@ def perturbed_step(
     """
     beta = 1 - alpha / before
     x_0 = (x - (1 - alpha) ** 0.5 * predicted) / alpha**0.5
-    mean = before**0.5 * beta / (1 - alpha) * x_0 + (1 - beta) ** 0.5 * (1 - before) / (1 - alpha) * x
+    mean = (
+        before**0.5 * beta / (1 - alpha) * x_0 + (1 - beta) ** 0.5 * (1 - before) / (1 - alpha) * x
+    )
     return mean + ((1 + strength) * (1 - before) / (1 - alpha) * beta) ** 0.5 * fresh

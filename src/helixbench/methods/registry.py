@@ -23,7 +23,9 @@ _KINDS = {
 
 
 def method_class(kind: str) -> type[Method]:
-    """Class of a kind, or the one that `package.module:Class` names; imported only when asked for."""
+    """Class of a kind, or the one that `package.module:Class` names; imported only when asked
+    for.
+    """
     if ":" in kind:
         try:
             found = outside_class(kind)

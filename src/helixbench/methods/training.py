@@ -24,8 +24,20 @@ from helixbench.trainer import fit
 log = logging.getLogger(__name__)
 
 
-def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Path, base: Path | None, state: Path, out: Path) -> None:
-    """Train one method on one category; writes the model folder `out`, stats.jsonl and, last, manifest.json."""
+def run(
+    method: str,
+    dataset: str,
+    category: str,
+    config: Slice,
+    *,
+    prepared: Path,
+    base: Path | None,
+    state: Path,
+    out: Path,
+) -> None:
+    """Train one method on one category; writes the model folder `out`, stats.jsonl and, last,
+    manifest.json.
+    """
     options = config[f"train.methods.{method}"]
     kind = method_class(options.kind)
     if not issubclass(kind, Learner):
@@ -35,14 +47,24 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
     team, device = Team.current(), pick_device()
     seed = derive_seed(config["run.seed"], dataset, category, method)
     about = {"device": describe(device), "method": method, "processes": team.size}
-    with provenance.manifest(out / "manifest.json", "train", config, **about) if team.leads else nullcontext({}) as facts:
+    with (
+        provenance.manifest(out / "manifest.json", "train", config, **about)
+        if team.leads
+        else nullcontext({}) as facts
+    ):
         data = Pictures.load(prepared)
         learner = kind.create(options, BaseModel.load(base), seed)
         learner.begin(data)
         learner.to(device)
         trained = sum(p.numel() for p in learner.module.parameters() if p.requires_grad)
-        log.info("%s %s: %.1f M trained weights, %d defective and %d normal pictures", method, category, trained / 1e6,
-                 len(data.defective), len(data.normal))  # fmt: skip
+        log.info(
+            "%s %s: %.1f M trained weights, %d defective and %d normal pictures",
+            method,
+            category,
+            trained / 1e6,
+            len(data.defective),
+            len(data.normal),
+        )
 
         def loss(step: int, rng: torch.Generator) -> dict[str, torch.Tensor]:
             learner.schedule(step)
@@ -62,7 +84,13 @@ def run(method: str, dataset: str, category: str, config: Slice, *, prepared: Pa
         if not team.leads:
             return
         learner.save(out)
-        about = {"dataset": dataset, "category": category, "defects": data.defects, "size": data.size, "raw_mask_cells": data.cells}
+        about = {
+            "dataset": dataset,
+            "category": category,
+            "defects": data.defects,
+            "size": data.size,
+            "raw_mask_cells": data.cells,
+        }
         provenance.write_json(out / "trained_on.json", about)
         shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
         facts["trained_weights"] = trained

@@ -1,1 +1,3 @@
-"""Raw pictures in, working pictures out: size, binary masks, split, leak check, raw masks, reference crops."""
+"""Raw pictures in, working pictures out: size, binary masks, split, leak check, raw masks,
+reference crops.
+"""

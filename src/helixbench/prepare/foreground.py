@@ -7,7 +7,9 @@ from scipy import ndimage
 
 
 def otsu(values: np.ndarray) -> float:
-    """Otsu's threshold of values in [0, 255]: the one that maximises the variance between the two classes."""
+    """Otsu's threshold of values in [0, 255]: the one that maximises the variance between the two
+    classes.
+    """
     counts = np.histogram(values, bins=256, range=(0, 256))[0].astype(float)
     levels = np.arange(256)
     below, total = np.cumsum(counts), counts.sum()
@@ -18,10 +20,11 @@ def otsu(values: np.ndarray) -> float:
 
 
 def foreground(image: np.ndarray, spread: float = 18.0) -> np.ndarray:
-    """Mask (H, W) bool of the object in (H, W, 3) uint8, by its distance from the colour of the picture's border.
+    """Mask (H, W) bool of the object in (H, W, 3) uint8, by its distance from the colour of the
+    picture's border.
 
-    A border whose grey values spread by more than `spread` is no plain background: the picture is a texture or fills
-    the frame, and all of it is foreground.
+    A border whose grey values spread by more than `spread` is no plain background: the picture is a
+    texture or fills the frame, and all of it is foreground.
     """
     width = max(2, image.shape[0] // 32)
     rim = np.ones(image.shape[:2], bool)
@@ -32,7 +35,9 @@ def foreground(image: np.ndarray, spread: float = 18.0) -> np.ndarray:
         return np.ones(image.shape[:2], bool)
     distance = np.abs(image.astype(float) - centre).mean(2)
     mask = ndimage.binary_opening(distance > otsu(distance), iterations=1)
-    labels, count = ndimage.label(ndimage.binary_fill_holes(ndimage.binary_closing(mask, iterations=3)))
+    labels, count = ndimage.label(
+        ndimage.binary_fill_holes(ndimage.binary_closing(mask, iterations=3))
+    )
     if not count:
         return np.ones(image.shape[:2], bool)
     sizes = np.bincount(labels.ravel())

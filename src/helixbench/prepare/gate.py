@@ -66,7 +66,7 @@ def learn_all(masks: Mapping[str, Iterable[np.ndarray]], gate: Gate) -> dict[str
 
 def as_record(limits: Mapping[str, Limits]) -> dict[str, dict[str, float]]:
     """What a manifest.json says of limits by defect type, rounded to six digits."""
-    rounded = lambda values: {k: round(v, 6) for k, v in values.items()}  # noqa: E731
+    rounded = lambda values: {k: round(v, 6) for k, v in values.items()}
     return {defect: rounded(dataclasses.asdict(own)) for defect, own in limits.items()}
 
 

@@ -1,4 +1,6 @@
-"""`helixbench import`: look at raw pictures before anything is made of them, and write down what they are."""
+"""`helixbench import`: look at raw pictures before anything is made of them, and write down what
+they are.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,22 @@ from helixbench.prepare.split import check_leaks, roles, told_apart
 from helixbench.provenance import sha256
 from helixbench.records import GOOD, RawSample, write_csv
 
-PUBLISHED = {"mvtec_ad": "MVTec-AD", "mvtec_loco": "MVTec-LOCO", "visa": "VisA", "mpdd": "MPDD", "btad": "BTAD", "magnetic_tile": "MTD"}
+PUBLISHED = {
+    "mvtec_ad": "MVTec-AD",
+    "mvtec_loco": "MVTec-LOCO",
+    "visa": "VisA",
+    "mpdd": "MPDD",
+    "btad": "BTAD",
+    "magnetic_tile": "MTD",
+}
 """Names of data sets by their layouts; other data are called like their folder."""
 
 TILES = 8
 """Pictures of a defect type on the contact sheet."""
 
 LARGE, SMALL = 0.5, 10
-"""Share of the picture above which a mask is odd, perhaps inverted; pixels below which it is, perhaps a slip."""
+"""Share of the picture above which a mask is odd, perhaps inverted; pixels below which it is,
+perhaps a slip."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,11 @@ def _look(raw: RawSample, shown: bool) -> _Seen:
     seen, image, mask = _Seen(raw), None, None
     try:
         image = pictures.read_rgb(raw.image)
-        seen.size, seen.content, seen.sha256 = (image.shape[1], image.shape[0]), pictures.content_hash(image), sha256(raw.image)
+        seen.size, seen.content, seen.sha256 = (
+            (image.shape[1], image.shape[0]),
+            pictures.content_hash(image),
+            sha256(raw.image),
+        )
         seen.kind, seen.turned = pictures.kind_of(raw.image)
     except UserError as error:
         seen.problems.append(str(error))
@@ -90,14 +104,22 @@ def _chosen(samples: Sequence[RawSample]) -> set[Path]:
     groups = defaultdict(list)
     for sample in samples:
         groups[sample.defect].append(sample.image)
-    pick = lambda images: (images[int(i)] for i in np.linspace(0, len(images) - 1, min(TILES, len(images))).round())  # noqa: E731
+    pick = lambda images: (
+        images[int(i)] for i in np.linspace(0, len(images) - 1, min(TILES, len(images))).round()
+    )
     return {image for images in groups.values() for image in pick(images)}
 
 
-def _counted(found: Sequence[_Seen], what: Callable[[_Seen], object], text: str, category: str) -> list[str]:
+def _counted(
+    found: Sequence[_Seen], what: Callable[[_Seen], object], text: str, category: str
+) -> list[str]:
     """A line when this is true of any picture: how many, and which is the first."""
     those = [seen.raw.image for seen in found if what(seen)]
-    return [f"{category}: {text}: {len(those)} of {len(found)} pictures, e.g. {those[0]}"] if those else []
+    return (
+        [f"{category}: {text}: {len(those)} of {len(found)} pictures, e.g. {those[0]}"]
+        if those
+        else []
+    )
 
 
 def _odd(found: Sequence[_Seen], category: str) -> list[str]:
@@ -107,13 +129,33 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
     lines = []
     for kind in sorted(kinds.keys() - {usual, ""}):
         lines += _counted(found, lambda seen, kind=kind: seen.kind == kind, kind, category)
-    lines += _counted(found, lambda seen: seen.turned, "turned upright by the EXIF orientation, look whether masks agree", category)
-    lines += _counted(found, lambda seen: (seen.area or 0) > LARGE, "mask over more than half of the picture", category)
-    pixels = lambda seen: SMALL if seen.area is None else seen.area * seen.size[0] * seen.size[1]  # noqa: E731
-    lines += _counted(found, lambda seen: pixels(seen) < SMALL - 0.5, f"mask of fewer than {SMALL} pixels", category)
-    for defect, count in Counter(seen.raw.defect for seen in found if seen.raw.defect != GOOD).items():
+    lines += _counted(
+        found,
+        lambda seen: seen.turned,
+        "turned upright by the EXIF orientation, look whether masks agree",
+        category,
+    )
+    lines += _counted(
+        found,
+        lambda seen: (seen.area or 0) > LARGE,
+        "mask over more than half of the picture",
+        category,
+    )
+    pixels = lambda seen: SMALL if seen.area is None else seen.area * seen.size[0] * seen.size[1]
+    lines += _counted(
+        found,
+        lambda seen: pixels(seen) < SMALL - 0.5,
+        f"mask of fewer than {SMALL} pixels",
+        category,
+    )
+    for defect, count in Counter(
+        seen.raw.defect for seen in found if seen.raw.defect != GOOD
+    ).items():
         if count == 2:
-            lines.append(f"{category}: 2 pictures of {defect}: too few for prepare.split third, which gives a third to the generator")
+            lines.append(
+                f"{category}: 2 pictures of {defect}: too few for prepare.split third, which "
+                f"gives a third to the generator"
+            )
     first: dict[str, Path] = {}
     for seen in found:
         if seen.content and first.setdefault(seen.content, seen.raw.image) != seen.raw.image:
@@ -121,7 +163,9 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
     return lines
 
 
-def look_at(layout: str, root: Path, dataset: str, folder: str, category: str, notes: Notes, sheet: bool) -> list[_Seen]:
+def look_at(
+    layout: str, root: Path, dataset: str, folder: str, category: str, notes: Notes, sheet: bool
+) -> list[_Seen]:
     """Read a category whole; what is wrong or odd goes to `notes`, which collects."""
     raw: list[RawSample] = []
     with notes.caught():
@@ -134,7 +178,14 @@ def look_at(layout: str, root: Path, dataset: str, folder: str, category: str, n
             notes.problems += seen.problems
             progress.step()
     parts = roles(raw, "half", notes)
-    check_leaks(((str(s.raw.image), role, s.content) for s, role in zip(found, parts, strict=True) if s.content), notes)
+    check_leaks(
+        (
+            (str(s.raw.image), role, s.content)
+            for s, role in zip(found, parts, strict=True)
+            if s.content
+        ),
+        notes,
+    )
     notes.odd += [*told_apart(raw, parts), *_odd(found, category)]
     return found
 
@@ -143,7 +194,9 @@ def _sizes(found: Sequence[_Seen]) -> str:
     sizes = sorted({seen.size for seen in found})
     if len(sizes) == 1:
         return "{}x{}".format(*sizes[0])
-    ranges = ("-".join(map(str, sorted({min(side), max(side)}))) for side in zip(*sizes, strict=True))
+    ranges = (
+        "-".join(map(str, sorted({min(side), max(side)}))) for side in zip(*sizes, strict=True)
+    )
     return f"{len(sizes)} sizes, " + " x ".join(ranges)
 
 
@@ -151,24 +204,54 @@ def _table(found: dict[str, list[_Seen]]) -> str:
     """A line for each defect type of each category, and the sum."""
     rows = [("category", "defect", "train", "test", "masks", "mask area", "size")]
     for category, all_seen in found.items():
-        for defect in sorted({seen.raw.defect for seen in all_seen}, key=lambda name: (name != GOOD, name)):
+        for defect in sorted(
+            {seen.raw.defect for seen in all_seen}, key=lambda name: (name != GOOD, name)
+        ):
             those = [seen for seen in all_seen if seen.raw.defect == defect]
             subset = Counter(seen.raw.subset for seen in those)
             areas = [100 * seen.area for seen in those if seen.area is not None]
             area = f"{min(areas):.2f}-{max(areas):.1f} %" if areas else ""
-            rows.append((category, defect, str(subset["train"]), str(subset["test"]), str(len(areas)), area, _sizes(those)))
+            rows.append(
+                (
+                    category,
+                    defect,
+                    str(subset["train"]),
+                    str(subset["test"]),
+                    str(len(areas)),
+                    area,
+                    _sizes(those),
+                )
+            )
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     sides = (str.ljust, str.ljust, str.rjust, str.rjust, str.rjust, str.rjust, str.ljust)
-    return "\n".join("  ".join(side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(
+        "  ".join(
+            side(cell, width) for side, cell, width in zip(sides, row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    )
 
 
 def _sheet(path: Path, title: str, found: dict[str, list[_Seen]]) -> None:
     lines = []
     for category, all_seen in found.items():
-        for defect in sorted({seen.raw.defect for seen in all_seen}, key=lambda name: (name != GOOD, name)):
+        for defect in sorted(
+            {seen.raw.defect for seen in all_seen}, key=lambda name: (name != GOOD, name)
+        ):
             those = [seen for seen in all_seen if seen.raw.defect == defect and seen.tile]
-            names = [s.raw.image.stem if len(s.raw.image.stem) < 15 else f"..{s.raw.image.stem[-12:]}" for s in those]
-            lines.append((f"{category}\n{defect}", [(f"{s.raw.subset} {name}", s.tile) for s, name in zip(those, names, strict=True)]))
+            names = [
+                s.raw.image.stem if len(s.raw.image.stem) < 15 else f"..{s.raw.image.stem[-12:]}"
+                for s in those
+            ]
+            lines.append(
+                (
+                    f"{category}\n{defect}",
+                    [
+                        (f"{s.raw.subset} {name}", s.tile)
+                        for s, name in zip(those, names, strict=True)
+                    ],
+                )
+            )
     draw_lines(path, title, lines)
 
 
@@ -176,14 +259,25 @@ def _written(path: Path, write: Callable[[], None]) -> None:
     try:
         write()
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose another file") from None
+        raise UserError(
+            f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}); choose "
+            f"another file"
+        ) from None
 
 
-def run(layout: str, root: Path, *, out: Path | None = None, report: Path | None = None, dataset: str | None = None) -> None:
-    """Check every category of a raw folder, print what is there, and write the manifest and the contact sheet.
+def run(
+    layout: str,
+    root: Path,
+    *,
+    out: Path | None = None,
+    report: Path | None = None,
+    dataset: str | None = None,
+) -> None:
+    """Check every category of a raw folder, print what is there, and write the manifest and the
+    contact sheet.
 
-    The manifest's columns are those of `Imported`; at the root it is one of the layout `folder`. Raises UserErrors with
-    every problem, and then writes nothing.
+    The manifest's columns are those of `Imported`; at the root it is one of the layout `folder`.
+    Raises UserErrors with every problem, and then writes nothing.
     """
     root, notes = Path(root), Notes(collect=True)
     dataset = dataset or PUBLISHED.get(layout) or root.resolve().name
@@ -192,24 +286,36 @@ def run(layout: str, root: Path, *, out: Path | None = None, report: Path | None
     found = {}
     for folder in folders:
         category = root.resolve().name if folder == "." else folder
-        found[category] = look_at(layout, root, dataset, folder, category, notes, report is not None)
+        found[category] = look_at(
+            layout, root, dataset, folder, category, notes, report is not None
+        )
     home = root.absolute()
-    as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]  # noqa: E731
+    as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]
     if notes.problems:
         raise UserErrors(as_given(notes.problems))
-    relative = lambda path: path.relative_to(home).as_posix() if path else ""  # noqa: E731
-    facts = lambda s: (s.defect, s.subset, relative(s.image), relative(s.mask))  # noqa: E731
+    relative = lambda path: path.relative_to(home).as_posix() if path else ""
+    facts = lambda s: (s.defect, s.subset, relative(s.image), relative(s.mask))
     rows = [
-        Imported(dataset, category, *facts(s.raw), *s.size, s.sha256, s.raw.group) for category, all_seen in found.items() for s in all_seen
+        Imported(dataset, category, *facts(s.raw), *s.size, s.sha256, s.raw.group)
+        for category, all_seen in found.items()
+        for s in all_seen
     ]
     if out is not None:
         _written(out, lambda: write_csv(out, rows, Imported))
     if report is not None:
-        _written(report, lambda: _sheet(report, f"{dataset}: {layout}, {len(rows)} pictures", found))
+        _written(
+            report, lambda: _sheet(report, f"{dataset}: {layout}, {len(rows)} pictures", found)
+        )
     print(_table(found))
     defects = {(row.category, row.defect) for row in rows if row.defect != GOOD}
     masks = sum(bool(row.mask) for row in rows)
-    counts = {"pictures": len(rows), "masks": masks, "defect types": len(defects), "categories": len(found), "odd things": len(notes.odd)}
+    counts = {
+        "pictures": len(rows),
+        "masks": masks,
+        "defect types": len(defects),
+        "categories": len(found),
+        "odd things": len(notes.odd),
+    }
     print(", ".join(f"{name}: {count}" for name, count in counts.items()))
     for line in as_given(notes.odd[: UserErrors.SHOWN]):
         print(f"odd: {line}")

@@ -18,9 +18,12 @@ FORMATS = ("PNG", "JPEG", "BMP")
 """Pillow's other decoders, some of which start programs, are not needed."""
 
 MAX_MEGAPIXELS = 80
-"""A picture decodes to at least 3 bytes a pixel; a small file can claim any size, so its header is asked first."""
+"""A picture decodes to at least 3 bytes a pixel; a small file can claim any size, so its header is
+asked first."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit above is lower than Pillow's and stops
+warnings.filterwarnings(
+    "ignore", category=Image.DecompressionBombWarning
+)  # the limit above is lower than Pillow's and stops
 
 
 def _open(path: str | Path) -> Image.Image:
@@ -38,15 +41,23 @@ def _open(path: str | Path) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise UserError(
-            f"{path}: too large to decode ({error}; the limit is {MAX_MEGAPIXELS} megapixels); scale it down or cut it into tiles"
+            f"{path}: too large to decode ({error}; the limit is {MAX_MEGAPIXELS} megapixels); "
+            f"scale it down or cut it into tiles"
         ) from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: not a picture; replace it by a PNG, JPEG or BMP, or remove it") from None
+        raise UserError(
+            f"{path}: not a picture; replace it by a PNG, JPEG or BMP, or remove it"
+        ) from None
     except OSError as error:
         reason = error.strerror or " ".join(str(error).split())
-        raise UserError(f"{path}: unreadable picture ({reason}); copy it again from its source") from None
+        raise UserError(
+            f"{path}: unreadable picture ({reason}); copy it again from its source"
+        ) from None
     except Exception as error:  # a damaged file can raise anything from within a decoder
-        raise UserError(f"{path}: unreadable picture ({' '.join(str(error).split())}); copy it again from its source") from None
+        raise UserError(
+            f"{path}: unreadable picture ({' '.join(str(error).split())}); copy it again from its "
+            f"source"
+        ) from None
 
 
 def _on_black(picture: Image.Image) -> Image.Image:
@@ -59,11 +70,20 @@ def _transparent(picture: Image.Image) -> bool:
     return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
 
 
-KINDS = {"1": "1-bit", "L": "grey", "RGB": "colour", "P": "palette", "CMYK": "CMYK", "I;16": "16-bit grey", "I": "16-bit grey"}
+KINDS = {
+    "1": "1-bit",
+    "L": "grey",
+    "RGB": "colour",
+    "P": "palette",
+    "CMYK": "CMYK",
+    "I;16": "16-bit grey",
+    "I": "16-bit grey",
+}
 
 
 def kind_of(path: str | Path) -> tuple[str, bool]:
-    """Kind of picture by its header, e.g. `grey` or `16-bit grey`, and whether its EXIF orientation turns it.
+    """Kind of picture by its header, e.g. `grey` or `16-bit grey`, and whether its EXIF orientation
+    turns it.
 
     The file is one that `read_rgb` has read.
     """
@@ -75,8 +95,9 @@ def kind_of(path: str | Path) -> tuple[str, bool]:
 def read_rgb(path: str | Path) -> np.ndarray:
     """Picture as (H, W, 3) uint8 RGB, upright.
 
-    16-bit grey is scaled by its full range of 65535, never stretched a picture: brightness stays comparable between
-    pictures. Transparency is laid on black. Raises UserError, one line naming the file.
+    16-bit grey is scaled by its full range of 65535, never stretched a picture: brightness stays
+    comparable between pictures. Transparency is laid on black. Raises UserError, one line naming
+    the file.
     """
     picture = _open(path)
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
@@ -88,8 +109,9 @@ def read_rgb(path: str | Path) -> np.ndarray:
 def _binarise(values: np.ndarray) -> np.ndarray:
     """Anomalous pixels of grey values.
 
-    Two kinds of mask are around. Black and white, perhaps with antialiased edges: its brightest value lies in the
-    upper half of the range, and the threshold is half of the range (127 of 255; `> 0` would fatten it). Labels 0, 1, 2,
+    Two kinds of mask are around. Black and white, perhaps with antialiased edges: its brightest
+    value lies in the upper half of the range, and the threshold is half of the range (127 of 255;
+    `> 0` would fatten it). Labels 0, 1, 2,
     ...: all values lie in the lower half, and everything but 0 is anomalous.
     """
     top = int(values.max(initial=0))
@@ -100,15 +122,22 @@ def _binarise(values: np.ndarray) -> np.ndarray:
 def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Mask as (H, W) bool, True on anomalous pixels; see `_binarise` for what counts as such.
 
-    Of colour masks the brightest channel counts; a palette of colours is a label picture: all but black is anomalous.
-    A folder holds several masks of one picture: what is not 0 in any of them is anomalous. size: (H, W) of its picture.
-    Raises UserError when the file is unreadable or of another size.
+    Of colour masks the brightest channel counts; a palette of colours is a label picture: all but
+    black is anomalous. A folder holds several masks of one picture: what is not 0 in any of them is
+    anomalous. size: (H, W) of its picture. Raises UserError when the file is unreadable or of
+    another size.
     """
     if Path(path).is_dir():
-        parts = [read_rgb(file).max(axis=2) > 0 for file in sorted(Path(path).iterdir()) if is_picture(file.name)]
+        parts = [
+            read_rgb(file).max(axis=2) > 0
+            for file in sorted(Path(path).iterdir())
+            if is_picture(file.name)
+        ]
         if not parts:
             raise UserError(f"{path}: no masks in this folder; add them or remove the picture")
-        return np.logical_or.reduce([_of_size(path, part, size or parts[0].shape) for part in parts])
+        return np.logical_or.reduce(
+            [_of_size(path, part, size or parts[0].shape) for part in parts]
+        )
     picture = _open(path)
     palette = picture.mode in ("P", "PA")
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "L"):
@@ -125,15 +154,23 @@ def _of_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> np.nd
     if mask.shape != tuple(size):
         wanted, given = (f"{w}x{h}" for h, w in (size, mask.shape))
         turned = " upright" if mask.shape == (size[1], size[0]) else ""
-        raise UserError(f"{path}: mask is {given} pixels but its picture is {wanted}{turned}; export the mask at the picture's size")
+        raise UserError(
+            f"{path}: mask is {given} pixels but its picture is {wanted}{turned}; export the mask "
+            f"at the picture's size"
+        )
     return mask
 
 
 def read_defect_mask(raw: RawSample, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Mask of a defective picture, (H, W) bool; UserError when it is unreadable, of another size than (H, W), or empty."""
+    """Mask of a defective picture, (H, W) bool; UserError when it is unreadable, of another size
+    than (H, W), or empty.
+    """
     mask = read_mask(raw.mask, size)
     if not mask.any():
-        raise UserError(f"{raw.mask}: empty mask for the defect {raw.defect}; mark the defect, or move the picture to test/good")
+        raise UserError(
+            f"{raw.mask}: empty mask for the defect {raw.defect}; mark the defect, or move the "
+            f"picture to test/good"
+        )
     return mask
 
 
@@ -143,14 +180,18 @@ def content_hash(image: np.ndarray) -> str:
 
 
 def resize_rgb(image: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (size, size, 3), antialiased Lanczos; other shapes become square, as is usual in the field."""
+    """(H, W, 3) uint8 to (size, size, 3), antialiased Lanczos; other shapes become square, as is
+    usual in the field.
+    """
     if image.shape[:2] == (size, size):
         return image
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """(H, W) bool to (size, size): at least half covered; a defect too thin for that keeps every pixel it touches."""
+    """(H, W) bool to (size, size): at least half covered; a defect too thin for that keeps every
+    pixel it touches.
+    """
     if mask.shape == (size, size):
         return mask
     area = Image.fromarray(mask.astype(np.float32)).resize((size, size), Image.Resampling.BOX)
@@ -163,15 +204,21 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def bilinear_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """(H, W) bool to (size, size) uint8, 255 where wholly covered: bilinear without antialiasing, as OpenCV resizes by default.
+    """(H, W) bool to (size, size) uint8, 255 where wholly covered: bilinear without antialiasing,
+    as OpenCV resizes by default.
 
-    That is the ground truth of AnomalyDiffusion's test script and of those that follow it; read only where it is asked for.
+    That is the ground truth of AnomalyDiffusion's test script and of those that follow it; read
+    only where it is asked for.
     """
     at = [((np.arange(size) + 0.5) * side / size - 0.5).clip(0, side - 1) for side in mask.shape]
-    values = ndimage.map_coordinates(mask.astype(np.float32), np.meshgrid(*at, indexing="ij"), order=1)
+    values = ndimage.map_coordinates(
+        mask.astype(np.float32), np.meshgrid(*at, indexing="ij"), order=1
+    )
     return np.rint(255 * values).astype(np.uint8)
 
 
 def write_png(path: str | Path, array: np.ndarray) -> None:
     """(H, W, 3) uint8 or (H, W) bool as PNG; bool becomes 0 and 255."""
-    Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == bool else array).save(path, compress_level=4)
+    Image.fromarray(array.astype(np.uint8) * 255 if array.dtype == bool else array).save(
+        path, compress_level=4
+    )

@@ -13,7 +13,9 @@ EVERY_S = 5.0
 
 
 class Progress:
-    """Logs `<name>: 120 of 292 pictures` now and then; categories that run at once are told apart by their names."""
+    """Logs `<name>: 120 of 292 pictures` now and then; categories that run at once are told apart
+    by their names.
+    """
 
     def __init__(self, name: str, total: int, every_s: float = EVERY_S):
         self.name, self.total, self.every_s = name, total, every_s

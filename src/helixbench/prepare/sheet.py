@@ -19,7 +19,9 @@ OUTLINE, CELL = (255, 32, 32), (255, 200, 0)
 
 @dataclass(frozen=True)
 class Shown:
-    """One picture of a row: caption, picture, and for defects the mask, its cells and the two references."""
+    """One picture of a row: caption, picture, and for defects the mask, its cells and the two
+    references.
+    """
 
     caption: str
     image: np.ndarray
@@ -44,7 +46,9 @@ def _tile(image: np.ndarray) -> Image.Image:
 
 
 def outlined(image: np.ndarray, mask: np.ndarray | None) -> Image.Image:
-    """A tile of the picture with the outline of its mask; a defect of a single pixel is still ringed."""
+    """A tile of the picture with the outline of its mask; a defect of a single pixel is still
+    ringed.
+    """
     tile = _tile(image)
     if mask is None:
         return tile
@@ -67,7 +71,9 @@ Line = tuple[str, Sequence[tuple[str, Image.Image]]]
 
 
 def draw_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Shown]]]) -> None:
-    """Write the sheet: a row of pictures a group; groups of defects have rows of raw pictures, marks and references."""
+    """Write the sheet: a row of pictures a group; groups of defects have rows of raw pictures,
+    marks and references.
+    """
     lines: list[Line] = []
     for name, shown in rows:
         lines.append((name, [(s.caption, _tile(s.image)) for s in shown]))
@@ -81,14 +87,21 @@ def draw_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Shown]
 def draw_lines(path: Path, title: str, lines: Sequence[Line]) -> None:
     """Write a sheet of labelled lines of tiles."""
     columns = max(len(tiles) for _, tiles in lines)
-    heights = [TILE + GAP + (HEAD if any(caption for caption, _ in tiles) else 0) for _, tiles in lines]
+    heights = [
+        TILE + GAP + (HEAD if any(caption for caption, _ in tiles) else 0) for _, tiles in lines
+    ]
     sheet = Image.new("RGB", (LABEL + columns * (TILE + GAP), HEAD + GAP + sum(heights)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     draw.text((GAP, GAP), title, "black", font)
     top = HEAD + GAP
     for (label, tiles), height in zip(lines, heights, strict=True):
         head = height - TILE - GAP
-        draw.text((GAP, top + head + 2), label.replace("_", "_\n") if len(label) > 16 and "\n" not in label else label, "black", font)
+        draw.text(
+            (GAP, top + head + 2),
+            label.replace("_", "_\n") if len(label) > 16 and "\n" not in label else label,
+            "black",
+            font,
+        )
         for column, (caption, tile) in enumerate(tiles):
             left = LABEL + column * (TILE + GAP)
             draw.text((left, top + 3), caption, "black", font)

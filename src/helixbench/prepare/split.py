@@ -21,11 +21,13 @@ def _part(rule: str) -> int:
 
 
 def borders(n: int, rule: str) -> tuple[int, int]:
-    """Of n sorted files of a defect type: how many train the generator, and the first that tests (readings 19 and 20).
+    """Of n sorted files of a defect type: how many train the generator, and the first that tests
+    (readings 19 and 20).
 
-    half, third: floor(n/2), floor(n/3), and the rest tests. literal: as half, and all test: the paper's words taken as they
-    stand. third_anomalydiffusion: one more trains than is left out of the test, as its training loop counts.
-    third_dualanodiff: one more where floor(n/3) is no multiple of 3, as its training script counts.
+    half, third: floor(n/2), floor(n/3), and the rest tests. literal: as half, and all test: the
+    paper's words taken as they stand. third_anomalydiffusion: one more trains than is left out of
+    the test, as its training loop counts. third_dualanodiff: one more where floor(n/3) is no
+    multiple of 3, as its training script counts.
     """
     first = n // _part(rule)
     more = {"third_anomalydiffusion": 1, "third_dualanodiff": int(first % 3 != 0)}.get(rule, 0)
@@ -58,7 +60,8 @@ def _trains(samples: Sequence[RawSample], part: int) -> dict[str, bool]:
 
 
 def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -> list[str]:
-    """Role of each sample: train/good is `normal`; each defect type is split by `rule` into `generator` and `test`.
+    """Role of each sample: train/good is `normal`; each defect type is split by `rule` into
+    `generator` and `test`.
 
     Sorted files count. Where pictures come in groups, whole groups do, as near to the rule's share
     as they allow, and a normal picture stays with the defects of its group. Where the rule leaks,
@@ -85,7 +88,8 @@ def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -
             if groups:
                 why = f"of {many} object{'s' * (many > 1)}, which stay together"
             notes.problem(
-                f"{own[0].image.parent}: {n} picture{'s' * (n > 1)} only, {why}: none of the defect "
+                f"{own[0].image.parent}: {n} picture{'s' * (n > 1)} only, {why}: none of the "
+                f"defect "
                 f"{defect} is left to train the generator; add pictures or remove the defect type "
                 "with its masks"
             )
@@ -158,10 +162,12 @@ def told_apart(samples: Sequence[RawSample], parts: Sequence[str]) -> list[str]:
 
 
 def check_leaks(samples: Iterable[tuple[str, str, str]], notes: Notes | None = None) -> int:
-    """A problem naming both files, thus UserError, for each content that is in training (normal, generator) and in test.
+    """A problem naming both files, thus UserError, for each content that is in training (normal,
+    generator) and in test.
 
-    samples: (file, role, content hash). Hashes of the decoded pixels also find a picture that was saved anew. What is
-    `both` leaks by intention, and nothing else does. Returns how many contents were compared.
+    samples: (file, role, content hash). Hashes of the decoded pixels also find a picture that was
+    saved anew. What is `both` leaks by intention, and nothing else does. Returns how many contents
+    were compared.
     """
     notes, samples = notes or Notes(), list(samples)
     trained: dict[str, tuple[str, str]] = {}
@@ -171,17 +177,23 @@ def check_leaks(samples: Iterable[tuple[str, str, str]], notes: Notes | None = N
     for file, role, content in samples:
         other, its_role = trained.get(content, (file, role))
         if role in ("test", "both") and other != file and not (role == its_role == "both"):
-            notes.problem(f"{file}: the same picture as {other}, which is in training: a test picture must not be; remove one of the two")
+            notes.problem(
+                f"{file}: the same picture as {other}, which is in training: a test picture must "
+                f"not be; remove one of the two"
+            )
     return len({content for _, _, content in samples})
 
 
-def split_record(rule: str, k: int, dataset: str, category: str, members: Iterable[tuple[str, str, str]]) -> dict[str, Any]:
+def split_record(
+    rule: str, k: int, dataset: str, category: str, members: Iterable[tuple[str, str, str]]
+) -> dict[str, Any]:
     """Content of split.json; `sha256` is that of the canonical JSON of all the rest.
 
-    members: (id, defect, role). Names alone enter the hash: the same split of the same data set has the same hash at any size.
+    members: (id, defect, role). Names alone enter the hash: the same split of the same data set has
+    the same hash at any size.
     """
     members = sorted(members)
-    pick = lambda defect, role: [i for i, d, r in members if d == defect and r in (role, "both")]  # noqa: E731
+    pick = lambda defect, role: [i for i, d, r in members if d == defect and r in (role, "both")]
     defects = sorted({defect for _, defect, _ in members} - {GOOD})
     record = {
         "rule": rule,
@@ -190,7 +202,13 @@ def split_record(rule: str, k: int, dataset: str, category: str, members: Iterab
         "category": category,
         "normal": pick(GOOD, "normal"),
         "good": {"test": pick(GOOD, "test")},
-        "defects": {defect: {role: pick(defect, role) for role in ("generator", "test")} for defect in defects},
+        "defects": {
+            defect: {role: pick(defect, role) for role in ("generator", "test")}
+            for defect in defects
+        },
         **({"leaking": True} if rule in LEAKING else {}),
     }
-    return {**record, "sha256": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()}
+    return {
+        **record,
+        "sha256": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest(),
+    }

@@ -23,7 +23,15 @@ from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
 from helixbench.provenance import manifest, sha256, write_json
 from helixbench.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
-from helixbench.records import GOOD, LEAKING, RawSample, Sample, format_cells, parse_cells, write_csv
+from helixbench.records import (
+    GOOD,
+    LEAKING,
+    RawSample,
+    Sample,
+    format_cells,
+    parse_cells,
+    write_csv,
+)
 from helixbench.schema import Gate
 
 SHOWN = 3
@@ -33,20 +41,30 @@ SHOWN = 3
 def sample_ids(raw: Sequence[RawSample], root: Path) -> list[str]:
     """E.g. `test_broken_large_003`: unique in a category, and stable at any size.
 
-    Pictures of one defect type in several folders may share a name; these are called by their path below the root.
+    Pictures of one defect type in several folders may share a name; these are called by their path
+    below the root.
     """
     short = [f"{s.subset}_{s.defect}_{s.image.stem}" for s in raw]
     count = Counter(short)
-    path = lambda s: s.image.relative_to(root).as_posix().replace("/", "_")  # noqa: E731
-    ids = [name if count[name] == 1 else f"{s.subset}_{s.defect}_{path(s)}" for s, name in zip(raw, short, strict=True)]
+    path = lambda s: s.image.relative_to(root).as_posix().replace("/", "_")
+    ids = [
+        name if count[name] == 1 else f"{s.subset}_{s.defect}_{path(s)}"
+        for s, name in zip(raw, short, strict=True)
+    ]
     again = next((name for name, count in Counter(ids).items() if count > 1), None)
     if again:
-        raise UserError(f"{root}: two pictures get the same id {again}; rename one of them, or its folder")
+        raise UserError(
+            f"{root}: two pictures get the same id {again}; rename one of them, or its folder"
+        )
     return ids
 
 
-def prepare_one(raw: RawSample, name: str, role: str, root: Path, folder: Path, size: int, k: int) -> tuple[Sample, str]:
-    """Write the working files of one picture below `folder`; returns its record and the hash of its pixels."""
+def prepare_one(
+    raw: RawSample, name: str, role: str, root: Path, folder: Path, size: int, k: int
+) -> tuple[Sample, str]:
+    """Write the working files of one picture below `folder`; returns its record and the hash of its
+    pixels.
+    """
     image = pictures.read_rgb(raw.image)
     content = pictures.content_hash(image)
     mask = None if raw.mask is None else pictures.read_defect_mask(raw, image.shape[:2])
@@ -100,14 +118,27 @@ def _shown(folder: Path, sample: Sample) -> Shown:
     if not sample.mask:
         return Shown(sample.id, image)
     k, cells = parse_cells(sample.raw_mask)
-    references = tuple(pictures.read_rgb(folder / name) for name in (sample.reference_cells, sample.reference_tight))
-    return Shown(f"{sample.role} {Path(sample.source).stem}", image, pictures.read_mask(folder / sample.mask), k, cells, references)
+    references = tuple(
+        pictures.read_rgb(folder / name)
+        for name in (sample.reference_cells, sample.reference_tight)
+    )
+    return Shown(
+        f"{sample.role} {Path(sample.source).stem}",
+        image,
+        pictures.read_mask(folder / sample.mask),
+        k,
+        cells,
+        references,
+    )
 
 
 def _sheet(folder: Path, samples: list[Sample]) -> None:
     groups = []
     for defect in [GOOD, *sorted({s.defect for s in samples} - {GOOD})]:
-        chosen = [[s for s in samples if s.defect == defect and s.role == role][:SHOWN] for role in ("normal", "generator", "both", "test")]
+        chosen = [
+            [s for s in samples if s.defect == defect and s.role == role][:SHOWN]
+            for role in ("normal", "generator", "both", "test")
+        ]
         groups.append((defect, [_shown(folder, sample) for sample in sum(chosen, [])]))
     draw_sheet(folder / "sheet.png", f"{samples[0].dataset} / {samples[0].category}", groups)
 
@@ -115,28 +146,41 @@ def _sheet(folder: Path, samples: list[Sample]) -> None:
 def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, out: Path) -> None:
     """Prepare one category from the raw folder `raw` into `out`, which appears whole or not at all.
 
-    Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/, samples.csv, split.json,
-    sheet.png and, last, manifest.json, which counts the real masks that the mask gate would refuse
-    by its default settings. Reads the keys `prepare.size`, `prepare.split` and
-    `prepare.raw_mask_cells`. Raises UserError for bad raw data, for a defect type that cannot be
-    split, and for a test picture that is also in training.
+    Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/,
+    samples.csv, split.json, sheet.png and, last, manifest.json, which counts the real masks that
+    the mask gate would refuse by its default settings. Reads the keys `prepare.size`,
+    `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for bad raw data, for a defect
+    type that cannot be split, and for a test picture that is also in training.
     """
-    size, rule, k = config["prepare.size"], config["prepare.split"], config["prepare.raw_mask_cells"]
+    size, rule, k = (
+        config["prepare.size"],
+        config["prepare.split"],
+        config["prepare.raw_mask_cells"],
+    )
     root, notes = Path(raw).absolute(), Notes()
     raw_samples = layouts.read(layout, Path(raw), dataset, category, notes)
     ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
     notes.odd += told_apart(raw_samples, parts)
     progress = Progress(f"{dataset} {category}", len(raw_samples))
-    with whole_folder(out) as folder, manifest(folder / "manifest.json", "prepare", config, dataset=dataset, category=category) as record:
+    with (
+        whole_folder(out) as folder,
+        manifest(
+            folder / "manifest.json", "prepare", config, dataset=dataset, category=category
+        ) as record,
+    ):
         for name in ("images", "masks", "references"):
             (folder / name).mkdir()
         prepared = []
         for one in zip(raw_samples, ids, parts, strict=True):
             prepared.append(prepare_one(*one, root, folder, size, k))
             progress.step()
-        record["distinct_pictures"] = check_leaks((str(Path(raw) / sample.source), sample.role, content) for sample, content in prepared)
+        record["distinct_pictures"] = check_leaks(
+            (str(Path(raw) / sample.source), sample.role, content) for sample, content in prepared
+        )
         samples = sorted((sample for sample, _ in prepared), key=lambda s: s.id)
-        split = split_record(rule, k, dataset, category, ((s.id, s.defect, s.role) for s in samples))
+        split = split_record(
+            rule, k, dataset, category, ((s.id, s.defect, s.role) for s in samples)
+        )
         refusals = Refusals.count(_generator_masks(folder, samples), Gate())
         write_csv(folder / "samples.csv", samples, Sample)
         write_json(folder / "split.json", split)

@@ -19,7 +19,9 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Job:
-    """One job's manifest. method: its label, empty for `prepare`; seed: the detector's, otherwise None."""
+    """One job's manifest. method: its label, empty for `prepare`; seed: the detector's, otherwise
+    None.
+    """
 
     stage: str
     method: str
@@ -36,12 +38,18 @@ class Job:
 
 
 class Folder:
-    """The results folder of a run, seen through its configuration (keys train.methods, prepare.datasets, detect)."""
+    """The results folder of a run, seen through its configuration (keys train.methods,
+    prepare.datasets, detect).
+    """
 
     def __init__(self, results: Path, config: Slice):
         self.results = Path(results)
-        self.labels: dict[str, str] = {key: method.label for key, method in config["train.methods"].items()}
-        self.datasets: dict[str, tuple[str, ...]] = {name: d.categories for name, d in config["prepare.datasets"].items()}
+        self.labels: dict[str, str] = {
+            key: method.label for key, method in config["train.methods"].items()
+        }
+        self.datasets: dict[str, tuple[str, ...]] = {
+            name: d.categories for name, d in config["prepare.datasets"].items()
+        }
         self.seeds: tuple[int, ...] = config["detect"].localization.seeds
         self.comparators = config["detect"].comparators or {}
 
@@ -52,7 +60,9 @@ class Folder:
                 yield from ((name, category) for category in categories)
 
     def jobs(self) -> Iterator[Job]:
-        """Every job with a manifest, stage by stage; methods that do not learn have none under `train`."""
+        """Every job with a manifest, stage by stage; methods that do not learn have none under
+        `train`.
+        """
         for d, c in self.places():
             yield self._job("prepare", "", d, c, self.results / "prepare" / d / c)
         for key, label in {BASE: "base model", **self.labels}.items():
@@ -70,16 +80,30 @@ class Folder:
         for key, comparator in self.comparators.items():
             for d, c in self.places():
                 for seed in comparator.seeds:
-                    yield self._job("detect", comparator.label, d, c, self.detection(key, d, c, seed), seed)
+                    yield self._job(
+                        "detect", comparator.label, d, c, self.detection(key, d, c, seed), seed
+                    )
 
-    def _job(self, stage: str, method: str, dataset: str, category: str, folder: Path, seed: int | None = None) -> Job:
-        return Job(stage, method, dataset, category, seed, folder, read_json(folder / "manifest.json"))
+    def _job(
+        self,
+        stage: str,
+        method: str,
+        dataset: str,
+        category: str,
+        folder: Path,
+        seed: int | None = None,
+    ) -> Job:
+        return Job(
+            stage, method, dataset, category, seed, folder, read_json(folder / "manifest.json")
+        )
 
     def detection(self, key: str, dataset: str, category: str, seed: int) -> Path:
         """Folder of a detector."""
         return self.results / "detect" / key / dataset / category / f"seed{seed}"
 
-    def curves(self, key: str, dataset: str, category: str, seed: int) -> dict[str, list[tuple[float, float]]]:
+    def curves(
+        self, key: str, dataset: str, category: str, seed: int
+    ) -> dict[str, list[tuple[float, float]]]:
         """Curve name -> points, as `detect` left them."""
         file = self.detection(key, dataset, category, seed) / "curves.csv"
         found: dict[str, list[tuple[float, float]]] = {}
@@ -87,7 +111,9 @@ class Folder:
             try:
                 found.setdefault(row["curve"], []).append((float(row["x"]), float(row["y"])))
             except ValueError:
-                raise UserError(f"{file}: row {line}: no point of a curve; run `detect` again") from None
+                raise UserError(
+                    f"{file}: row {line}: no point of a curve; run `detect` again"
+                ) from None
         return found
 
     def prepared(self, dataset: str, category: str) -> tuple[Path, list[Sample]]:
@@ -105,9 +131,15 @@ class Folder:
         """Rows of stats.jsonl of a training; empty where there is none."""
         file = job.folder / "stats.jsonl"
         try:
-            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line] if file.is_file() else []
+            return (
+                [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+                if file.is_file()
+                else []
+            )
         except (OSError, ValueError) as error:
-            raise UserError(f"{file}: not a training's statistics ({error}); run its stage again") from None
+            raise UserError(
+                f"{file}: not a training's statistics ({error}); run its stage again"
+            ) from None
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -35,7 +35,8 @@ _SUBSTITUTE = re.compile(r"\b(random|squeezenet1_1|squeezenet|squeeze)\b")
 
 @dataclass(frozen=True)
 class Measured:
-    """One measured number. `values`: per seed; `shuffles`: std over scoring shuffles when there is but one seed.
+    """One measured number. `values`: per seed; `shuffles`: std over scoring shuffles when there is
+    but one seed.
 
     covers: number of categories behind an average, 0 for a category.
     """
@@ -56,9 +57,15 @@ class Measured:
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; of one seed, the scorer's own over shuffles; None without either."""
+        """Sample standard deviation over seeds; of one seed, the scorer's own over shuffles; None
+        without either.
+        """
         if len(self.values) > 1:
-            return statistics.stdev(self.values.values()) if all(map(math.isfinite, self.values.values())) else None
+            return (
+                statistics.stdev(self.values.values())
+                if all(map(math.isfinite, self.values.values()))
+                else None
+            )
         return self.shuffles
 
     @property
@@ -72,22 +79,35 @@ class Measured:
 
     @property
     def substitute(self) -> str:
-        """What is not the paper's about a network, its name or that it started untrained; else empty."""
+        """What is not the paper's about a network, its name or that it started untrained; else
+        empty.
+        """
         if self.metric in _STARTS_PRETRAINED:
             return "untrained" if "untrained start" in self.protocol else ""
-        found = _SUBSTITUTE.search(self.protocol) if self.metric in _BY_NETWORK or _COMPARATOR in self.protocol else None
+        found = (
+            _SUBSTITUTE.search(self.protocol)
+            if self.metric in _BY_NETWORK or _COMPARATOR in self.protocol
+            else None
+        )
         return found.group() if found else ""
 
 
 def labels(config: Slice) -> dict[str, str]:
-    """Key of a method, comparator or arm -> name in the tables, an arm's being its key; UserError when two have one name."""
+    """Key of a method, comparator or arm -> name in the tables, an arm's being its key; UserError
+    when two have one name.
+    """
     arms = config["train.ablations"] if "train.ablations" in config else {}
     comparators = (config["detect.comparators"] if "detect.comparators" in config else None) or {}
-    named = {key: entry.label for key, entry in [*config["train.methods"].items(), *comparators.items()]}
+    named = {
+        key: entry.label for key, entry in [*config["train.methods"].items(), *comparators.items()]
+    }
     owners: dict[str, str] = {}
     for key, label in named.items():
         if label in owners:
-            raise UserError(f"label of {key}: {label!r} is {owners[label]}'s, too; numbers of two methods never share a column")
+            raise UserError(
+                f"label of {key}: {label!r} is {owners[label]}'s, too; numbers of two methods "
+                f"never share a column"
+            )
         owners[label] = key
     return {**named, **{key: key for key, arm in arms.items() if arm.change}}
 
@@ -95,14 +115,22 @@ def labels(config: Slice) -> dict[str, str]:
 def _protocol(row: Score) -> str:
     """Protocol text without the seed, with the split."""
     text = re.sub(r"(^|[;,]\s*)(\w+ )?seed[ =:]*\d+", "", row.protocol).strip("; ,")
-    return text if re.search(rf"\b{re.escape(row.split)}\b", text) else f"{text}; split {row.split}".removeprefix("; ")
+    return (
+        text
+        if re.search(rf"\b{re.escape(row.split)}\b", text)
+        else f"{text}; split {row.split}".removeprefix("; ")
+    )
 
 
-def collect(files: Iterable[Path], config: Slice, split_up: Mapping[str, Mapping[str, str]] | None = None) -> list[Measured]:
-    """Category scores of all files, grouped over seeds, in the order of the configuration; averages follow.
+def collect(
+    files: Iterable[Path], config: Slice, split_up: Mapping[str, Mapping[str, str]] | None = None
+) -> list[Measured]:
+    """Category scores of all files, grouped over seeds, in the order of the configuration; averages
+    follow.
 
-    split_up: data set -> {defect type: kind}, for data sets whose rows are `<kind>/<category>` and come from these defect
-    types instead. An average exists only where every configured row of a data set is measured under the same protocol.
+    split_up: data set -> {defect type: kind}, for data sets whose rows are `<kind>/<category>` and
+    come from these defect types instead. An average exists only where every configured row of a
+    data set is measured under the same protocol.
     """
     split_up = split_up or {}
     named = labels(config)
@@ -114,27 +142,49 @@ def collect(files: Iterable[Path], config: Slice, split_up: Mapping[str, Mapping
             if row.defect not in kinds:
                 continue
             if row.method not in named:
-                raise UserError(f"{file}: {row.method!r} is no method or comparator of this run; give its score files only")
+                raise UserError(
+                    f"{file}: {row.method!r} is no method or comparator of this run; give its "
+                    f"score files only"
+                )
             if row.dataset not in datasets or row.category not in datasets[row.dataset].categories:
-                raise UserError(f"{file}: {row.dataset}/{row.category} is not in prepare.datasets; give score files of this run only")
+                raise UserError(
+                    f"{file}: {row.dataset}/{row.category} is not in prepare.datasets; give score "
+                    f"files of this run only"
+                )
             name = f"{kinds[row.defect]}/{row.category}".removeprefix("/")
-            key = (row.dataset, name, named[row.method], _PAPER_NAMES.get(row.metric, row.metric), _protocol(row))
+            key = (
+                row.dataset,
+                name,
+                named[row.method],
+                _PAPER_NAMES.get(row.metric, row.metric),
+                _protocol(row),
+            )
             entry = found.setdefault(key, Measured(*key, values={}, shuffles=row.std))
             known = entry.values.setdefault(row.seed, row.value)
             if known != row.value and not (math.isnan(known) and math.isnan(row.value)):
                 what = f"{row.metric} of {row.method} on {row.category}, seed {row.seed}"
-                raise UserError(f"{file}: {what} is {row.value}, but {known} in an earlier row; give each score once")
+                raise UserError(
+                    f"{file}: {what} is {row.value}, but {known} in an earlier row; give each "
+                    f"score once"
+                )
     order = [
         (d, f"{kind}/{c}".removeprefix("/"))
         for d in datasets
         for kind in split_up.get(d, {ALL: ""}).values()
         for c in datasets[d].categories
     ]
-    entries = sorted(found.values(), key=lambda e: (order.index((e.dataset, e.category)), list(named.values()).index(e.label)))
+    entries = sorted(
+        found.values(),
+        key=lambda e: (order.index((e.dataset, e.category)), list(named.values()).index(e.label)),
+    )
     groups: dict[tuple, list[Measured]] = {}
     for entry in entries:
-        groups.setdefault((entry.dataset, entry.label, entry.metric, entry.protocol), []).append(entry)
-    complete = [group for key, group in groups.items() if len(group) == sum(d == key[0] for d, _ in order)]
+        groups.setdefault((entry.dataset, entry.label, entry.metric, entry.protocol), []).append(
+            entry
+        )
+    complete = [
+        group for key, group in groups.items() if len(group) == sum(d == key[0] for d, _ in order)
+    ]
     return entries + [_average(group) for group in complete]
 
 
@@ -146,4 +196,6 @@ def _average(group: list[Measured]) -> Measured:
     else:
         values = {0: statistics.fmean(entry.mean for entry in group)}
     shuffles = group[0].shuffles if len(group) == 1 else None
-    return dataclasses.replace(group[0], category=AVERAGE, values=values, shuffles=shuffles, covers=len(group))
+    return dataclasses.replace(
+        group[0], category=AVERAGE, values=values, shuffles=shuffles, covers=len(group)
+    )

@@ -29,7 +29,9 @@ _COLUMNS = ("table", "dataset", "category", "method", "metric", "value", "note")
 
 @dataclass(frozen=True)
 class Printed:
-    """One printed number. `text` is as printed; `note` is what a reader must know about it, else empty."""
+    """One printed number. `text` is as printed; `note` is what a reader must know about it, else
+    empty.
+    """
 
     dataset: str
     category: str
@@ -48,8 +50,8 @@ class Printed:
 class Published:
     """A table of the paper in its own row and column order.
 
-    `cells` maps (dataset, category, method, metric) to a number; `recomputed` maps (dataset, method, metric) to the
-    mean of the printed rows and exists where the paper prints an average.
+    `cells` maps (dataset, category, method, metric) to a number; `recomputed` maps (dataset,
+    method, metric) to the mean of the printed rows and exists where the paper prints an average.
     """
 
     number: int
@@ -64,7 +66,9 @@ class Published:
 
     def categories(self, dataset: str) -> tuple[str, ...]:
         """Categories of a data set in order, without the average row."""
-        return tuple(dict.fromkeys(key[1] for key in self.cells if key[0] == dataset and key[1] != AVERAGE))
+        return tuple(
+            dict.fromkeys(key[1] for key in self.cells if key[0] == dataset and key[1] != AVERAGE)
+        )
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -91,9 +95,15 @@ def _decimals(text: str) -> int:
 
 
 def _note(text: str) -> str:
-    """The part of a note that is about the number: not how sure its transcription is, not what we recompute."""
+    """The part of a note that is about the number: not how sure its transcription is, not what we
+    recompute.
+    """
     text = re.sub(r"^certainty=[a-z-]+ (\([^)]*\)|as printed)[;,]?\s*", "", text)
-    text = re.sub(r"^printed average disagrees with mean of rows [\d.]+;?\s*|^row mean [\d.]+ agrees$", "", text)
+    text = re.sub(
+        r"^printed average disagrees with mean of rows [\d.]+;?\s*|^row mean [\d.]+ agrees$",
+        "",
+        text,
+    )
     return text.removeprefix("SUSPECT: ")
 
 
@@ -105,25 +115,36 @@ def read(folder: Path, number: int) -> Published:
             rows = list(csv.DictReader(handle))
         if not rows or any(set(row) != set(_COLUMNS) for row in rows):
             raise ValueError(f"columns must be {','.join(_COLUMNS)}")
-        printed = [Printed(*(row[name] for name in _COLUMNS[1:6]), _note(row["note"])) for row in rows]
+        printed = [
+            Printed(*(row[name] for name in _COLUMNS[1:6]), _note(row["note"])) for row in rows
+        ]
         rest: dict[tuple[str, str, str], list[float]] = {}
         for cell in printed:
             value = cell.value
             if cell.category != AVERAGE:
                 rest.setdefault((cell.dataset, cell.method, cell.metric), []).append(value)
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a published table ({error}); restore resources/published") from None
+        raise UserError(
+            f"{path}: not a published table ({error}); restore resources/published"
+        ) from None
     cells = {(cell.dataset, cell.category, cell.method, cell.metric): cell for cell in printed}
     averaged = [(d, m, k) for d, c, m, k in cells if c == AVERAGE]
     restored = dict.fromkeys(row["category"] for row in rows if "scrambled" in row["note"])
-    return Published(number, cells, {key: fmean(rest[key]) for key in averaged if key in rest}, tuple(restored))
+    return Published(
+        number, cells, {key: fmean(rest[key]) for key in averaged if key in rest}, tuple(restored)
+    )
 
 
 def all_datasets_shown(folder: Path, configured: Iterable[str]) -> dict[int, tuple[str, ...]]:
-    """The configured data sets that belong into each table: the paper's own there, and those that it has in no table."""
+    """The configured data sets that belong into each table: the paper's own there, and those that
+    it has in no table.
+    """
     printed = {n: set(read(folder, n).datasets) for n in ROMAN}
     known, configured = set().union(*printed.values()), tuple(configured)
-    return {n: tuple(name for name in configured if name in own or name not in known) for n, own in printed.items()}
+    return {
+        n: tuple(name for name in configured if name in own or name not in known)
+        for n, own in printed.items()
+    }
 
 
 def datasets_shown(folder: Path, number: int, configured: Iterable[str]) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ PUBLISHED_ONLY = {
     ),
     "DTD": Only(
         "Cimpoi et al., CVPR 2014",
-        "textures, not a detector: the paper does not say which one the column is; `draem` pastes them",
+        "textures, not a detector: the paper does not say which one the column is; `draem` pastes "
+        "them",
     ),
     "CutPaste": Only(
         "Li et al., CVPR 2021",
@@ -73,5 +74,8 @@ def rows(columns: Iterable[tuple[str, Iterable[str]]]) -> list[str]:
     for number, methods in columns:
         for name in methods:
             tables.setdefault(name, []).append(number)
-    cells = [(name, ", ".join(tables.get(name, ())), only.source, only.reason) for name, only in PUBLISHED_ONLY.items()]
+    cells = [
+        (name, ", ".join(tables.get(name, ())), only.source, only.reason)
+        for name, only in PUBLISHED_ONLY.items()
+    ]
     return [f"| {' | '.join(row)} |" for row in cells]

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from helixbench.report.tables import Block, Cell, Column, Row
 
 LEGEND = (
-    "Published numbers are the paper's, as printed; measured numbers are this run's, mean ± standard deviation over seeds "
-    "(over scoring shuffles where there is one seed). Best bold, second underlined, among numbers of one kind and one scoring protocol. "
+    "Published numbers are the paper's, as printed; measured numbers are this run's, mean ± "
+    "standard deviation over seeds "
+    "(over scoring shuffles where there is one seed). Best bold, second underlined, among numbers "
+    "of one kind and one scoring protocol. "
     "Higher is better."
 )
 
@@ -31,7 +33,12 @@ def _marks_used(columns: Iterable[tuple[int, Column]], rows: Iterable[Row]) -> s
     used = set()
     for index, column in columns:
         used.add(column.mark)
-        used.update(mark for row in rows if row.cells and row.cells[index] for mark in row.cells[index].marks)
+        used.update(
+            mark
+            for row in rows
+            if row.cells and row.cells[index]
+            for mark in row.cells[index].marks
+        )
     return used
 
 
@@ -39,10 +46,15 @@ def _shown(rows: list[Row], columns: Iterable[int]) -> list[Row]:
     """Rows with a number in one of these columns, and the headings that such a row follows."""
     columns = list(columns)
     rows = [row for row in rows if row.cells is None or any(row.cells[i] for i in columns)]
-    return [row for row, after in itertools.zip_longest(rows, rows[1:]) if row.cells or (after and after.cells)]
+    return [
+        row
+        for row, after in itertools.zip_longest(rows, rows[1:])
+        if row.cells or (after and after.cells)
+    ]
 
 
-# -------------------------------------------------------------------------------------------------------- Markdown
+# ------------------------------------------------------------------------------------------------
+# Markdown
 
 
 def _md(text: str) -> str:
@@ -68,33 +80,48 @@ def _md_header(column: Column) -> str:
     return _md(text) + _md_sup([column.mark])
 
 
-def markdown(title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()) -> str:
+def markdown(
+    title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()
+) -> str:
     """One Markdown table a metric, footnotes below each, remarks below the first block."""
     lines = [f"# {_md(title)}", "", LEGEND, ""]
     for number, block in enumerate(blocks):
         if number:
             lines += ["## Also measured", "", "The paper prints none of these.", ""]
         for metric in block.metrics:
-            columns = [(i, column) for i, column in enumerate(block.columns) if column.metric == metric]
+            columns = [
+                (i, column) for i, column in enumerate(block.columns) if column.metric == metric
+            ]
             rows = _shown(block.rows, (i for i, _ in columns))
             lines += [f"##{'#' * bool(number)} {_md(names.get(metric, metric))}", ""]
-            lines.append(f"| {block.head} | " + " | ".join(_md_header(column) for _, column in columns) + " |")
+            lines.append(
+                f"| {block.head} | "
+                + " | ".join(_md_header(column) for _, column in columns)
+                + " |"
+            )
             lines.append("|---|" + "---:|" * len(columns))
             for row in rows:
                 if row.cells is None:
                     lines.append(f"| **{_md(row.name)}** |" + " |" * len(columns))
                     continue
                 name = f"*{_md(row.name)}*" if row.average else _md(row.name)
-                lines.append(f"| {name} | " + " | ".join(_md_cell(row.cells[i]) for i, _ in columns) + " |")
+                lines.append(
+                    f"| {name} | " + " | ".join(_md_cell(row.cells[i]) for i, _ in columns) + " |"
+                )
             used = _marks_used(columns, rows)
-            notes = [f"<sup>{mark}</sup> {_md(text)}" for mark, text in block.notes.items() if mark in used]
+            notes = [
+                f"<sup>{mark}</sup> {_md(text)}"
+                for mark, text in block.notes.items()
+                if mark in used
+            ]
             lines += ["", *(f"{note}  " for note in notes), ""]
         if not number:
             lines += [line for text in remarks for line in (text, "")]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-# ------------------------------------------------------------------------------------------------------------ HTML
+# ------------------------------------------------------------------------------------------------
+# HTML
 
 
 def _html_cell(cell: Cell | None) -> str:
@@ -109,40 +136,66 @@ def _html_sup(marks: Iterable[str]) -> str:
     return f"<sup>{joined}</sup>" if joined else ""
 
 
-def html(title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()) -> str:
+def html(
+    title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()
+) -> str:
     """A fragment: one table a metric, measured columns marked by a class, footnotes below each."""
     lines = [f"<h3>{_html.escape(title)}</h3>"]
     for number, block in enumerate(blocks):
         for metric in block.metrics:
-            columns = [(i, column) for i, column in enumerate(block.columns) if column.metric == metric]
+            columns = [
+                (i, column) for i, column in enumerate(block.columns) if column.metric == metric
+            ]
             rows = _shown(block.rows, (i for i, _ in columns))
             also = " <small>(not in the paper)</small>" if number else ""
-            lines += [f"<h4>{_html.escape(names.get(metric, metric))}{also}</h4>", '<div class="wide"><table>']
+            lines += [
+                f"<h4>{_html.escape(names.get(metric, metric))}{also}</h4>",
+                '<div class="wide"><table>',
+            ]
             heads = []
             for _, column in columns:
-                label = column.label + (f" ({column.substitute} network)" if column.substitute else "")
-                heads.append(f'<th class="{column.kind}">{_html.escape(label)}{_html_sup([column.mark])}</th>')
-            kinds = [(kind, len(list(group))) for kind, group in itertools.groupby(column.kind for _, column in columns)]
+                label = column.label + (
+                    f" ({column.substitute} network)" if column.substitute else ""
+                )
+                mark = _html_sup([column.mark])
+                heads.append(f'<th class="{column.kind}">{_html.escape(label)}{mark}</th>')
+            kinds = [
+                (kind, len(list(group)))
+                for kind, group in itertools.groupby(column.kind for _, column in columns)
+            ]
             spans = "".join(f'<th class="{kind}" colspan="{n}">{kind}</th>' for kind, n in kinds)
-            lines += [f"<thead><tr><th></th>{spans}</tr>", f"<tr><th>{block.head}</th>{''.join(heads)}</tr></thead><tbody>"]
+            lines += [
+                f"<thead><tr><th></th>{spans}</tr>",
+                f"<tr><th>{block.head}</th>{''.join(heads)}</tr></thead><tbody>",
+            ]
             for row in rows:
                 name = _html.escape(row.name)
                 if row.cells is not None:
                     kind = ' class="average"' if row.average else ""
-                    lines.append(f"<tr{kind}><th>{name}</th>{''.join(_html_cell(row.cells[i]) for i, _ in columns)}</tr>")
+                    cells = "".join(_html_cell(row.cells[i]) for i, _ in columns)
+                    lines.append(f"<tr{kind}><th>{name}</th>{cells}</tr>")
                 else:
-                    lines.append(f'<tr class="heading"><th colspan="{len(columns) + 1}">{name}</th></tr>')
+                    lines.append(
+                        f'<tr class="heading"><th colspan="{len(columns) + 1}">{name}</th></tr>'
+                    )
             lines.append("</tbody></table></div>")
             used = _marks_used(columns, rows)
-            notes = [f"<sup>{mark}</sup> {_html.escape(text)}" for mark, text in block.notes.items() if mark in used]
+            notes = [
+                f"<sup>{mark}</sup> {_html.escape(text)}"
+                for mark, text in block.notes.items()
+                if mark in used
+            ]
             if notes:
-                lines.append(f"<details><summary>notes</summary><p>{'<br>'.join(notes)}</p></details>")
+                lines.append(
+                    f"<details><summary>notes</summary><p>{'<br>'.join(notes)}</p></details>"
+                )
         if not number:
             lines += [f"<p>{_html.escape(text)}</p>" for text in remarks]
     return "\n".join(lines) + "\n"
 
 
-# ----------------------------------------------------------------------------------------------------------- LaTeX
+# ------------------------------------------------------------------------------------------------
+# LaTeX
 
 WIDE = 20
 """Columns of numbers that a page can show side by side: as many as the paper's widest table has."""
@@ -184,7 +237,9 @@ def _tex_cell(cell: Cell | None) -> str:
     if cell is None:
         return ""
     text = escape(cell.text)
-    return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text) + _tex_sup(cell.marks)
+    return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text) + _tex_sup(
+        cell.marks
+    )
 
 
 def _spans(columns: list[Column], key: Callable) -> tuple[str, str]:
@@ -199,15 +254,21 @@ def _spans(columns: list[Column], key: Callable) -> tuple[str, str]:
 
 
 def _panels(columns: list[Column]) -> list[list[int]]:
-    """Indices of the columns of each panel: all in one up to WIDE, else each kind apart, cut between methods into like parts."""
+    """Indices of the columns of each panel: all in one up to WIDE, else each kind apart, cut
+    between methods into like parts.
+    """
     if len(columns) <= WIDE:
         return [list(range(len(columns)))]
     panels = []
     for _, kind in itertools.groupby(range(len(columns)), lambda i: columns[i].kind):
-        methods = [list(group) for _, group in itertools.groupby(kind, lambda i: _tex_method(columns[i]))]
+        methods = [
+            list(group) for _, group in itertools.groupby(kind, lambda i: _tex_method(columns[i]))
+        ]
         parts = math.ceil(sum(map(len, methods)) / WIDE)
         each = math.ceil(len(methods) / parts)
-        panels += [list(itertools.chain(*methods[i : i + each])) for i in range(0, len(methods), each)]
+        panels += [
+            list(itertools.chain(*methods[i : i + each])) for i in range(0, len(methods), each)
+        ]
     return panels
 
 
@@ -216,40 +277,84 @@ def _tex_method(column: Column) -> tuple[str, str]:
 
 
 def _tex_panel(block: Block, indices: list[int], names: dict[str, str]) -> list[str]:
-    """One tabular, made smaller where it is wider than the page; rows without a number in it are left out."""
+    """One tabular, made smaller where it is wider than the page; rows without a number in it are
+    left out.
+    """
     columns = [block.columns[i] for i in indices]
     kinds, kinds_rule = _spans(columns, lambda c: (c.kind,))
     methods, methods_rule = _spans(columns, _tex_method)
-    metrics = " & ".join([block.head, *(escape(names.get(c.metric, c.metric)) + _tex_sup([c.mark]) for c in columns)]) + r" \\"
+    metrics = (
+        " & ".join(
+            [
+                block.head,
+                *(escape(names.get(c.metric, c.metric)) + _tex_sup([c.mark]) for c in columns),
+            ]
+        )
+        + r" \\"
+    )
     published = sum(column.kind == "published" for column in columns)
     between = "@{\\qquad}" if 0 < published < len(columns) else ""
     shape = "l" + "c" * published + between + "c" * (len(columns) - published)
-    lines = [r"\sbox0{%", rf"\begin{{tabular}}{{{shape}}}", r"\toprule", kinds, kinds_rule, methods, methods_rule, metrics]
+    lines = [
+        r"\sbox0{%",
+        rf"\begin{{tabular}}{{{shape}}}",
+        r"\toprule",
+        kinds,
+        kinds_rule,
+        methods,
+        methods_rule,
+        metrics,
+    ]
     for row in _shown(block.rows, indices):
         if row.cells is not None:
             rule = [r"\cmidrule(lr){1-" + f"{len(columns) + 1}}}"] if row.average else []
-            lines += [*rule, " & ".join([escape(row.name), *(_tex_cell(row.cells[i]) for i in indices)]) + r" \\"]
+            lines += [
+                *rule,
+                " & ".join([escape(row.name), *(_tex_cell(row.cells[i]) for i in indices)])
+                + r" \\",
+            ]
         else:
-            lines += [r"\midrule", rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escape(row.name)}}}}} \\"]
+            lines += [
+                r"\midrule",
+                rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escape(row.name)}}}}} \\",
+            ]
     lines += [r"\bottomrule", r"\end{tabular}}%"]
     return [*lines, r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
 
 
 def _tex_table(label: str, caption: str, block: Block, names: dict[str, str]) -> list[str]:
-    lines = [r"\begin{table*}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}"]
+    lines = [
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{escape(caption)}}}",
+        rf"\label{{{label}}}",
+    ]
     for number, indices in enumerate(_panels(block.columns)):
         lines += [*([r"\par\medskip"] if number else []), *_tex_panel(block, indices, names)]
     if block.notes:
-        notes = [rf"\textsuperscript{{{mark}}}\,{escape(text)}" for mark, text in block.notes.items()]
-        lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}\footnotesize", "\\quad\n".join(notes), r"\end{minipage}"]
+        notes = [
+            rf"\textsuperscript{{{mark}}}\,{escape(text)}" for mark, text in block.notes.items()
+        ]
+        lines += [
+            r"\par\smallskip",
+            r"\begin{minipage}{\linewidth}\footnotesize",
+            "\\quad\n".join(notes),
+            r"\end{minipage}",
+        ]
     return [*lines, r"\end{table*}"]
 
 
-def latex(label: str, title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()) -> str:
-    r"""A fragment for \input: one booktabs table a block, in a two-column-wide float, in panels where it has more than WIDE columns."""
+def latex(
+    label: str, title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()
+) -> str:
+    r"""A fragment for \input: one booktabs table a block, in a two-column-wide float, in panels
+    where it has more than WIDE columns.
+    """
     lines = [r"% needs \usepackage{booktabs,graphicx}"]
     for number, block in enumerate(blocks):
-        caption = re.sub(r"^Table [IVX]+: ", "", title) + (", also measured" if number else "") + ". "
+        caption = (
+            re.sub(r"^Table [IVX]+: ", "", title) + (", also measured" if number else "") + ". "
+        )
         caption += " ".join([LEGEND, *([] if number else remarks)])
         lines += ["", *_tex_table(label + "-also" * bool(number), caption, block, names)]
     return "\n".join(lines) + "\n"

@@ -1,7 +1,7 @@
 """The paper's tables: published, recomputed and measured numbers side by side, never mixed.
 
-Published: as printed. Recomputed: mean of the printed rows, since some printed averages are not. Measured: ours, one
-column a protocol.
+Published: as printed. Recomputed: mean of the printed rows, since some printed averages are not.
+Measured: ours, one column a protocol.
 """
 
 from __future__ import annotations
@@ -30,7 +30,17 @@ from helixbench.report.published import (
 )
 from helixbench.schema import Ablation
 
-COLUMNS = ("table", "dataset", "category", "method", "metric", "published", "recomputed", "measured", "protocol")
+COLUMNS = (
+    "table",
+    "dataset",
+    "category",
+    "method",
+    "metric",
+    "published",
+    "recomputed",
+    "measured",
+    "protocol",
+)
 METRICS = {
     1: ("IS", "IC-LPIPS"),
     2: ("image_auroc", "pixel_auroc"),
@@ -45,7 +55,8 @@ METRICS = {
 ARMS = (8, 9)
 """Tables whose rows are ablations."""
 KINDS = {"logical_anomalies": "logical", "structural_anomalies": "structural"}
-"""Defect types that have rows of their own where a table of the paper has them, `logical/<category>`."""
+"""Defect types that have rows of their own where a table of the paper has them,
+`logical/<category>`."""
 ALSO = {
     1: (
         "kid",
@@ -120,13 +131,17 @@ class Column:
 
     @property
     def contest(self) -> tuple[str, str, str]:
-        """What may be ranked against this column: its kind, metric and protocol but for how the pairs were made."""
+        """What may be ranked against this column: its kind, metric and protocol but for how the
+        pairs were made.
+        """
         return self.kind, self.metric, re.sub(r"; pairs: [^;]*", "", self.protocol)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Text of a cell, its rank among its kind (1 best, 2 second, 0 neither), marks of its footnotes."""
+    """Text of a cell, its rank among its kind (1 best, 2 second, 0 neither), marks of its
+    footnotes.
+    """
 
     text: str
     rank: int = 0
@@ -135,7 +150,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """A category, an average (`average` is True), or with `cells` None the heading of a data set."""
+    """A category, an average (`average` is True), or with `cells` None the heading of a data
+    set.
+    """
 
     name: str
     cells: tuple[Cell | None, ...] | None
@@ -144,7 +161,8 @@ class Row:
 
 @dataclass
 class Block:
-    """What the renderers get: columns, rows, footnotes by mark (letters: protocols; numbers: remarks).
+    """What the renderers get: columns, rows, footnotes by mark (letters: protocols; numbers:
+    remarks).
 
     head: what a row is.
     """
@@ -167,61 +185,90 @@ class Block:
 
 
 def run(number: int, config: Slice, *, published: Path, scores: list[Path], out: Path) -> None:
-    """Write table_<number>.csv, .tex, .md and .html (a fragment for the page) into the folder `out`.
+    """Write table_<number>.csv, .tex, .md and .html (a fragment for the page) into the folder
+    `out`.
 
-    published: folder of the printed tables. scores: score files of this run (any stage, seed and metric; what the
-    table does not show is left out). Raises UserError for a table not rendered yet, unreadable files, and numbers
-    that contradict each other.
+    published: folder of the printed tables. scores: score files of this run (any stage, seed and
+    metric; what the table does not show is left out). Raises UserError for a table not rendered
+    yet, unreadable files, and numbers that contradict each other.
     """
     if number not in METRICS:
         raise UserError(f"table {number}: not one of {', '.join(map(str, METRICS))}")
     table = read(published, number)
     shown = datasets_shown(published, number, config["prepare.datasets"])
-    split_up = {name: KINDS for name in shown if any("/" in category for category in table.categories(name))}
+    split_up = {
+        name: KINDS for name in shown if any("/" in category for category in table.categories(name))
+    }
     entries = [entry for entry in collect(scores, config, split_up) if entry.dataset in shown]
     entries = [whole for entry in entries if (whole := _as_printed(entry, table))]
     if number in ARMS:
         entries = _as_rows(entries, labels(config), config["train.ablations"], number)
     wanted = METRICS[number] + ALSO.get(number, ())
     measured = [entry for entry in entries if entry.metric in wanted]
-    configured = {name: dataset.categories for name, dataset in config["prepare.datasets"].items() if name in shown}
-    blocks = [(build_arms if number in ARMS else build)(table, measured, METRICS[number], configured)]
-    also = tuple(metric for metric in ALSO.get(number, ()) if any(entry.metric == metric for entry in measured))
+    configured = {
+        name: dataset.categories
+        for name, dataset in config["prepare.datasets"].items()
+        if name in shown
+    }
+    blocks = [
+        (build_arms if number in ARMS else build)(table, measured, METRICS[number], configured)
+    ]
+    also = tuple(
+        metric
+        for metric in ALSO.get(number, ())
+        if any(entry.metric == metric for entry in measured)
+    )
     if also:
         blocks.append(build(table, measured, also, configured))
     title = f"Table {ROMAN[number]}: {TITLES[number]}"
-    remarks = list(filter(None, (render.restored(table.restored), published_only.remark(table.methods))))
+    remarks = list(
+        filter(None, (render.restored(table.restored), published_only.remark(table.methods)))
+    )
     out = Path(out)
     write_text(out / f"table_{number}.csv", long_form(table, measured, wanted, configured))
     write_text(out / f"table_{number}.md", render.markdown(title, blocks, NAMES, remarks))
     write_text(out / f"table_{number}.html", render.html(title, blocks, NAMES, remarks))
-    write_text(out / f"table_{number}.tex", render.latex(f"tab:{number}", title, blocks, NAMES, remarks))
+    write_text(
+        out / f"table_{number}.tex", render.latex(f"tab:{number}", title, blocks, NAMES, remarks)
+    )
 
 
 def _as_printed(entry: Measured, table: Published) -> Measured | None:
-    """The entry under the paper's name of its row: Table V has one row for the whole of a data set, `all`."""
+    """The entry under the paper's name of its row: Table V has one row for the whole of a data set,
+    `all`.
+    """
     if table.categories(entry.dataset) != (WHOLE,):
         return entry
     return replace(entry, category=WHOLE) if entry.category == AVERAGE else None
 
 
-def _as_rows(entries: list[Measured], named: dict[str, str], ablations: Mapping[str, Ablation], number: int) -> list[Measured]:
+def _as_rows(
+    entries: list[Measured], named: dict[str, str], ablations: Mapping[str, Ablation], number: int
+) -> list[Measured]:
     """Entries named after their rows of Table VIII or IX; what stands in no row is left out."""
     found = []
     for key, arm in ablations.items():
         if number in arm.rows:
-            own = [entry for entry in entries if entry.label == named[key if arm.change else arm.of]]
+            own = [
+                entry for entry in entries if entry.label == named[key if arm.change else arm.of]
+            ]
             found += [replace(entry, label=arm.rows[number]) for entry in own]
     return found
 
 
-def _rows(table: Published, measured: list[Measured], configured: dict[str, tuple[str, ...]]) -> list[tuple[str, str]]:
-    """(data set, category) of all rows: the paper's first, then ours; the average closes each data set."""
+def _rows(
+    table: Published, measured: list[Measured], configured: dict[str, tuple[str, ...]]
+) -> list[tuple[str, str]]:
+    """(data set, category) of all rows: the paper's first, then ours; the average closes each data
+    set.
+    """
     ours = {(entry.dataset, entry.category) for entry in measured}
     rows = []
     for dataset in dict.fromkeys([*table.datasets, *configured]):
         printed = table.categories(dataset)
-        extra = [c for c in configured.get(dataset, ()) if c not in printed and (dataset, c) in ours]
+        extra = [
+            c for c in configured.get(dataset, ()) if c not in printed and (dataset, c) in ours
+        ]
         rows += [(dataset, category) for category in (*printed, *extra)]
         if (dataset, AVERAGE) in ours or any(key[:2] == (dataset, AVERAGE) for key in table.cells):
             rows.append((dataset, AVERAGE))
@@ -236,29 +283,50 @@ def _coverage(entry: Measured, table: Published) -> str:
     return f"mean of {entry.covers} categor{'y' if entry.covers == 1 else 'ies'}"
 
 
-def long_form(table: Published, measured: list[Measured], metrics: tuple[str, ...], configured: dict[str, tuple[str, ...]]) -> str:
+def long_form(
+    table: Published,
+    measured: list[Measured],
+    metrics: tuple[str, ...],
+    configured: dict[str, tuple[str, ...]],
+) -> str:
     """CSV text, one number a row; a measured number stands beside the printed one of its name."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     by_cell: dict[tuple, list[Measured]] = {}
     for entry in measured:
-        by_cell.setdefault((entry.dataset, entry.category, entry.label, entry.metric), []).append(entry)
+        by_cell.setdefault((entry.dataset, entry.category, entry.label, entry.metric), []).append(
+            entry
+        )
     methods = dict.fromkeys([*table.methods, *(entry.label for entry in measured)])
     for dataset, category in _rows(table, measured, configured):
         for method in methods:
             for metric in metrics:
                 printed = table.cells.get((dataset, category, method, metric))
-                mean = table.recomputed.get((dataset, method, metric)) if category == AVERAGE else None
+                mean = (
+                    table.recomputed.get((dataset, method, metric)) if category == AVERAGE else None
+                )
                 left = [printed.text if printed else "", "" if mean is None else f"{mean:.3f}"]
                 ours = by_cell.get((dataset, category, method, metric), [])
-                texts = [e.description + (f"; {_coverage(e, table)}" if e.covers else "") for e in ours]
-                right = [[f"{e.mean:.6g}", text] for e, text in zip(ours, texts, strict=True)] or ([["", ""]] if printed else [])
-                writer.writerows([ROMAN[table.number], dataset, category, method, metric, *left, *pair] for pair in right)
+                texts = [
+                    e.description + (f"; {_coverage(e, table)}" if e.covers else "") for e in ours
+                ]
+                right = [[f"{e.mean:.6g}", text] for e, text in zip(ours, texts, strict=True)] or (
+                    [["", ""]] if printed else []
+                )
+                writer.writerows(
+                    [ROMAN[table.number], dataset, category, method, metric, *left, *pair]
+                    for pair in right
+                )
     return buffer.getvalue()
 
 
-def build(table: Published, measured: list[Measured], metrics: tuple[str, ...], configured: dict[str, tuple[str, ...]]) -> Block:
+def build(
+    table: Published,
+    measured: list[Measured],
+    metrics: tuple[str, ...],
+    configured: dict[str, tuple[str, ...]],
+) -> Block:
     """Lay out columns and rows: published methods in the paper's order, then ours."""
     measured = [entry for entry in measured if entry.metric in metrics]
     printed = {key[2:] for key in table.cells}
@@ -272,11 +340,15 @@ def build(table: Published, measured: list[Measured], metrics: tuple[str, ...], 
         for metric in metrics:
             for entry in (e for key, e in protocols.items() if key[:2] == (label, metric)):
                 mark = block.mark(entry.protocol, letters=True)
-                block.columns.append(Column("measured", label, metric, entry.protocol, entry.substitute, mark))
+                block.columns.append(
+                    Column("measured", label, metric, entry.protocol, entry.substitute, mark)
+                )
     by_cell = {(e.dataset, e.category, e.label, e.metric, e.protocol): e for e in measured}
     heading = None
     for dataset, category in _rows(table, measured, configured):
-        cells = [_cell(block, table, column, dataset, category, by_cell) for column in block.columns]
+        cells = [
+            _cell(block, table, column, dataset, category, by_cell) for column in block.columns
+        ]
         if all(cell is None for cell in cells):
             continue
         if heading != dataset:
@@ -285,7 +357,12 @@ def build(table: Published, measured: list[Measured], metrics: tuple[str, ...], 
     return block
 
 
-def build_arms(table: Published, measured: list[Measured], metrics: tuple[str, ...], configured: dict[str, tuple[str, ...]]) -> Block:
+def build_arms(
+    table: Published,
+    measured: list[Measured],
+    metrics: tuple[str, ...],
+    configured: dict[str, tuple[str, ...]],
+) -> Block:
     """Lay out an ablation: a row an arm, a column the printed average and each average of ours."""
     averages = [entry for entry in measured if entry.category == AVERAGE]
     places = [(dataset, AVERAGE) for dataset in dict.fromkeys([*table.datasets, *configured])]
@@ -293,21 +370,46 @@ def build_arms(table: Published, measured: list[Measured], metrics: tuple[str, .
     cells: list[dict[str, Cell]] = []
     for dataset, category in places:
         for metric in metrics:
-            printed = {m: table.cells[key] for m in table.methods if (key := (dataset, category, m, metric)) in table.cells}
+            printed = {
+                m: table.cells[key]
+                for m in table.methods
+                if (key := (dataset, category, m, metric)) in table.cells
+            }
             if printed:
                 block.columns.append(column := Column("published", dataset, metric))
                 by_cell = {}
-                cells.append({m: _cell(block, table, replace(column, label=m), dataset, category, by_cell) for m in printed})
-            for protocol in dict.fromkeys(e.protocol for e in averages if (e.dataset, e.metric) == (dataset, metric)):
-                ours = {e.label: e for e in averages if (e.dataset, e.metric, e.protocol) == (dataset, metric, protocol)}
+                cells.append(
+                    {
+                        m: _cell(block, table, replace(column, label=m), dataset, category, by_cell)
+                        for m in printed
+                    }
+                )
+            for protocol in dict.fromkeys(
+                e.protocol for e in averages if (e.dataset, e.metric) == (dataset, metric)
+            ):
+                ours = {
+                    e.label: e
+                    for e in averages
+                    if (e.dataset, e.metric, e.protocol) == (dataset, metric, protocol)
+                }
                 mark = block.mark(protocol, letters=True)
-                block.columns.append(column := Column("measured", dataset, metric, protocol, mark=mark))
+                block.columns.append(
+                    column := Column("measured", dataset, metric, protocol, mark=mark)
+                )
                 by_cell = {(dataset, category, e.label, metric, protocol): e for e in ours.values()}
-                cells.append({m: _cell(block, table, replace(column, label=m), dataset, category, by_cell) for m in ours})
+                cells.append(
+                    {
+                        m: _cell(block, table, replace(column, label=m), dataset, category, by_cell)
+                        for m in ours
+                    }
+                )
     arms = dict.fromkeys([*table.methods, *(entry.label for entry in averages)])
     # Ranks go down a column here: the arms are the contestants.
     for column in cells:
-        places = sorted({float(cell.text.split(" ")[0]) for cell in column.values() if cell.text != "n/a"}, reverse=True)[:2]
+        places = sorted(
+            {float(cell.text.split(" ")[0]) for cell in column.values() if cell.text != "n/a"},
+            reverse=True,
+        )[:2]
         for arm, cell in column.items():
             value = None if cell.text == "n/a" else float(cell.text.split(" ")[0])
             if len(column) > 1 and value in places:
@@ -316,7 +418,9 @@ def build_arms(table: Published, measured: list[Measured], metrics: tuple[str, .
     return block
 
 
-def _cell(block: Block, table: Published, column: Column, dataset: str, category: str, by_cell: dict) -> Cell | None:
+def _cell(
+    block: Block, table: Published, column: Column, dataset: str, category: str, by_cell: dict
+) -> Cell | None:
     digits = DIGITS.get(column.metric, 1)
     if column.kind == "measured":
         entry = by_cell.get((dataset, category, column.label, column.metric, column.protocol))
@@ -332,11 +436,17 @@ def _cell(block: Block, table: Published, column: Column, dataset: str, category
     remarks = []
     if category == AVERAGE and table.mismatch(dataset, column.label, column.metric):
         mean = table.recomputed[dataset, column.label, column.metric]
-        remarks.append(f"printed {printed.text}, but the mean of the printed rows is {mean:.{digits + 1}f}")
+        remarks.append(
+            f"printed {printed.text}, but the mean of the printed rows is {mean:.{digits + 1}f}"
+        )
     if printed.note:
         remarks.append(printed.note)
     name = f"{column.label}, {category}, {NAMES.get(column.metric, column.metric)}"
-    text = f"{printed.value:.{digits}f}" if len(printed.text.partition(".")[2]) < digits else printed.text
+    text = (
+        f"{printed.value:.{digits}f}"
+        if len(printed.text.partition(".")[2]) < digits
+        else printed.text
+    )
     return Cell(text, marks=(block.mark(f"{name}: {'; '.join(remarks)}"),) if remarks else ())
 
 

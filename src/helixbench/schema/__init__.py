@@ -1,8 +1,8 @@
 """The one schema of `params.yaml`.
 
-Sections are named like the stages. Every model is frozen and forbids unknown keys, so that a typo stops a run
-before any job. "Paper" is the DH-Diff paper; "reading N" is the numbered list in docs/readings.md of what the
-paper leaves open.
+Sections are named like the stages. Every model is frozen and forbids unknown keys, so that a typo
+stops a run before any job. "Paper" is the DH-Diff paper; "reading N" is the numbered list in
+docs/readings.md of what the paper leaves open.
 """
 
 from __future__ import annotations
@@ -23,9 +23,27 @@ from helixbench.schema.comparators import (
     ReverseDistillation,
     SuperSimpleNet,
 )
-from helixbench.schema.detect import Checkpoints, Classification, Detect, Localization, Segmentation, SegmentationEncoder
+from helixbench.schema.detect import (
+    Checkpoints,
+    Classification,
+    Detect,
+    Localization,
+    Segmentation,
+    SegmentationEncoder,
+)
 from helixbench.schema.generate import Gate, Generate, Sampling
-from helixbench.schema.methods import DFMGAN, AnomalyDiffusion, CropPaste, CutPaste, DHDiff, Draem, DualAnoDiff, Nsa, RealNet, Stage
+from helixbench.schema.methods import (
+    DFMGAN,
+    AnomalyDiffusion,
+    CropPaste,
+    CutPaste,
+    DHDiff,
+    Draem,
+    DualAnoDiff,
+    Nsa,
+    RealNet,
+    Stage,
+)
 from helixbench.schema.prepare import DRAWN, Dataset, Prepare, Procedural, RawLayout, Run
 from helixbench.schema.score import IcLpips, InceptionScore, Kid, MaskAgreement, ScoreSection
 from helixbench.schema.section import NAME, AdversarialOptim, Name, Optim, Section, rising
@@ -35,7 +53,9 @@ from helixbench.schema.train import Ablation, MethodConfig, MethodSettings, Trai
 class Report(Section):
     """Tables and figures."""
 
-    tables: tuple[Literal[1, 2, 3, 4, 5, 6, 7, 8, 9], ...] = Field((1, 2, 3, 4, 5, 6, 7, 8, 9), description="paper tables to render")
+    tables: tuple[Literal[1, 2, 3, 4, 5, 6, 7, 8, 9], ...] = Field(
+        (1, 2, 3, 4, 5, 6, 7, 8, 9), description="paper tables to render"
+    )
     grid_columns: int = Field(6, ge=1, le=32, description="pictures per row of the generation grid")
     gallery: int = Field(2000, ge=0, description="pairs on the HTML page at most, about 5 kB each")
 
@@ -54,15 +74,22 @@ class Config(Section):
     @model_validator(mode="after")
     def _whole_cells_for_the_segmenters(self):
         if self.detect.segmentation and self.prepare.size % 32:
-            raise ValueError(f"prepare.size {self.prepare.size} must be a multiple of 32, as detect.segmentation has 5 levels")
+            raise ValueError(
+                f"prepare.size {self.prepare.size} must be a multiple of 32, as "
+                f"detect.segmentation has 5 levels"
+            )
         return self
 
     @model_validator(mode="after")
     def _labels_differ(self):
-        labels = [entry.label for entry in [*self.train.methods.values(), *(self.detect.comparators or {}).values()]]
+        labels = [
+            entry.label
+            for entry in [*self.train.methods.values(), *(self.detect.comparators or {}).values()]
+        ]
         if len(set(labels)) < len(labels):
             raise ValueError(
-                f"train.methods, detect.comparators: two methods have one label among {labels}; numbers of two methods never share a column"
+                f"train.methods, detect.comparators: two methods have one label among {labels}; "
+                f"numbers of two methods never share a column"
             )
         return self
 
@@ -70,16 +97,28 @@ class Config(Section):
     def _large_enough(self):
         for key, entry in (self.detect.comparators or {}).items():
             if entry.kind == "efficient_ad" and self.prepare.size < 256:
-                raise ValueError(f"detect.comparators.{key}: EfficientAD needs 256 pixel or more, prepare.size is {self.prepare.size}")
+                raise ValueError(
+                    f"detect.comparators.{key}: EfficientAD needs 256 pixel or more, prepare.size "
+                    f"is {self.prepare.size}"
+                )
         return self
 
     @model_validator(mode="after")
     def _control_is_followed(self):
         control = self.generate.sampling.control
         for key, entry in self.train.everything.items() if control != "none" else ():
-            if entry.kind == "dhdiff" and (entry.control_drop == 1 or not entry.ssm_encoder + entry.ssm_decoder):
-                why = "is trained without a control (control_drop 1)" if entry.control_drop == 1 else "has no SSM layer to look at it"
-                raise ValueError(f"generate.sampling.control {control}: {key} {why}; set it to none, or remove {key}")
+            if entry.kind == "dhdiff" and (
+                entry.control_drop == 1 or not entry.ssm_encoder + entry.ssm_decoder
+            ):
+                why = (
+                    "is trained without a control (control_drop 1)"
+                    if entry.control_drop == 1
+                    else "has no SSM layer to look at it"
+                )
+                raise ValueError(
+                    f"generate.sampling.control {control}: {key} {why}; set it to none, or remove "
+                    f"{key}"
+                )
         return self
 
     @model_validator(mode="after")

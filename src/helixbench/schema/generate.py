@@ -14,13 +14,18 @@ class Gate(Section):
 
     limits: Literal["learned", "fixed"] = Field(
         "learned",
-        description="learned: limits widened for each defect type to its real masks; fixed: as given",
+        description="learned: limits widened for each defect type to its real masks; fixed: as "
+        "given",
     )
     margin: float = Field(1.25, ge=1, description="learned limits over the real masks [factor]")
     min_area: float = Field(0.0005, ge=0, le=1, description="smallest mask [share of the picture]")
     max_area: float = Field(0.6, gt=0, le=1, description="largest mask [share of the picture]")
-    max_border: float = Field(1 / 3, gt=0, le=1, description="longest run on a picture side [share of the side]")
-    redraws: int = Field(3, ge=0, le=20, description="further tries before the last one is kept and flagged")
+    max_border: float = Field(
+        1 / 3, gt=0, le=1, description="longest run on a picture side [share of the side]"
+    )
+    redraws: int = Field(
+        3, ge=0, le=20, description="further tries before the last one is kept and flagged"
+    )
 
     @model_validator(mode="after")
     def _some_mask_passes(self):
@@ -32,24 +37,39 @@ class Gate(Section):
 class Sampling(Section):
     """How a diffusion method is sampled (the paper prints nothing of it)."""
 
-    sampler: Literal["ddim", "dpmsolver++"] = Field("ddim", description="diffusers scheduler (reading 18)")
+    sampler: Literal["ddim", "dpmsolver++"] = Field(
+        "ddim", description="diffusers scheduler (reading 18)"
+    )
     steps: int = Field(50, ge=1, le=500, description="denoising steps (reading 18)")
-    guidance: float = Field(2.5, ge=1, description="classifier-free guidance scale; 1: off (reading 18)")
+    guidance: float = Field(
+        2.5, ge=1, description="classifier-free guidance scale; 1: off (reading 18)"
+    )
     guidance_interval: tuple[float, float] = Field(
-        (0.0, 1.0), description="timesteps, as shares of T, at which guidance is on; off saves half of a step (reading 18)"
+        (0.0, 1.0),
+        description="timesteps, as shares of T, at which guidance is on; off saves half of a step "
+        "(reading 18)",
     )
-    start: Literal["noise", "reference"] = Field("noise", description="pure noise, or the noised reference and raw mask (reading 9)")
-    strength: float = Field(0.8, gt=0, le=1, description="share of the steps run, for start: reference (reading 9)")
+    start: Literal["noise", "reference"] = Field(
+        "noise", description="pure noise, or the noised reference and raw mask (reading 9)"
+    )
+    strength: float = Field(
+        0.8, gt=0, le=1, description="share of the steps run, for start: reference (reading 9)"
+    )
     reference_noise: Literal["initial", "predicted"] = Field(
-        "initial", description="what stands in for the image's noise, for reference_noise: same (reading 7)"
+        "initial",
+        description="what stands in for the image's noise, for reference_noise: same (reading 7)",
     )
-    control: Literal["none", "raw", "detailed"] = Field("none", description="graphical mask given to every pair by the plan (reading 12)")
+    control: Literal["none", "raw", "detailed"] = Field(
+        "none", description="graphical mask given to every pair by the plan (reading 12)"
+    )
 
     @field_validator("guidance_interval")
     @classmethod
     def _interval(cls, interval):
         if not 0 <= interval[0] <= interval[1] <= 1:
-            raise ValueError(f"{list(interval)} must be two numbers between 0 and 1, the smaller first")
+            raise ValueError(
+                f"{list(interval)} must be two numbers between 0 and 1, the smaller first"
+            )
         return interval
 
 
@@ -57,8 +77,17 @@ class Generate(Section):
     """The pairs to make."""
 
     pairs: int = Field(1000, ge=1, description="pairs per defect type (paper IV-D, reading 22)")
-    batch: int = Field(32, ge=1, description="pairs sampled together; another number may change pixels by rounding, nothing else")
-    max_shift: int = Field(1, ge=0, le=32, description="largest move of a raw mask by the plan [cell]")
-    symmetries: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field((), description="symmetries the plan may apply to a raw mask")
+    batch: int = Field(
+        32,
+        ge=1,
+        description="pairs sampled together; another number may change pixels by rounding, "
+        "nothing else",
+    )
+    max_shift: int = Field(
+        1, ge=0, le=32, description="largest move of a raw mask by the plan [cell]"
+    )
+    symmetries: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(
+        (), description="symmetries the plan may apply to a raw mask"
+    )
     gate: Gate = Gate()
     sampling: Sampling = Sampling()

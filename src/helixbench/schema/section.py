@@ -17,7 +17,9 @@ class Section(BaseModel):
 
 
 def rising(**limits: tuple[float, float]):
-    """Check of a model: each named pair (low, high) rises within its limits, the lower of which is no value itself."""
+    """Check of a model: each named pair (low, high) rises within its limits, the lower of which is
+    no value itself.
+    """
 
     def check(model):
         for name, (low, high) in limits.items():
@@ -25,7 +27,10 @@ def rising(**limits: tuple[float, float]):
             if pair is None:  # a range that is switched off
                 continue
             if not low < pair[0] <= pair[1] <= high:
-                raise ValueError(f"{name} {list(pair)} must be two numbers above {low} and up to {high}, the smaller first")
+                raise ValueError(
+                    f"{name} {list(pair)} must be two numbers above {low} and up to {high}, the "
+                    f"smaller first"
+                )
         return model
 
     return check
@@ -36,22 +41,31 @@ class Optim(Section):
 
     steps: int = Field(ge=1, description="optimiser steps")
     batch: int = Field(ge=1, description="samples a step (paper IV-B: 32)")
-    accumulate: int = Field(1, ge=1, description="passes a step, each with batch / accumulate samples, to save memory")
+    accumulate: int = Field(
+        1, ge=1, description="passes a step, each with batch / accumulate samples, to save memory"
+    )
     lr: float = Field(gt=0, le=1, description="learning rate (paper IV-B: 1e-4)")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
     decay: Literal["constant", "cosine", "multistep"] = Field(
         "constant", description="after warm-up; multistep: x0.2 at 80 % and at 90 % of the steps"
     )
-    weight_decay: float = Field(0.0, ge=0, description="decoupled weight decay; 0 makes AdamW the paper's Adam")
-    adam: Literal["fp32", "8bit"] = Field("fp32", description="moments of Adam; 8bit: blockwise quantised, a quarter of the memory")
+    weight_decay: float = Field(
+        0.0, ge=0, description="decoupled weight decay; 0 makes AdamW the paper's Adam"
+    )
+    adam: Literal["fp32", "8bit"] = Field(
+        "fp32", description="moments of Adam; 8bit: blockwise quantised, a quarter of the memory"
+    )
     grad_clip: float | None = Field(1.0, gt=0, description="gradient-norm clip; null: none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="autocast type; auto: bf16 where the device computes it natively, else fp32"
+        "auto",
+        description="autocast type; auto: bf16 where the device computes it natively, else fp32",
     )
     save_every_s: float = Field(300, gt=0, description="seconds between resume checkpoints [s]")
     log_every_s: float = Field(15, gt=0, description="seconds between status lines [s]")
-    validate_every: int = Field(0, ge=0, description="steps between validation losses, on fixed samples and noise; 0: never")
+    validate_every: int = Field(
+        0, ge=0, description="steps between validation losses, on fixed samples and noise; 0: never"
+    )
 
     @property
     def per_pass(self) -> int:
@@ -75,5 +89,8 @@ class AdversarialOptim(Optim):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas {list(self.betas)} must be two numbers from 0 to below 1")
         if self.per_pass % 2:
-            raise ValueError(f"batch {self.batch} in {self.accumulate} passes: halves of a pass are compared, so that it must be even")
+            raise ValueError(
+                f"batch {self.batch} in {self.accumulate} passes: halves of a pass are compared, "
+                f"so that it must be even"
+            )
         return self

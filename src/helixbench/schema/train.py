@@ -11,76 +11,130 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 from pydantic_core import core_schema
 
 from helixbench.schema.base import Pretrained, Scratch
-from helixbench.schema.methods import DFMGAN, AnomalyDiffusion, CropPaste, CutPaste, DHDiff, Draem, DualAnoDiff, Nsa, RealNet, Stage
+from helixbench.schema.methods import (
+    DFMGAN,
+    AnomalyDiffusion,
+    CropPaste,
+    CutPaste,
+    DHDiff,
+    Draem,
+    DualAnoDiff,
+    Nsa,
+    RealNet,
+    Stage,
+)
 from helixbench.schema.section import Name, Section
 
 
 class MethodSettings(Section):
-    """Settings of a method from outside this package; a subclass adds its own (docs/own_method.md)."""
+    """Settings of a method from outside this package; a subclass adds its own
+    (docs/own_method.md).
+    """
 
     kind: str = Field(description="package.module:Class of the method")
     label: str = Field(description="name in the tables")
 
 
 def outside_class(kind: str) -> type:
-    """The class that a kind `package.module:Class` names; ValueError when it is not there or has no settings `Config`."""
+    """The class that a kind `package.module:Class` names; ValueError when it is not there or has no
+    settings `Config`.
+    """
     module, _, name = kind.partition(":")
     try:
         found = getattr(import_module(module), name)
     except Exception as error:  # whatever a file from elsewhere raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{kind} cannot be imported ({reason}); install its package or name its folder in PYTHONPATH") from None
+        raise ValueError(
+            f"{kind} cannot be imported ({reason}); install its package or name its folder in "
+            f"PYTHONPATH"
+        ) from None
     config = getattr(found, "Config", None)
     if not (isinstance(config, type) and issubclass(config, MethodSettings)):
-        raise ValueError(f"{kind} needs a class attribute Config, a subclass of helixbench.schema.MethodSettings")
+        raise ValueError(
+            f"{kind} needs a class attribute Config, a subclass of helixbench.schema.MethodSettings"
+        )
     return found
 
 
 class _OrFromOutside:
-    """Lets `kind: package.module:Class` be validated by that class's own `Config`, as strictly as the kinds from here."""
+    """Lets `kind: package.module:Class` be validated by that class's own `Config`, as strictly as
+    the kinds from here.
+    """
 
     def __get_pydantic_core_schema__(self, source, handler):
         def validate(value, known):
             kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
-            return outside_class(kind).Config.model_validate(value) if isinstance(kind, str) and ":" in kind else known(value)
+            return (
+                outside_class(kind).Config.model_validate(value)
+                if isinstance(kind, str) and ":" in kind
+                else known(value)
+            )
 
         return core_schema.no_info_wrap_validator_function(validate, handler(source))
 
     def __get_pydantic_json_schema__(self, schema, handler):
-        outside = {"type": "object", "required": ["kind", "label"], "properties": {"kind": {"type": "string", "pattern": "^[^:]+:[^:]+$"}}}
+        outside = {
+            "type": "object",
+            "required": ["kind", "label"],
+            "properties": {"kind": {"type": "string", "pattern": "^[^:]+:[^:]+$"}},
+        }
         return {"anyOf": [handler(schema), outside]}
 
 
 MethodConfig = Annotated[
-    DHDiff | CropPaste | Draem | CutPaste | Nsa | DualAnoDiff | Stage | AnomalyDiffusion | RealNet | DFMGAN,
+    DHDiff
+    | CropPaste
+    | Draem
+    | CutPaste
+    | Nsa
+    | DualAnoDiff
+    | Stage
+    | AnomalyDiffusion
+    | RealNet
+    | DFMGAN,
     Field(discriminator="kind"),
     _OrFromOutside(),
 ]
 
 
 class Ablation(Section):
-    """An arm of Tables VIII and IX: a method with something changed, trained and tested for these tables only."""
+    """An arm of Tables VIII and IX: a method with something changed, trained and tested for these
+    tables only.
+    """
 
     of: Name = Field(description="key of the method under train.methods")
-    change: dict[str, Any] = Field(description="values that differ, by key; none: the method itself stands in the rows")
-    rows: dict[Annotated[int, Field(ge=8, le=9)], str] = Field(min_length=1, description="table number: name of its row there")
+    change: dict[str, Any] = Field(
+        description="values that differ, by key; none: the method itself stands in the rows"
+    )
+    rows: dict[Annotated[int, Field(ge=8, le=9)], str] = Field(
+        min_length=1, description="table number: name of its row there"
+    )
 
 
 class Train(Section):
     """The base model and the methods that grow on it."""
 
-    base: Literal["stable-diffusion-v1-5", "scratch"] = Field("stable-diffusion-v1-5", description="base model (reading 1)")
+    base: Literal["stable-diffusion-v1-5", "scratch"] = Field(
+        "stable-diffusion-v1-5", description="base model (reading 1)"
+    )
     pretrained: Pretrained = Pretrained()
     scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
-    methods: dict[Name, SerializeAsAny[MethodConfig]] = Field(min_length=1, description="methods by key")
+    methods: dict[Name, SerializeAsAny[MethodConfig]] = Field(
+        min_length=1, description="methods by key"
+    )
     ablations: dict[Name, Ablation] = Field({}, description="arms by key")
 
     @cached_property
     def arms(self) -> dict[str, Any]:
         """Configuration of each ablation that changes something; its label is its key."""
         changed = {key: ablation for key, ablation in self.ablations.items() if ablation.change}
-        values = {key: self.methods[arm.of].model_dump() | arm.change | {"label": key} for key, arm in changed.items()}
-        return {key: type(self.methods[changed[key].of]).model_validate(v) for key, v in values.items()}
+        values = {
+            key: self.methods[arm.of].model_dump() | arm.change | {"label": key}
+            for key, arm in changed.items()
+        }
+        return {
+            key: type(self.methods[changed[key].of]).model_validate(v) for key, v in values.items()
+        }
 
     @property
     def everything(self) -> dict[str, Any]:
@@ -89,7 +143,11 @@ class Train(Section):
 
     def rows(self, table: int) -> dict[str, str]:
         """Rows of Table VIII or IX: name -> key of the method or arm that stands there."""
-        return {arm.rows[table]: key if arm.change else arm.of for key, arm in self.ablations.items() if table in arm.rows}
+        return {
+            arm.rows[table]: key if arm.change else arm.of
+            for key, arm in self.ablations.items()
+            if table in arm.rows
+        }
 
     @model_validator(mode="after")
     def _arms_are_methods(self):
@@ -97,12 +155,17 @@ class Train(Section):
             if key in self.methods:
                 raise ValueError(f"ablations.{key}: a method has that name; choose another one")
             if ablation.of not in self.methods:
-                raise ValueError(f"ablations.{key}.of: no method {ablation.of!r} under train.methods")
+                raise ValueError(
+                    f"ablations.{key}.of: no method {ablation.of!r} under train.methods"
+                )
         try:
             _ = self.arms
         except ValidationError as error:
             first = error.errors()[0]
-            raise ValueError(f"ablations: {'.'.join(map(str, first['loc']))}: {first['msg']}, not {first['input']!r}") from None
+            raise ValueError(
+                f"ablations: {'.'.join(map(str, first['loc']))}: {first['msg']}, not "
+                f"{first['input']!r}"
+            ) from None
         return self
 
     @field_validator("methods", "ablations")

@@ -1,1 +1,3 @@
-"""What generated pairs are worth as pictures: Inception Score, KID, IC-LPIPS, image-mask agreement."""
+"""What generated pairs are worth as pictures: Inception Score, KID, IC-LPIPS, image-mask
+agreement.
+"""

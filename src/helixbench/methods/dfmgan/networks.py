@@ -1,6 +1,8 @@
-"""DFMGAN's networks (Duan et al., AAAI 2023): StyleGAN2 (Karras et al. 2020) with a second branch that draws a defect and its mask.
+"""DFMGAN's networks (Duan et al., AAAI 2023): StyleGAN2 (Karras et al. 2020) with a second branch
+that draws a defect and its mask.
 
-Pictures are (B, 3, S, S) in about [-1, 1]. Weights are standard normal and scaled as they are used (equalised learning rate).
+Pictures are (B, 3, S, S) in about [-1, 1]. Weights are standard normal and scaled as they are used
+(equalised learning rate).
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ Noise = Callable[[int], torch.Tensor] | None
 
 
 def sides(size: int) -> list[int]:
-    """Sides of the features, the smallest first: the picture's, halved while it stays whole and at least 4."""
+    """Sides of the features, the smallest first: the picture's, halved while it stays whole and at
+    least 4.
+    """
     found = [size]
     while found[0] % 2 == 0 and found[0] >= 8:
         found.insert(0, found[0] // 2)
@@ -74,7 +78,9 @@ class Mapping(nn.Module):
         super().__init__()
         self.label = nn.Embedding(classes, w) if classes else None
         widths = [z + (w if classes else 0), *[w] * layers]
-        self.layers = nn.ModuleList(Linear(widths[i], widths[i + 1], rate=0.01) for i in range(layers))
+        self.layers = nn.ModuleList(
+            Linear(widths[i], widths[i + 1], rate=0.01) for i in range(layers)
+        )
 
     def forward(self, z: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         """Z (B, Z), labels (B,) -> w (B, W)."""
@@ -91,13 +97,19 @@ def unit(x: torch.Tensor) -> torch.Tensor:
 
 
 class ModulatedConvolution(nn.Module):
-    """Convolution whose input channels are scaled by a style, and its output to unit variance (demodulation)."""
+    """Convolution whose input channels are scaled by a style, and its output to unit variance
+    (demodulation).
+    """
 
     def __init__(self, inputs: int, outputs: int, kernel: int, w: int, demodulate: bool = True):
         super().__init__()
         self.style = Linear(w, inputs, bias=1.0)
         self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
-        self.gain, self.padding, self.demodulate = 1 / math.sqrt(inputs * kernel**2), kernel // 2, demodulate
+        self.gain, self.padding, self.demodulate = (
+            1 / math.sqrt(inputs * kernel**2),
+            kernel // 2,
+            demodulate,
+        )
 
     def forward(self, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         """X (B, inputs, S, S), w (B, W) -> (B, outputs, S, S)."""
@@ -191,7 +203,9 @@ class Generator(nn.Module):
         super().__init__()
         self.backbone, self.defect = backbone, defect
 
-    def forward(self, ws: torch.Tensor, defect_ws: torch.Tensor | None, noise: Noise) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, ws: torch.Tensor, defect_ws: torch.Tensor | None, noise: Noise
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Picture (B, 3, S, S), and the mask's logits (B, 1, S, S) if there is a defect.
 
         Args:
@@ -208,7 +222,8 @@ class Generator(nn.Module):
                 w = defect_ws[:, defect.sides.index(side)]
                 residual = defect.blocks[str(side)](x, w, noise)
                 mask = defect.mask(residual, w) if mask is None else up(mask)
-                # Features change inside the mask only; a step has no gradient: the mask learns from the discriminators.
+                # Features change inside the mask only; a step has no gradient: the mask learns from
+                # the discriminators.
                 residual = residual * (mask >= 0)
             x = body.blocks[str(side)](x, ws[:, level], noise) + residual
             picture = up(picture) + body.pictures[str(side)](x, ws[:, level])
@@ -216,7 +231,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """StyleGAN2's residual discriminator of pictures, or of pictures and masks, given their label (projection)."""
+    """StyleGAN2's residual discriminator of pictures, or of pictures and masks, given their label
+    (projection).
+    """
 
     def __init__(self, size: int, inputs: int, channels: Callable[[int], int], classes: int):
         super().__init__()
@@ -245,12 +262,18 @@ class _Down(nn.Module):
         self.skip = Convolution(inputs, outputs, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (activate(self.second(down(activate(self.first(x))))) + self.skip(down(x))) / math.sqrt(2)
+        return (
+            activate(self.second(down(activate(self.first(x))))) + self.skip(down(x))
+        ) / math.sqrt(2)
 
 
 def with_deviation(x: torch.Tensor, group: int = 4) -> torch.Tensor:
-    """X (B, C, S, S) with one more channel: the mean standard deviation over groups of the batch, of at most `group`."""
+    """X (B, C, S, S) with one more channel: the mean standard deviation over groups of the batch,
+    of at most `group`.
+    """
     members = max(g for g in range(1, min(group, len(x)) + 1) if len(x) % g == 0)
     grouped = x.unflatten(0, (members, -1))
     deviation = (grouped.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # (B / members,)
-    return torch.cat([x, deviation.repeat(members)[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1)
+    return torch.cat(
+        [x, deviation.repeat(members)[:, None, None, None].expand(-1, 1, *x.shape[2:])], dim=1
+    )

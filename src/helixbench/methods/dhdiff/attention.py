@@ -1,4 +1,6 @@
-"""Looking into the self-attention of a DH-Diff: who looks at whom, with DDA and without (the paper's Figure 3)."""
+"""Looking into the self-attention of a DH-Diff: who looks at whom, with DDA and without (the
+paper's Figure 3).
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ from helixbench.methods.dhdiff.unet import DHDiffUNet, Layer, _SelfAttention
 
 @dataclass(frozen=True)
 class ScoreMaps:
-    """Attention of one layer for one pair, mean over the heads: rows are queries, columns keys, (N, N) each.
+    """Attention of one layer for one pair, mean over the heads: rows are queries, columns keys, (N,
+    N) each.
 
-    `image_annotation` is what image queries give to annotation keys. A query's weights sum to 1 over both key domains.
+    `image_annotation` is what image queries give to annotation keys. A query's weights sum to 1
+    over both key domains.
     """
 
     image_image: torch.Tensor
@@ -27,8 +31,12 @@ class ScoreMaps:
 
     @property
     def leak(self) -> tuple[float, float]:
-        """Share of attention that crosses into the other domain: of image queries, of annotation queries; in [0, 1]."""
-        return float(self.image_annotation.sum(1).mean()), float(self.annotation_image.sum(1).mean())
+        """Share of attention that crosses into the other domain: of image queries, of annotation
+        queries; in [0, 1].
+        """
+        return float(self.image_annotation.sum(1).mean()), float(
+            self.annotation_image.sum(1).mean()
+        )
 
 
 def score_maps(
@@ -39,9 +47,15 @@ def score_maps(
     raw: torch.Tensor | None = None,
     has_raw: torch.Tensor | None = None,
 ) -> ScoreMaps:
-    """Softmax weights of Eq. 1-3 (no DDA: tokens of both domains) or Eq. 4 and 5 (DDA), of pair 0 of x (2B, N, C)."""
+    """Softmax weights of Eq. 1-3 (no DDA: tokens of both domains) or Eq. 4 and 5 (DDA), of pair 0
+    of x (2B, N, C).
+    """
     image, annotation = (part[:1] for part in x.chunk(2))
-    weights = lambda q, k: ((_heads(q, attention.heads) @ _heads(k, attention.heads).mT) * attention.scale).softmax(-1)[0].mean(0)  # noqa: E731
+    weights = lambda q, k: (
+        ((_heads(q, attention.heads) @ _heads(k, attention.heads).mT) * attention.scale)
+        .softmax(-1)[0]
+        .mean(0)
+    )
     if dda is None:
         both = torch.cat([image, annotation], dim=1)
         found, n = weights(attention.to_q(both), attention.to_k(both)), image.shape[1]
@@ -55,7 +69,9 @@ def score_maps(
 
 @dataclass
 class Record:
-    """What `recording` found: score maps by layer key, in order of computation, and the timestep they are from."""
+    """What `recording` found: score maps by layer key, in order of computation, and the timestep
+    they are from.
+    """
 
     maps: dict[str, ScoreMaps] = field(default_factory=dict)
     timestep: int | None = None
@@ -63,7 +79,9 @@ class Record:
 
 @contextmanager
 def recording(unet: DHDiffUNet, timestep: int) -> Iterator[Record]:
-    """Score maps of all self-attention layers in the first pass at or below a timestep; nothing that is computed changes."""
+    """Score maps of all self-attention layers in the first pass at or below a timestep; nothing
+    that is computed changes.
+    """
     record, active = Record(), False
 
     def begin(module: DHDiffUNet, args: tuple) -> None:
@@ -89,7 +107,9 @@ def recording(unet: DHDiffUNet, timestep: int) -> Iterator[Record]:
                 reference = (flow.reference or {}).get(self.layer.reads)
                 raw = (flow.raw_features or {}).get(self.layer.reads)
                 with torch.no_grad():
-                    record.maps[self.layer.key] = score_maps(attn, self.real.dda, hidden_states, reference, raw, flow.has_raw)
+                    record.maps[self.layer.key] = score_maps(
+                        attn, self.real.dda, hidden_states, reference, raw, flow.has_raw
+                    )
             return self.real(attn, hidden_states, *args, **kwargs)
 
     hooks = [unet.register_forward_pre_hook(begin), unet.register_forward_hook(end)]

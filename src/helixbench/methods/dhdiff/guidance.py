@@ -1,4 +1,6 @@
-"""Looking into a trained DH-Diff: what its conditions move, and how well it knows the latents at each timestep."""
+"""Looking into a trained DH-Diff: what its conditions move, and how well it knows the latents at
+each timestep.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Probe:
         seed: of their choice and of the noise.
     """
 
-    def __init__(self, method: DHDiffMethod, data: Pictures, at: float, pairs: int = 16, seed: int = 0):
+    def __init__(
+        self, method: DHDiffMethod, data: Pictures, at: float, pairs: int = 16, seed: int = 0
+    ):
         self.method, self.data = method, data
         rng = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(data.defective), generator=rng)[:pairs].tolist()
@@ -37,9 +41,16 @@ class Probe:
         steps = base.scheduler.config.num_train_timesteps
         self.t = torch.full((len(order),), round(at * (steps - 1)), device=method.device)
         pictures = to_tensor([data.images[i] for i in self.chosen])
-        self.x0 = torch.stack([base.encode(pictures), base.encode(self._as_pictures(self._masks(self.chosen)))])
+        self.x0 = torch.stack(
+            [base.encode(pictures), base.encode(self._as_pictures(self._masks(self.chosen)))]
+        )
         self.noise = torch.randn((3, *self.x0.shape[1:]), generator=rng).to(method.device)
-        self.z = torch.stack([base.scheduler.add_noise(x, e, self.t) for x, e in zip(self.x0, self.noise[:2], strict=True)])
+        self.z = torch.stack(
+            [
+                base.scheduler.add_noise(x, e, self.t)
+                for x, e in zip(self.x0, self.noise[:2], strict=True)
+            ]
+        )
 
     @staticmethod
     def _as_pictures(masks: torch.Tensor) -> torch.Tensor:
@@ -54,15 +65,16 @@ class Probe:
     def __call__(self, drawn: bool = False, **others: list[int]) -> torch.Tensor:
         """Noise predicted for both streams, (2, n, C, h, w).
 
-        drawn: give the pictures' masks as graphical masks, too; others: a condition's name -> pictures to read it off
-        instead of their own.
+        drawn: give the pictures' masks as graphical masks, too; others: a condition's name ->
+        pictures to read it off instead of their own.
         """
         method, data = self.method, self.data
         given = {name: self.chosen for name in CONDITIONS} | others
         samples = [data.samples[i] for i in given["prompt"]]
         prompts = [method.prompt(sample.category, sample.defect) for sample in samples]
         words = [sample.defect.replace("_", " ") for sample in samples]
-        # A reference is cut by its own picture's cells, so that an exchanged raw mask acts by its own way only.
+        # A reference is cut by its own picture's cells, so that an exchanged raw mask acts by its
+        # own way only.
         crops = [method.reference(data.images[i], self._cells(i)) for i in given["reference"]]
         clean = method.base.encode(to_tensor(crops))
         noised = method.noised_reference(clean, self.noise[0], self.noise[2], self.t)
@@ -72,10 +84,13 @@ class Probe:
         flow = method.inputs(clean, method.base.encode(self._as_pictures(cells)), self.t, present)
         if drawn:
             flow = method.flow(self._masks(given["control"]), present, prompts, words, flow)
-        return torch.stack(method.unet(*self.z, self.t, method.embed(prompts), reference, flow)).float()
+        return torch.stack(
+            method.unet(*self.z, self.t, method.embed(prompts), reference, flow)
+        ).float()
 
     def other(self, name: str) -> list[int]:
-        """For each picture the next one that a condition differs in: the defect type for `prompt`, else the cells.
+        """For each picture the next one that a condition differs in: the defect type for `prompt`,
+        else the cells.
 
         The picture itself where there is none.
         """
@@ -90,12 +105,15 @@ class Probe:
 
 
 @torch.no_grad()
-def guidance(method: DHDiffMethod, data: Pictures, *, at: float = 0.5, pairs: int = 16, seed: int = 0) -> dict[str, tuple[float, float]]:
-    """RMS of the change over RMS of the noise prediction, of image and annotation stream, by condition.
+def guidance(
+    method: DHDiffMethod, data: Pictures, *, at: float = 0.5, pairs: int = 16, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """RMS of the change over RMS of the noise prediction, of image and annotation stream, by
+    condition.
 
-    Each picture is denoised with its own conditions, and with one of them taken from another picture. `control` is its
-    mask as graphical mask, which only these two passes are given. The raw mask of a model that does not take it has no
-    entry. Arguments as of `Probe`.
+    Each picture is denoised with its own conditions, and with one of them taken from another
+    picture. `control` is its mask as graphical mask, which only these two passes are given. The raw
+    mask of a model that does not take it has no entry. Arguments as of `Probe`.
     """
     probe = Probe(method, data, at, pairs, seed)
     plain = {drawn: probe(drawn) for drawn in (False, True)}
@@ -111,10 +129,14 @@ def guidance(method: DHDiffMethod, data: Pictures, *, at: float = 0.5, pairs: in
 
 
 @torch.no_grad()
-def x0_error(method: DHDiffMethod, data: Pictures, at: float, *, pairs: int = 16, seed: int = 0) -> tuple[float, float]:
-    """Mean squared error of the clean latents that the noise prediction implies, of image and annotation stream.
+def x0_error(
+    method: DHDiffMethod, data: Pictures, at: float, *, pairs: int = 16, seed: int = 0
+) -> tuple[float, float]:
+    """Mean squared error of the clean latents that the noise prediction implies, of image and
+    annotation stream.
 
-    Latents have unit variance, so that 1 is what their mean alone would give. Arguments as of `Probe`.
+    Latents have unit variance, so that 1 is what their mean alone would give. Arguments as of
+    `Probe`.
     """
     probe = Probe(method, data, at, pairs, seed)
     abar = float(method.base.scheduler.alphas_cumprod[int(probe.t[0])])
@@ -126,11 +148,12 @@ def x0_error(method: DHDiffMethod, data: Pictures, at: float, *, pairs: int = 16
 def coupling(
     method: DHDiffMethod, data: Pictures, *, at: float = 0.5, pairs: int = 16, seed: int = 0
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """What each stream hears of the other, layer by layer: (layer key, module) -> image and annotation stream.
+    """What each stream hears of the other, layer by layer: (layer key, module) -> image and
+    annotation stream.
 
-    The number is the RMS of the change over the RMS of the noise prediction when that layer's merging or SSM is cut
-    between the streams. Cut, merging keeps what it gives a stream of itself, and SSM mixes a stream's score map with
-    itself. Arguments as of `Probe`.
+    The number is the RMS of the change over the RMS of the noise prediction when that layer's
+    merging or SSM is cut between the streams. Cut, merging keeps what it gives a stream of itself,
+    and SSM mixes a stream's score map with itself. Arguments as of `Probe`.
     """
     probe = Probe(method, data, at, pairs, seed)
     plain, found = probe(), {}

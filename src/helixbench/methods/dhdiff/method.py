@@ -17,7 +17,13 @@ from torch.nn import functional as F
 from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
-from helixbench.diffusion.sampler import denoise, draw_noise, guidance_at, guided, sampling_scheduler
+from helixbench.diffusion.sampler import (
+    denoise,
+    draw_noise,
+    guidance_at,
+    guided,
+    sampling_scheduler,
+)
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
@@ -43,7 +49,10 @@ class DHDiffMethod(Learner):
         self.config, self.base, self.sampling = config, base, sampling
         base.vae.requires_grad_(False).eval()
         base.text_encoder.requires_grad_(False).eval()
-        if config.streams == "channels" and base.unet.config.in_channels == base.vae.config.latent_channels:
+        if (
+            config.streams == "channels"
+            and base.unet.config.in_channels == base.vae.config.latent_channels
+        ):
             widen(base.unet)
         self.unet = DHDiffUNet(base.unet, config)
         self.text_length = 0
@@ -52,7 +61,9 @@ class DHDiffMethod(Learner):
 
     @classmethod
     def create(cls, config: DHDiff, base: BaseModel, seed: int) -> DHDiffMethod:
-        """Untrained. New modules start at zero or as copies; only the inner half of low-rank adapters is random."""
+        """Untrained. New modules start at zero or as copies; only the inner half of low-rank
+        adapters is random.
+        """
         method = cls(config, base)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "adapters"))
@@ -65,7 +76,10 @@ class DHDiffMethod(Learner):
         method = cls(config, BaseModel.load(folder), sampling)
         facts = method.unet.load_helix(folder / "dhdiff.safetensors")
         if "text_length" not in facts:
-            raise UserError(f"{folder}: trained by an earlier version of helixbench, which looked at other text tokens; train again")
+            raise UserError(
+                f"{folder}: trained by an earlier version of helixbench, which looked at other "
+                f"text tokens; train again"
+            )
         method.text_length = facts["text_length"]
         method.unet.eval().requires_grad_(False)
         if config.compile:
@@ -73,13 +87,19 @@ class DHDiffMethod(Learner):
         return method
 
     def begin(self, data: Pictures) -> None:
-        """Fix how many text tokens the model sees: one number for all batches, since it may change their rounding."""
+        """Fix how many text tokens the model sees: one number for all batches, since it may change
+        their rounding.
+        """
         category = data.samples[0].category
         prompts = [self.prompt(category, defect) for defect in data.defects]
-        self.text_length = self._longest([*prompts, self.config.prompt_good.format(category=_words(category))])
+        self.text_length = self._longest(
+            [*prompts, self.config.prompt_good.format(category=_words(category))]
+        )
 
     def save(self, folder: Path) -> None:
-        """A diffusers-format folder plus dhdiff.safetensors and dhdiff.json (the method's configuration)."""
+        """A diffusers-format folder plus dhdiff.safetensors and dhdiff.json (the method's
+        configuration).
+        """
         self.base.save(folder)
         self.unet.save(folder, {"text_length": self.text_length})
         write_json(folder / "dhdiff.json", json.loads(self.config.model_dump_json()))
@@ -90,7 +110,9 @@ class DHDiffMethod(Learner):
         return self.unet
 
     def to(self, device: torch.device) -> DHDiffMethod:
-        """Move all weights; with `offload` the autoencoder and the text encoder stay while training."""
+        """Move all weights; with `offload` the autoencoder and the text encoder stay while
+        training.
+        """
         if not self._visiting:
             self.base.to(device)
         self.unet.to(device)
@@ -128,13 +150,20 @@ class DHDiffMethod(Learner):
         low, high = s.guidance_interval
         text += f" within {low:g}-{high:g} T" if (low, high) != (0, 1) else ""
         text += f", raw mask {RAW_MASK_WAYS[c.annotation_input]}"
-        text += f", reference {c.reference}{' also by channels' if c.reference_input == 'both' else ''}"
+        text += (
+            f", reference {c.reference}{' also by channels' if c.reference_input == 'both' else ''}"
+        )
         text += f", reference noise {c.reference_noise}"
-        text += ", from the prediction" if (c.reference_noise, s.reference_noise) == ("same", "predicted") else ""
+        text += (
+            ", from the prediction"
+            if (c.reference_noise, s.reference_noise) == ("same", "predicted")
+            else ""
+        )
         text += f", from the noised reference at {s.strength:g}" if s.start == "reference" else ""
         return text + (f", {s.control} mask as control" if s.control != "none" else "")
 
-    # ------------------------------------------------------------------------------------------------ conditions
+    # ---------------------------------------------------------------------------------------------
+    # conditions
 
     def prompt(self, category: str, defect: str) -> str:
         """Prompt of a defective pair (reading 16)."""
@@ -143,26 +172,45 @@ class DHDiffMethod(Learner):
     def embed(self, prompts: list[str]) -> torch.Tensor:
         """Text embeddings (n, L, D); each prompt is encoded once.
 
-        L: as many tokens as the longest prompt of the category has, or of these when it is longer (reading 25).
+        L: as many tokens as the longest prompt of the category has, or of these when it is longer
+        (reading 25).
         """
         missing = set(prompts) - self._texts.keys()
         if missing:
             with self._here(self.base.text_encoder):
-                self._texts |= {prompt: self.base.embed([prompt])[0].to(self.device) for prompt in missing}
+                self._texts |= {
+                    prompt: self.base.embed([prompt])[0].to(self.device) for prompt in missing
+                }
         return torch.stack([self._texts[prompt] for prompt in prompts])[:, : self._longest(prompts)]
 
     def _longest(self, prompts: list[str]) -> int:
-        """Tokens of the longest prompt of the category or of these; all that the text model has where these are asked for."""
+        """Tokens of the longest prompt of the category or of these; all that the text model has
+        where these are asked for.
+        """
         most = self.base.tokenizer.model_max_length
         if self.config.text_tokens == "all":
             return most
-        return min(most, max([self.text_length, *(len(ids) for ids in self.base.tokenizer(list(set(prompts))).input_ids)]))
+        return min(
+            most,
+            max(
+                [
+                    self.text_length,
+                    *(len(ids) for ids in self.base.tokenizer(list(set(prompts))).input_ids),
+                ]
+            ),
+        )
 
-    def inputs(self, reference: torch.Tensor, raw: torch.Tensor | None, t: torch.Tensor, has_raw: torch.Tensor) -> Flow:
+    def inputs(
+        self,
+        reference: torch.Tensor,
+        raw: torch.Tensor | None,
+        t: torch.Tensor,
+        has_raw: torch.Tensor,
+    ) -> Flow:
         """A pass's inputs beside z^I and z^A (reading 9).
 
-        reference: its latent (n, C, h, w) without noise; raw: latent of the raw mask, or None; t: timesteps (n,);
-        has_raw: (n,) in {0, 1}.
+        reference: its latent (n, C, h, w) without noise; raw: latent of the raw mask, or None; t:
+        timesteps (n,); has_raw: (n,) in {0, 1}.
         """
         flow = Flow(reference_latent=reference if self.config.reference_input == "both" else None)
         if raw is None or self.config.annotation_input == "none":
@@ -182,10 +230,11 @@ class DHDiffMethod(Learner):
         words: list[str],
         flow: Flow | None = None,
     ) -> Flow:
-        """One pass with its control: graphical masks (n, 1, H, W) in {0, 1}, where present, tied to the words' tokens.
+        """One pass with its control: graphical masks (n, 1, H, W) in {0, 1}, where present, tied to
+        the words' tokens.
 
-        S^O has weight on the tokens of the defect's words inside the mask and on BOS outside (reading 12). `flow`: what
-        else the pass is given, which stays.
+        S^O has weight on the tokens of the defect's words inside the mask and on BOS outside
+        (reading 12). `flow`: what else the pass is given, which stays.
         """
         flow = flow or Flow()
         if control is None:
@@ -197,8 +246,11 @@ class DHDiffMethod(Learner):
             inside.fill_(1.0)
         else:
             for row, (ids, word) in enumerate(zip(tokens.tolist(), words, strict=True)):
-                # Without the words in it (an empty prompt) a prompt has nothing that S^O could point at.
-                inside[row, _positions(ids, self.base.tokenizer(" " + word).input_ids[1:-1]) or [0]] = 1.0
+                # Without the words in it (an empty prompt) a prompt has nothing that S^O could
+                # point at.
+                inside[
+                    row, _positions(ids, self.base.tokenizer(" " + word).input_ids[1:-1]) or [0]
+                ] = 1.0
             inside = inside / inside.sum(1, keepdim=True)
             outside[:, 0] = 1.0
         to = self.device
@@ -214,22 +266,33 @@ class DHDiffMethod(Learner):
         """Reference picture (H, W, 3) uint8 of the configured kind (reading 8)."""
         return reference_crop(image, cells, self.config.reference)
 
-    # -------------------------------------------------------------------------------------------------- training
+    # ---------------------------------------------------------------------------------------------
+    # training
 
     def _encode(self, keys: list[tuple], pictures: list[np.ndarray]) -> torch.Tensor:
         """Latents of pictures, remembered by key on the CPU."""
-        missing = {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in self._latents}
+        missing = {
+            key: picture
+            for key, picture in zip(keys, pictures, strict=True)
+            if key not in self._latents
+        }
         if missing:
-            # One at a time: a latent must not depend on what else a resumed run has not encoded yet.
+            # One at a time: a latent must not depend on what else a resumed run has not encoded
+            # yet.
             with torch.autocast(self.device.type, enabled=False), self._here(self.base.vae):
-                self._latents |= {key: self.base.encode(to_tensor([_rgb(picture)]))[0].cpu() for key, picture in missing.items()}
+                self._latents |= {
+                    key: self.base.encode(to_tensor([_rgb(picture)]))[0].cpu()
+                    for key, picture in missing.items()
+                }
         return torch.stack([self._latents[key] for key in keys]).to(self.device)
 
     def batch(self, data: Pictures, rng: torch.Generator) -> dict:
-        """Draw a training batch: latents of image, annotation, reference and raw mask, prompts, masks, control maps."""
+        """Draw a training batch: latents of image, annotation, reference and raw mask, prompts,
+        masks, control maps.
+        """
         size, config = self.config.optim.per_pass, self.config
-        pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
-        chance = lambda p: bool(torch.rand((), generator=rng) < p)  # noqa: E731
+        pick = lambda n: int(torch.randint(n, (), generator=rng))
+        chance = lambda p: bool(torch.rand((), generator=rng) < p)
         names = symmetries(config.augment)
         normals = round(size * config.normal_share)
         rows = {"image": [], "annotation": [], "reference": [], "raw_mask": []}
@@ -241,8 +304,8 @@ class DHDiffMethod(Learner):
             i, symmetry = pool[pick(len(pool))], names[pick(len(names))]
             sample = data.samples[i]
             image, mask = transform(data.images[i], symmetry), transform(data.masks[i], symmetry)
-            # A normal has no defect to show; as an in-painting task it borrows some defect's raw mask, always the same
-            # one, so that its reference is encoded once.
+            # A normal has no defect to show; as an in-painting task it borrows some defect's raw
+            # mask, always the same one, so that its reference is encoded once.
             donor = data.defective[i % len(data.defective)] if normal else i
             k, chosen = parse_cells(data.samples[donor].raw_mask)
             cells = transform(cells_to_mask(k, chosen, data.size), symmetry)
@@ -251,22 +314,30 @@ class DHDiffMethod(Learner):
             rows["image"].append(image)
             rows["annotation"].append(mask)
             rows["reference"].append(reference)
-            # What the cells of a normal hold is nothing, also where its reference is cut by another one's.
+            # What the cells of a normal hold is nothing, also where its reference is cut by another
+            # one's.
             rows["raw_mask"].append(np.zeros_like(cells) if normal else cells)
             keys["image"].append((i, symmetry, "image"))
             keys["annotation"].append(("empty",) if normal else (i, symmetry, "annotation"))
             keys["reference"].append(("blank",) if blank else (i, symmetry, "reference"))
             keys["raw_mask"].append(("empty",) if normal else (i, symmetry, "raw_mask"))
-            text = config.prompt_good.format(category=_words(sample.category)) if normal else self.prompt(sample.category, sample.defect)
+            text = (
+                config.prompt_good.format(category=_words(sample.category))
+                if normal
+                else self.prompt(sample.category, sample.defect)
+            )
             dropped = chance(config.prompt_drop)
             prompts.append("" if dropped else text)
             words.append(_words(sample.defect))
             masks.append(mask)
-            # Guidance tells apart what the defect's prompt and cells add: both are dropped at once, or the cells alone.
+            # Guidance tells apart what the defect's prompt and cells add: both are dropped at once,
+            # or the cells alone.
             has_raw.append(not (dropped or chance(config.raw_mask_drop)))
             present.append(not (normal or dropped or chance(config.control_drop)))
             kind = ("raw", "detailed", "point")[pick(3)]
-            controls.append(cells if kind == "raw" else mask if kind == "detailed" else _point(mask, rng))
+            controls.append(
+                cells if kind == "raw" else mask if kind == "detailed" else _point(mask, rng)
+            )
         out = {name: self._encode(keys[name], rows[name]) for name in rows}
         return out | {
             "prompts": prompts,
@@ -280,8 +351,9 @@ class DHDiffMethod(Learner):
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Eq. 8: squared error of the noise predicted for the joint latent, one term per domain.
 
-        `loss_weighting: v` divides it by abar, which makes it the squared error of v (Salimans and Ho, 2022).
-        `defect_weight` w: the image's error at a position counts 1 + w times the share of mask there, over the mean.
+        `loss_weighting: v` divides it by abar, which makes it the squared error of v (Salimans and
+        Ho, 2022). `defect_weight` w: the image's error at a position counts 1 + w times the share
+        of mask there, over the mean.
         """
         batch = self.batch(data, rng)
         z0, a0, r0 = batch["image"], batch["annotation"], batch["reference"]
@@ -289,39 +361,60 @@ class DHDiffMethod(Learner):
         shape = (3, *z0.shape)
         noise = torch.randn(shape, generator=rng).to(self.device)
         if self.config.train_noise_offset:
-            noise = noise + self.config.train_noise_offset * torch.randn((*shape[:3], 1, 1), generator=rng).to(self.device)
-        t = torch.randint(scheduler.config.num_train_timesteps, (len(z0),), generator=rng).to(self.device)
+            noise = noise + self.config.train_noise_offset * torch.randn(
+                (*shape[:3], 1, 1), generator=rng
+            ).to(self.device)
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(z0),), generator=rng).to(
+            self.device
+        )
         z_reference = self.noised_reference(r0, noise[0], noise[2], t)
         inputs = self.inputs(r0, batch["raw_mask"], t, batch["has_raw"])
-        flow = self.flow(batch["control"], batch["present"], batch["prompts"], batch["words"], inputs)
+        flow = self.flow(
+            batch["control"], batch["present"], batch["prompts"], batch["words"], inputs
+        )
         reference = self.unet.encode_reference(z_reference, t, self.embed([""] * len(t)))
         z_i, z_a = scheduler.add_noise(z0, noise[0], t), scheduler.add_noise(a0, noise[1], t)
         predicted = self.unet(z_i, z_a, t, self.embed(batch["prompts"]), reference, flow)
-        image, annotation = ((p.float() - e).square() for p, e in zip(predicted, noise[:2], strict=True))
+        image, annotation = (
+            (p.float() - e).square() for p, e in zip(predicted, noise[:2], strict=True)
+        )
         if self.config.loss_weighting == "v":
             abar = scheduler.alphas_cumprod.to(self.device)[t][:, None, None, None]
             image, annotation = image / abar, annotation / abar
         if self.config.defect_weight:
-            weight = 1 + self.config.defect_weight * F.adaptive_avg_pool2d(batch["mask"], z0.shape[-2:]).to(self.device)
+            weight = 1 + self.config.defect_weight * F.adaptive_avg_pool2d(
+                batch["mask"], z0.shape[-2:]
+            ).to(self.device)
             image = image * (weight / weight.mean())
         return {"image": image.mean(), "annotation": annotation.mean()}
 
-    def noised_reference(self, latents: torch.Tensor, same: torch.Tensor, independent: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-        """z_R(t): the image's own noise added (paper III-C), noise of its own, or none (reading 7)."""
+    def noised_reference(
+        self, latents: torch.Tensor, same: torch.Tensor, independent: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
+        """z_R(t): the image's own noise added (paper III-C), noise of its own, or none (reading
+        7).
+        """
         if self.config.reference_noise == "none":
             return latents
         noise = same if self.config.reference_noise == "same" else independent
         return self.base.scheduler.add_noise(latents, noise, t)
 
-    # -------------------------------------------------------------------------------------------------- sampling
+    # ---------------------------------------------------------------------------------------------
+    # sampling
 
-    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair per condition; see Method.sample."""
-        pictures = conditions.background if self.config.reference == "background" else conditions.donor
+        pictures = (
+            conditions.background if self.config.reference == "background" else conditions.donor
+        )
         arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
         prompts = [self.prompt(conditions.category, defect) for defect in conditions.defects]
         words = [_words(defect) for defect in conditions.defects]
-        return self.make(list(arrays), conditions.raw_mask, prompts, words, conditions.control, generators)
+        return self.make(
+            list(arrays), conditions.raw_mask, prompts, words, conditions.control, generators
+        )
 
     @torch.no_grad()
     def make(
@@ -333,7 +426,8 @@ class DHDiffMethod(Learner):
         control: torch.Tensor | None,
         generators: list[torch.Generator],
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One pair per prompt: images (n, 3, H, W) in [0, 1] and masks (n, 1, H, W) in {0, 1}, on the CPU.
+        """One pair per prompt: images (n, 3, H, W) in [0, 1] and masks (n, 1, H, W) in {0, 1}, on
+        the CPU.
 
         Args:
             pictures: n pictures (H, W, 3) uint8 that the reference is cut from (reading 8).
@@ -349,13 +443,16 @@ class DHDiffMethod(Learner):
             raw_mask = torch.zeros(n, 1, *pictures[0].shape[:2])
         cells = raw_mask[:, 0].numpy() > 0.5
         coarse = base.encode(raw_mask.expand(-1, 3, -1, -1))
-        references = to_tensor([self.reference(image, mask) for image, mask in zip(pictures, cells, strict=True)])
+        references = to_tensor(
+            [self.reference(image, mask) for image, mask in zip(pictures, cells, strict=True)]
+        )
         r0 = base.encode(references)
         channels, height, width = r0.shape[1:]
         noise = draw_noise(generators, (3, channels, height, width)).to(self.device)
         texts = {True: self.embed(prompts), False: self.embed([""] * n)}
         scheduler = sampling_scheduler(base.scheduler, sampling)
-        # At sampling the true noise is unknown: the initial noise, or the last prediction, stands in for it (reading 7).
+        # At sampling the true noise is unknown: the initial noise, or the last prediction, stands
+        # in for it (reading 7).
         stand_in = noise[:, 0]
 
         def predict(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
@@ -372,7 +469,9 @@ class DHDiffMethod(Learner):
                 out = self.unet(*x.chunk(2, dim=1), steps, texts[conditional], reference, flow)
                 return torch.cat(out, dim=1).float()
 
-            predicted = guided(branch, guidance_at(int(t), base.scheduler.config.num_train_timesteps, sampling))
+            predicted = guided(
+                branch, guidance_at(int(t), base.scheduler.config.num_train_timesteps, sampling)
+            )
             if sampling.reference_noise == "predicted":
                 stand_in = predicted.chunk(2, dim=1)[0]
             return predicted
@@ -381,10 +480,16 @@ class DHDiffMethod(Learner):
         if sampling.start == "reference":
             start = torch.cat([r0, coarse], dim=1)
         with autocast(self.device, self.config.optim.precision):
-            latents = denoise(predict, noise[:, :2].flatten(1, 2), scheduler, start, sampling.strength)
-            images, annotations = (base.decode(part).cpu().float() for part in latents.chunk(2, dim=1))
+            latents = denoise(
+                predict, noise[:, :2].flatten(1, 2), scheduler, start, sampling.strength
+            )
+            images, annotations = (
+                base.decode(part).cpu().float() for part in latents.chunk(2, dim=1)
+            )
         masks = annotations.mean(1) > 0.5  # reading 10
-        return images, torch.from_numpy(np.stack([clean_mask(mask.numpy()) for mask in masks]))[:, None].float()
+        return images, torch.from_numpy(np.stack([clean_mask(mask.numpy()) for mask in masks]))[
+            :, None
+        ].float()
 
 
 def clean_mask(mask: np.ndarray) -> np.ndarray:
@@ -407,7 +512,9 @@ def _words(name: str) -> str:
 
 def _rgb(picture: np.ndarray) -> np.ndarray:
     """Masks (H, W) bool become three channels of 0 and 255 (reading 10)."""
-    return picture if picture.ndim == 3 else np.repeat(picture[..., None] * np.uint8(255), 3, axis=2)
+    return (
+        picture if picture.ndim == 3 else np.repeat(picture[..., None] * np.uint8(255), 3, axis=2)
+    )
 
 
 def _positions(ids: list[int], wanted: list[int]) -> list[int]:

@@ -1,9 +1,11 @@
 """The new modules of DH-Diff: Domain Decoupled Attention, Semantic Score Map Modification, merging.
 
-Double Helix Diffusion for Cross-Domain Anomaly Image Generation (arXiv 2509.12787), equations 1 to 7.
+Double Helix Diffusion for Cross-Domain Anomaly Image Generation (arXiv 2509.12787), equations 1 to
+7.
 
-Notation (<name here> -> <symbol in the paper>): image, annotation -> F^I, F^A; reference -> F^R; text -> T;
-control -> S^O. The two streams are folded on the batch axis, image first: (2B, N, C) with N = h*w positions.
+Notation (<name here> -> <symbol in the paper>): image, annotation -> F^I, F^A; reference -> F^R;
+text -> T; control -> S^O. The two streams are folded on the batch axis, image first: (2B, N, C)
+with N = h*w positions.
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from torch.nn import functional as F
 class Flow:
     """What one forward pass of the U-Net shares between its layers.
 
-    writing: the reference pass itself is running. reference: hidden states (B, N, C) entering each attn1 of the
-    reference pass, by layer key; reference_latent: latent (B, C, h, w) of the reference without noise, where it also
-    enters by channels (reading 9); None: no reference.
-    raw_latent: latent (B, C, h, w) of the raw mask, or raw_features: its hidden states, as `reference` holds those of
-    the reference (reading 9); None: no raw mask; has_raw: (B,) in {0, 1}.
-    control: graphical mask (B, 1, H, W) in [0, 1] or None; has_control: (B,) in {0, 1}; inside, outside: (B, L) rows
-    over text tokens that S^O takes inside and outside the graphical mask. aspect: h / w of the latents.
+    writing: the reference pass itself is running. reference: hidden states (B, N, C) entering each
+    attn1 of the reference pass, by layer key; reference_latent: latent (B, C, h, w) of the
+    reference without noise, where it also enters by channels (reading 9); None: no reference.
+    raw_latent: latent (B, C, h, w) of the raw mask, or raw_features: its hidden states, as
+    `reference` holds those of the reference (reading 9); None: no raw mask; has_raw: (B,) in {0,
+    1}. control: graphical mask (B, 1, H, W) in [0, 1] or None; has_control: (B,) in {0, 1}; inside,
+    outside: (B, L) rows over text tokens that S^O takes inside and outside the graphical mask.
+    aspect: h / w of the latents.
     """
 
     writing: bool = False
@@ -48,10 +51,16 @@ class Flow:
         return round((positions * self.aspect) ** 0.5)
 
     def control_map(self, positions: int, dtype: torch.dtype) -> torch.Tensor:
-        """S^O (B, N, L) at a layer of N positions: rows `inside` in the mask, `outside` elsewhere, 0 without control."""
+        """S^O (B, N, L) at a layer of N positions: rows `inside` in the mask, `outside` elsewhere,
+        0 without control.
+        """
         if positions not in self.maps:
             h = self.rows(positions)
-            mask = F.interpolate(self.control, (h, positions // h), mode="area").flatten(2).transpose(1, 2)
+            mask = (
+                F.interpolate(self.control, (h, positions // h), mode="area")
+                .flatten(2)
+                .transpose(1, 2)
+            )
             rows = mask * self.inside[:, None] + (1 - mask) * self.outside[:, None]
             self.maps[positions] = rows * self.has_control[:, None, None]
         return self.maps[positions].to(dtype)
@@ -78,20 +87,25 @@ def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> to
 
 
 class InputChannels(nn.Module):
-    """What enters the streams beside z^I and z^A by channels (reading 9): the raw mask, and the reference if wanted.
+    """What enters the streams beside z^I and z^A by channels (reading 9): the raw mask, and the
+    reference if wanted.
 
-    Each is read off its latent by a zero-initialised 3x3 convolution, whose output is added to the features of the
-    U-Net's first convolution, as further input channels of that convolution would be. The raw mask has one convolution
-    per stream; the reference enters the image stream only.
+    Each is read off its latent by a zero-initialised 3x3 convolution, whose output is added to the
+    features of the U-Net's first convolution, as further input channels of that convolution would
+    be. The raw mask has one convolution per stream; the reference enters the image stream only.
     """
 
     def __init__(self, channels: int, width: int, raw_mask: bool, reference: bool):
         super().__init__()
         names = ("raw_image", "raw_annotation") * raw_mask + ("reference",) * reference
-        self.zeta = nn.ModuleDict({name: zero_(nn.Conv2d(channels, width, 3, padding=1)) for name in names})
+        self.zeta = nn.ModuleDict(
+            {name: zero_(nn.Conv2d(channels, width, 3, padding=1)) for name in names}
+        )
 
     def forward(self, flow: Flow) -> tuple[torch.Tensor | float, torch.Tensor | float]:
-        """Latents of a pass -> features (B, width, h, w) of image and annotation stream, 0 where nothing is given."""
+        """Latents of a pass -> features (B, width, h, w) of image and annotation stream, 0 where
+        nothing is given.
+        """
         image = annotation = 0.0
         if flow.raw_latent is not None:
             present = flow.has_raw.to(flow.raw_latent.dtype)[:, None, None, None]
@@ -105,22 +119,28 @@ class InputChannels(nn.Module):
 class DomainDecoupledAttention(nn.Module):
     """DDA (Eq. 4 and 5) in place of one self-attention layer (reading 5).
 
-    Image:      F^I = softmax(Q K^T / sqrt(d)) V, Q = W_Q F^I, K, V = W_K, W_V (zeta(F^R) + F^I)   (Eq. 4)
-    Annotation: F^A = softmax(Q K^T / sqrt(d)) V with W_Q, W_K, W_V of its own                      (Eq. 5)
+    Image:      F^I = softmax(Q K^T / sqrt(d)) V, Q = W_Q F^I, K, V = W_K, W_V (zeta(F^R) + F^I)
+    (Eq. 4) Annotation: F^A = softmax(Q K^T / sqrt(d)) V with W_Q, W_K, W_V of its own
+    (Eq. 5)
 
-    The image keeps the U-Net's own projections; the annotation's start as copies of them (reading 3). zeta is a
-    zero-initialised 1x1 convolution. With `raw_mask`, keys and values of both streams also read the raw mask's
-    features F^M through such convolutions of their own (reading 9, `attention`).
+    The image keeps the U-Net's own projections; the annotation's start as copies of them (reading
+    3). zeta is a zero-initialised 1x1 convolution. With `raw_mask`, keys and values of both streams
+    also read the raw mask's features F^M through such convolutions of their own (reading 9,
+    `attention`).
     """
 
     def __init__(self, attention: Attention, raw_mask: bool = False):
         super().__init__()
-        self.to_q, self.to_k, self.to_v = (copy.deepcopy(m) for m in (attention.to_q, attention.to_k, attention.to_v))
+        self.to_q, self.to_k, self.to_v = (
+            copy.deepcopy(m) for m in (attention.to_q, attention.to_k, attention.to_v)
+        )
         self.to_out = copy.deepcopy(attention.to_out)
         width = attention.to_q.in_features
         self.zeta = zero_(nn.Conv1d(width, width, 1))
         if raw_mask:
-            self.zeta_raw = nn.ModuleDict({name: zero_(nn.Conv1d(width, width, 1)) for name in ("image", "annotation")})
+            self.zeta_raw = nn.ModuleDict(
+                {name: zero_(nn.Conv1d(width, width, 1)) for name in ("image", "annotation")}
+            )
 
     def sources(
         self,
@@ -130,7 +150,9 @@ class DomainDecoupledAttention(nn.Module):
         raw: torch.Tensor | None = None,
         has_raw: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What keys and values of both streams are made of, (B, N, C) each; has_raw: (B,) in {0, 1}."""
+        """What keys and values of both streams are made of, (B, N, C) each; has_raw: (B,) in {0,
+        1}.
+        """
         if reference is not None:
             image = image + _convolve(self.zeta, reference)
         if raw is not None:
@@ -147,7 +169,9 @@ class DomainDecoupledAttention(nn.Module):
         raw: torch.Tensor | None = None,
         has_raw: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """X (2B, N, C), reference and raw (B, N, C) or None, has_raw (B,) in {0, 1} -> (2B, N, C)."""
+        """X (2B, N, C), reference and raw (B, N, C) or None, has_raw (B,) in {0, 1} -> (2B, N,
+        C).
+        """
         image, annotation = x.chunk(2)
         of_image, of_annotation = self.sources(image, annotation, reference, raw, has_raw)
         q = torch.cat([attention.to_q(image), self.to_q(annotation)])
@@ -158,10 +182,14 @@ class DomainDecoupledAttention(nn.Module):
 
 
 def concatenated_attention(attention: Attention, x: torch.Tensor) -> torch.Tensor:
-    """Self-attention over the tokens of both domains (Eq. 1-3): what a layer does without DDA. (2B, N, C) -> same."""
+    """Self-attention over the tokens of both domains (Eq. 1-3): what a layer does without DDA. (2B,
+    N, C) -> same.
+    """
     image, annotation = x.chunk(2)
     both = torch.cat([image, annotation], dim=1)
-    out = attention.to_out[0](_attend(attention.to_q(both), attention.to_k(both), attention.to_v(both), attention.heads))
+    out = attention.to_out[0](
+        _attend(attention.to_q(both), attention.to_k(both), attention.to_v(both), attention.heads)
+    )
     return torch.cat(out.chunk(2, dim=1))
 
 
@@ -171,27 +199,39 @@ class SemanticScoreMapModification(nn.Module):
     S^I, S^A = softmax(Q K_T^T / sqrt(d))  (Eq. 6 with the scale it lacks, reading 14)
     (S'^I, S'^A) = eta(S^I, S^A, S^O) + mu(S^I, S^A, S^O),  F = (S'^I V_T, S'^A V_T)  (Eq. 7)
 
-    mu: mean over the maps that are there. eta: convolution from 3 maps to 2 per head, zero-initialised (reading 13);
-    a missing S^O enters it as zeros.
+    mu: mean over the maps that are there. eta: convolution from 3 maps to 2 per head,
+    zero-initialised (reading 13); a missing S^O enters it as zeros.
     """
 
     def __init__(self, attention: Attention, kernel: int, renormalise: bool):
         super().__init__()
         self.kernel, self.renormalise = kernel, renormalise
         heads = attention.heads
-        self.eta = zero_(nn.Conv2d(3 * heads, 2 * heads, kernel, padding=kernel // 2, groups=heads, bias=False))
+        self.eta = zero_(
+            nn.Conv2d(3 * heads, 2 * heads, kernel, padding=kernel // 2, groups=heads, bias=False)
+        )
 
-    def forward(self, attention: Attention, x: torch.Tensor, text: torch.Tensor, flow: Flow) -> torch.Tensor:
+    def forward(
+        self, attention: Attention, x: torch.Tensor, text: torch.Tensor, flow: Flow
+    ) -> torch.Tensor:
         """X (2B, N, C), text (B, L, D) -> (2B, N, C)."""
-        q, k, v = _heads(attention.to_q(x), attention.heads), attention.to_k(text), attention.to_v(text)
+        q, k, v = (
+            _heads(attention.to_q(x), attention.heads),
+            attention.to_k(text),
+            attention.to_v(text),
+        )
         k, v = _heads(k, attention.heads), _heads(v, attention.heads)
         q = q.unflatten(0, (2, -1))  # (2, B, heads, N, d)
-        scores = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1)  # S^I, S^A (2, B, heads, N, L)
+        scores = (q @ k.transpose(-1, -2) * attention.scale).softmax(
+            -1
+        )  # S^I, S^A (2, B, heads, N, L)
         s_i, s_a = self.modify(scores[0], scores[1], flow)
         out = (torch.stack([s_i, s_a]) @ v).flatten(0, 1)  # (2B, heads, N, d)
         return attention.to_out[0](out.transpose(1, 2).flatten(2))
 
-    def modify(self, s_i: torch.Tensor, s_a: torch.Tensor, flow: Flow) -> tuple[torch.Tensor, torch.Tensor]:
+    def modify(
+        self, s_i: torch.Tensor, s_a: torch.Tensor, flow: Flow
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Eq. 7, first line: score maps (B, heads, N, L) of both domains -> modified maps."""
         batch, heads, positions, tokens = s_i.shape
         if flow.control is None:
@@ -214,13 +254,16 @@ class SemanticScoreMapModification(nn.Module):
 
 
 def cross_attention(attention: Attention, x: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Plain text cross-attention: what a layer does without SSM. x (2B, N, C), text (2B, L, D) -> (2B, N, C)."""
+    """Plain text cross-attention: what a layer does without SSM. x (2B, N, C), text (2B, L, D) ->
+    (2B, N, C).
+    """
     out = _attend(attention.to_q(x), attention.to_k(text), attention.to_v(text), attention.heads)
     return attention.to_out[0](out)
 
 
 class Merging(nn.Module):
-    """Third stage of the helix: a zero-initialised 1x1 convolution on the concatenated pair, added (reading 4).
+    """Third stage of the helix: a zero-initialised 1x1 convolution on the concatenated pair, added
+    (reading 4).
 
     It stands at the end of the transformer block: the paper's cycle is CNN, DDA, SSM, CNN.
     """

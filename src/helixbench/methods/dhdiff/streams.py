@@ -17,10 +17,10 @@ AXES = {"batch": 0, "channels": 1, "canvas": 3}
 class Streams:
     """Layout of the streams for the convolutions.
 
-    batch: (2B, C, h, w), two samples with shared weights; canvas: (B, C, h, 2w), side by side, so that convolutions and
-    their normalisation see both; channels: (B, C, h, w), one feature map for both, read by a U-Net whose first and last
-    convolutions hold twice the channels (see `widen`). There each block parts the map into two equal streams and ends
-    with their mean.
+    batch: (2B, C, h, w), two samples with shared weights; canvas: (B, C, h, 2w), side by side, so
+    that convolutions and their normalisation see both; channels: (B, C, h, w), one feature map for
+    both, read by a U-Net whose first and last convolutions hold twice the channels (see `widen`).
+    There each block parts the map into two equal streams and ends with their mean.
     """
 
     def __init__(self, kind: str):
@@ -44,7 +44,9 @@ class Streams:
             return torch.cat(x.unflatten(1, (h, -1)).chunk(2), dim=2).flatten(1, 2)
         return x
 
-    def add(self, x: torch.Tensor, image: torch.Tensor | float, annotation: torch.Tensor | float) -> torch.Tensor:
+    def add(
+        self, x: torch.Tensor, image: torch.Tensor | float, annotation: torch.Tensor | float
+    ) -> torch.Tensor:
         """Feature maps (B', C, h, w') of the layout plus maps (B, C, h, w) of either stream, or 0.
 
         Where one map holds both streams, it gets their sum.
@@ -60,10 +62,11 @@ class Streams:
 
 
 def widen(unet: UNet2DConditionModel) -> None:
-    """Give the first and the last convolution twice the channels, in place: picture and mask stacked.
+    """Give the first and the last convolution twice the channels, in place: picture and mask
+    stacked.
 
-    Both halves start with the U-Net's own weights, the input's scaled by 1/sqrt(2), so that two independent latents
-    give features of the scale that the next layers know.
+    Both halves start with the U-Net's own weights, the input's scaled by 1/sqrt(2), so that two
+    independent latents give features of the scale that the next layers know.
     """
     with torch.no_grad():
         old, new = unet.conv_in, _like(unet.conv_in, inputs=2)
@@ -74,7 +77,9 @@ def widen(unet: UNet2DConditionModel) -> None:
         new.weight.copy_(torch.cat([old.weight, old.weight]))
         new.bias.copy_(torch.cat([old.bias, old.bias]))
         unet.conv_out = new
-    unet.register_to_config(in_channels=unet.conv_in.in_channels, out_channels=unet.conv_out.out_channels)
+    unet.register_to_config(
+        in_channels=unet.conv_in.in_channels, out_channels=unet.conv_out.out_channels
+    )
 
 
 def _like(convolution: nn.Conv2d, inputs: int = 1, outputs: int = 1) -> nn.Conv2d:

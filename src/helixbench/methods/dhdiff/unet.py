@@ -35,10 +35,12 @@ CONVOLUTIONS = ["conv_in", "conv_out", "conv1", "conv2", "conv_shortcut", "conv"
 
 @dataclass(frozen=True)
 class Layer:
-    """One transformer block of the U-Net and its place: part `encoder` or `decoder`, stage counted from 0.
+    """One transformer block of the U-Net and its place: part `encoder` or `decoder`, stage counted
+    from 0.
 
-    key: its place in words, e.g. `encoder.2.0` (stage 2, layer 0); reads: key of the encoder layer whose reference
-    features a DDA layer at this place takes (its own in the encoder, the one of the same resolution in the decoder).
+    key: its place in words, e.g. `encoder.2.0` (stage 2, layer 0); reads: key of the encoder layer
+    whose reference features a DDA layer at this place takes (its own in the encoder, the one of the
+    same resolution in the decoder).
     """
 
     key: str
@@ -51,8 +53,8 @@ class Layer:
 def layers(unet: UNet2DConditionModel) -> list[Layer]:
     """All transformer blocks in order of computation.
 
-    Encoder stages are the down blocks with attention; a mid block with attention is one more where Stable Diffusion
-    has only three of them, and otherwise belongs to the last (reading 2).
+    Encoder stages are the down blocks with attention; a mid block with attention is one more where
+    Stable Diffusion has only three of them, and otherwise belongs to the last (reading 2).
     """
 
     def blocks(module: nn.Module) -> Iterator[BasicTransformerBlock]:
@@ -66,13 +68,19 @@ def layers(unet: UNet2DConditionModel) -> list[Layer]:
         if found:
             stage = level_stage[level] = len(level_stage)
             keys = [f"encoder.{stage}.{i}" for i in range(len(found))]
-            out += [Layer(key, "encoder", stage, key, block) for key, block in zip(keys, found, strict=True)]
+            out += [
+                Layer(key, "encoder", stage, key, block)
+                for key, block in zip(keys, found, strict=True)
+            ]
     stages = len(level_stage)
     mid = list(blocks(unet.mid_block))
     for i, block in enumerate(mid):
         stage = stages if stages < 4 else stages - 1
         out.append(Layer(f"encoder.mid.{i}", "encoder", stage, f"encoder.mid.{i}", block))
-    count = {stage: sum(x.stage == stage and "mid" not in x.key for x in out) for stage in level_stage.values()}
+    count = {
+        stage: sum(x.stage == stage and "mid" not in x.key for x in out)
+        for stage in level_stage.values()
+    }
     decoder_stage = 0
     for position, up in enumerate(unet.up_blocks):
         found = list(blocks(up))
@@ -81,7 +89,9 @@ def layers(unet: UNet2DConditionModel) -> list[Layer]:
         stage = level_stage.get(len(unet.down_blocks) - 1 - position)
         for i, block in enumerate(found):
             reads = None if stage is None else f"encoder.{stage}.{min(i, count[stage] - 1)}"
-            out.append(Layer(f"decoder.{decoder_stage}.{i}", "decoder", decoder_stage, reads, block))
+            out.append(
+                Layer(f"decoder.{decoder_stage}.{i}", "decoder", decoder_stage, reads, block)
+            )
         decoder_stage += 1
     return out
 
@@ -89,7 +99,8 @@ def layers(unet: UNet2DConditionModel) -> list[Layer]:
 def chosen_stages(part: str, stages: int, count: int) -> set[int]:
     """Which of `stages` stages carry a module: every other one first (paper IV-E), then the gaps.
 
-    Both sides count from the full resolution, encoder 0, 2 and decoder 3, 1 of four: the same resolutions.
+    Both sides count from the full resolution, encoder 0, 2 and decoder 3, 1 of four: the same
+    resolutions.
     """
     if part == "encoder":
         order = [*range(0, stages, 2), *range(1, stages, 2)]
@@ -101,8 +112,8 @@ def chosen_stages(part: str, stages: int, count: int) -> set[int]:
 class DHDiffUNet(nn.Module):
     """Predicts the noise of the joint latent z = (z^I, z^A) (Eq. 8).
 
-    The streams share one U-Net and lie in it as `config.streams` says (reading 3). `unet` stays a plain diffusers
-    model; `helix` holds the new modules by layer key.
+    The streams share one U-Net and lie in it as `config.streams` says (reading 3). `unet` stays a
+    plain diffusers model; `helix` holds the new modules by layer key.
     """
 
     def __init__(self, unet: UNet2DConditionModel, config: DHDiff):
@@ -114,31 +125,47 @@ class DHDiffUNet(nn.Module):
         for layer in layers(self.tau) if self.tau is not None else ():
             layer.block.attn1.set_processor(_Recording(self, layer))
         self.layers = layers(unet)
-        stages = {part: 1 + max((x.stage for x in self.layers if x.part == part), default=-1) for part in ("encoder", "decoder")}
+        stages = {
+            part: 1 + max((x.stage for x in self.layers if x.part == part), default=-1)
+            for part in ("encoder", "decoder")
+        }
         wants = {("dda", "encoder"): config.dda_encoder, ("dda", "decoder"): config.dda_decoder}
         wants |= {("ssm", "encoder"): config.ssm_encoder, ("ssm", "decoder"): config.ssm_decoder}
-        where = {(name, part): chosen_stages(part, stages[part], count) for (name, part), count in wants.items()}
+        where = {
+            (name, part): chosen_stages(part, stages[part], count)
+            for (name, part), count in wants.items()
+        }
         self.helix = nn.ModuleDict()
         for layer in self.layers:
             block, modules = layer.block, nn.ModuleDict()
             if layer.stage in where["dda", layer.part]:
-                modules["dda"] = DomainDecoupledAttention(block.attn1, config.annotation_input == "attention")
+                modules["dda"] = DomainDecoupledAttention(
+                    block.attn1, config.annotation_input == "attention"
+                )
             if layer.stage in where["ssm", layer.part]:
-                modules["ssm"] = SemanticScoreMapModification(block.attn2, config.eta_kernel, config.renormalise)
+                modules["ssm"] = SemanticScoreMapModification(
+                    block.attn2, config.eta_kernel, config.renormalise
+                )
             if config.merging:
                 modules["merging"] = Merging(block.attn1.to_q.in_features)
             block.register_forward_pre_hook(self._part)
             block.register_forward_hook(self._join(modules["merging"] if config.merging else None))
             self.helix[layer.key.replace(".", "_")] = modules
-            block.attn1.set_processor(_SelfAttention(self, layer, modules["dda"] if "dda" in modules else None))
-            block.attn2.set_processor(_CrossAttention(self, modules["ssm"] if "ssm" in modules else None))
+            block.attn1.set_processor(
+                _SelfAttention(self, layer, modules["dda"] if "dda" in modules else None)
+            )
+            block.attn2.set_processor(
+                _CrossAttention(self, modules["ssm"] if "ssm" in modules else None)
+            )
         self.inputs = None
         by_channels = config.annotation_input == "channels", config.reference_input == "both"
         if any(by_channels):
             latent = unet.conv_in.in_channels // (2 if config.streams == "channels" else 1)
             self.inputs = InputChannels(latent, unet.conv_in.out_channels, *by_channels)
             unet.conv_in.register_forward_hook(self._add_inputs)
-        self.read = {x.reads for x in self.layers if "dda" in self.helix[x.key.replace(".", "_")] and x.reads}
+        self.read = {
+            x.reads for x in self.layers if "dda" in self.helix[x.key.replace(".", "_")] and x.reads
+        }
 
     def _add_inputs(self, conv_in: nn.Module, args: tuple, out: torch.Tensor) -> torch.Tensor:
         """After the first convolution: what enters beside the two noisy latents."""
@@ -175,7 +202,8 @@ class DHDiffUNet(nn.Module):
             t: timesteps (B,), shared by the two domains (reading 11).
             text: text embeddings T (B, L, D).
             reference: what `encode_reference` gave for the same t; None: no reference.
-            flow: a Flow holding the raw mask, the reference's latent and the control map; None: none of them.
+            flow: a Flow holding the raw mask, the reference's latent and the control map; None:
+                none of them.
         """
         self.flow = flow or Flow()
         self.flow.reference = reference
@@ -188,13 +216,17 @@ class DHDiffUNet(nn.Module):
             self.flow = Flow()
         return tuple(out.chunk(2, dim=self.streams.axis))
 
-    def encode_reference(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Siamese encoder tau_theta: hidden states (B, N, C) entering each attn1 that a DDA layer reads, by layer key.
+    def encode_reference(
+        self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        """Siamese encoder tau_theta: hidden states (B, N, C) entering each attn1 that a DDA layer
+        reads, by layer key.
 
         It also reads the raw mask, for `annotation_input: attention` (reading 9).
 
-        The U-Net's own encoder path or its copy (reading 6), run no further than it is read. In Eq. 8 tau_theta(r) is a
-        condition beside the text, so `text` is the empty prompt's; guidance then needs one such pass, not two.
+        The U-Net's own encoder path or its copy (reading 6), run no further than it is read. In Eq.
+        8 tau_theta(r) is a condition beside the text, so `text` is the empty prompt's; guidance
+        then needs one such pass, not two.
 
         Args:
             z: (noised) reference latents (B, C, h, w).
@@ -210,7 +242,11 @@ class DHDiffUNet(nn.Module):
             for down in unet.down_blocks:
                 if self.read <= found.keys():
                     break
-                extra = {"encoder_hidden_states": text} if getattr(down, "has_cross_attention", False) else {}
+                extra = (
+                    {"encoder_hidden_states": text}
+                    if getattr(down, "has_cross_attention", False)
+                    else {}
+                )
                 hidden, _ = down(hidden_states=hidden, temb=embedding, **extra)
             if not self.read <= found.keys():
                 unet.mid_block(hidden, embedding, encoder_hidden_states=text)
@@ -219,7 +255,8 @@ class DHDiffUNet(nn.Module):
         return found
 
     def trainable_(self) -> DHDiffUNet:
-        """Set requires_grad: the new modules and, by `config.trainable`, the attention layers or all (reading 17).
+        """Set requires_grad: the new modules and, by `config.trainable`, the attention layers or
+        all (reading 17).
 
         `lora`: the attention layers and low-rank adapters on the frozen convolutions.
         """
@@ -239,17 +276,28 @@ class DHDiffUNet(nn.Module):
         if self.config.frozen_precision == "bf16":
             for module in self._frozen_layers():
                 for name, weight in list(module.named_parameters(recurse=False)):
-                    setattr(module, name, nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False))
+                    setattr(
+                        module,
+                        name,
+                        nn.Parameter(weight.detach().to(torch.bfloat16), requires_grad=False),
+                    )
         if self.config.compile:
             self.compile_parts()
         if self.tau is not None:
             self.tau.requires_grad_(False)
-            for part in (self.tau.conv_in, self.tau.time_embedding, self.tau.down_blocks, self.tau.mid_block):
+            for part in (
+                self.tau.conv_in,
+                self.tau.time_embedding,
+                self.tau.down_blocks,
+                self.tau.mid_block,
+            ):
                 part.requires_grad_(True)
         return self
 
     def _recomputed(self, module: nn.Module, *inputs) -> torch.Tensor:
-        """Gradient checkpointing that repeats a module in the flow of its first time, which is over by then."""
+        """Gradient checkpointing that repeats a module in the flow of its first time, which is over
+        by then.
+        """
         flow = self.flow
 
         def again(*inputs):
@@ -262,18 +310,28 @@ class DHDiffUNet(nn.Module):
         return torch.utils.checkpoint.checkpoint(again, *inputs, use_reentrant=False)
 
     def _frozen_layers(self) -> list[nn.Module]:
-        """Convolutions and linear layers that training leaves alone; autocast computes them in half precision anyway."""
+        """Convolutions and linear layers that training leaves alone; autocast computes them in half
+        precision anyway.
+        """
         kinds = (nn.Conv2d, nn.Linear)
-        return [m for m in self.modules() if isinstance(m, kinds) and not any(p.requires_grad for p in m.parameters())]
+        return [
+            m
+            for m in self.modules()
+            if isinstance(m, kinds) and not any(p.requires_grad for p in m.parameters())
+        ]
 
     def compile_parts(self) -> None:
-        """Compile what is a pure function of its input, in place; names of weights stay, and attention with its state is left alone."""
+        """Compile what is a pure function of its input, in place; names of weights stay, and
+        attention with its state is left alone.
+        """
         for module in self.modules():
             if isinstance(module, (ResnetBlock2D, FeedForward)):
                 module.compile()
 
     def save(self, folder: Path, facts: dict | None = None) -> None:
-        """`unet/` as diffusers writes it, new modules and facts as `dhdiff.safetensors`; adapters become part of the weights."""
+        """`unet/` as diffusers writes it, new modules and facts as `dhdiff.safetensors`; adapters
+        become part of the weights.
+        """
         self.float()
         if hasattr(self.unet, "peft_config"):
             self.unet.fuse_lora()
@@ -287,13 +345,16 @@ class DHDiffUNet(nn.Module):
         return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
     def load_helix(self, file: Path) -> dict:
-        """Load the new modules' weights, whose names must all match; returns the facts saved with them."""
+        """Load the new modules' weights, whose names must all match; returns the facts saved with
+        them.
+        """
         tensors, facts = checkpoint.load_tensors(file)
         try:
             self._own().load_state_dict(tensors)
         except RuntimeError:
             raise UserError(
-                f"{file}: trained with other dda_*, ssm_*, merging, annotation_input or reference_encoder; train again"
+                f"{file}: trained with other dda_*, ssm_*, merging, annotation_input or "
+                f"reference_encoder; train again"
             ) from None
         return facts
 
@@ -306,7 +367,9 @@ def _encoder_copy(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 class _Recording:
-    """diffusers attention processor of a copied encoder: the plain layer, its input kept as reference."""
+    """diffusers attention processor of a copied encoder: the plain layer, its input kept as
+    reference.
+    """
 
     def __init__(self, owner: DHDiffUNet, layer: Layer):
         self.owner, self.layer = owner, layer
@@ -318,7 +381,9 @@ class _Recording:
 
 
 class _SelfAttention:
-    """diffusers attention processor of attn1: DDA, concatenated tokens, or the plain layer of the reference pass."""
+    """diffusers attention processor of attn1: DDA, concatenated tokens, or the plain layer of the
+    reference pass.
+    """
 
     def __init__(self, owner: DHDiffUNet, layer: Layer, dda: DomainDecoupledAttention | None):
         self.owner, self.layer, self.dda = owner, layer, dda
@@ -346,4 +411,6 @@ class _CrossAttention:
         if self.ssm is None or self.owner.flow.writing:
             copies = len(hidden_states) // len(encoder_hidden_states)
             return cross_attention(attn, hidden_states, encoder_hidden_states.repeat(copies, 1, 1))
-        return self.ssm(attn, hidden_states, encoder_hidden_states[: len(hidden_states) // 2], self.owner.flow)
+        return self.ssm(
+            attn, hidden_states, encoder_hidden_states[: len(hidden_states) // 2], self.owner.flow
+        )

@@ -1,4 +1,6 @@
-"""DualAnoDiff as a method: whole picture and defective part, generated together; docs/rivals.md lists the deviations."""
+"""DualAnoDiff as a method: whole picture and defective part, generated together; docs/rivals.md
+lists the deviations.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,15 @@ from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
 from helixbench.diffusion.sampler import denoise, draw_noise, guided, sampling_scheduler
 from helixbench.methods.dhdiff.method import clean_mask
 from helixbench.methods.dualanodiff.unet import DualAnoDiffUNet
-from helixbench.methods.latents import LatentMemory, adapters, add_low_rank, load_exactly, read, save_base, words
+from helixbench.methods.latents import (
+    LatentMemory,
+    adapters,
+    add_low_rank,
+    load_exactly,
+    read,
+    save_base,
+    words,
+)
 from helixbench.methods.method import Conditions, Learner
 from helixbench.methods.saliency import Saliency
 from helixbench.prepare.foreground import foreground
@@ -31,16 +41,25 @@ GREY = 0.5
 
 
 class DualAnoDiffMethod(Learner):
-    """Two branches over one U-Net: the mask is what stands out in the part's picture, by U2-Net or by its distance from grey."""
+    """Two branches over one U-Net: the mask is what stands out in the part's picture, by U2-Net or
+    by its distance from grey.
+    """
 
     def __init__(self, config: DualAnoDiff, base: BaseModel, sampling: Sampling | None = None):
         own = {"steps": config.sampling_steps, "guidance": config.guidance}
         self.config, self.base = config, base
-        self.sampling = sampling and sampling.model_copy(update={name: value for name, value in own.items() if value is not None})
+        self.sampling = sampling and sampling.model_copy(
+            update={name: value for name, value in own.items() if value is not None}
+        )
         base.vae.requires_grad_(False).eval()
         base.text_encoder.requires_grad_(False).eval()
         if config.text_rank:
-            add_low_rank(base.text_encoder, "text", config.text_rank, ["q_proj", "k_proj", "v_proj", "out_proj"])
+            add_low_rank(
+                base.text_encoder,
+                "text",
+                config.text_rank,
+                ["q_proj", "k_proj", "v_proj", "out_proj"],
+            )
         self.unet = DualAnoDiffUNet(base.unet, config)
         self._module = nn.ModuleDict({"unet": self.unet, "text": base.text_encoder})
         self._latents = LatentMemory(base)
@@ -66,13 +85,19 @@ class DualAnoDiffMethod(Learner):
 
     def _own(self) -> set[str]:
         """Names of everything in `module` that the base does not have."""
-        return {f"unet.{name}" for name in self.unet.own()} | {f"text.{name}" for name in adapters(self.base.text_encoder)}
+        return {f"unet.{name}" for name in self.unet.own()} | {
+            f"text.{name}" for name in adapters(self.base.text_encoder)
+        }
 
     def save(self, folder: Path) -> None:
-        """A diffusers-format folder without adapters, dualanodiff.safetensors and dualanodiff.json (the configuration)."""
+        """A diffusers-format folder without adapters, dualanodiff.safetensors and dualanodiff.json
+        (the configuration).
+        """
         save_base(self.base, folder)
         own, state = self._own(), self.module.state_dict()
-        checkpoint.save_tensors(folder / "dualanodiff.safetensors", {name: state[name] for name in sorted(own)})
+        checkpoint.save_tensors(
+            folder / "dualanodiff.safetensors", {name: state[name] for name in sorted(own)}
+        )
         write_json(folder / "dualanodiff.json", json.loads(self.config.model_dump_json()))
 
     @property
@@ -96,7 +121,10 @@ class DualAnoDiffMethod(Learner):
         s, config = self.sampling, self.config
         mask = f"part beyond grey by {config.mask_threshold:g}"
         if config.saliency:
-            mask = f"saliency ({Path(config.saliency).name}) of the part above {config.saliency_threshold:g}"
+            mask = (
+                f"saliency ({Path(config.saliency).name}) of the part above "
+                f"{config.saliency_threshold:g}"
+            )
         text = f"{s.sampler} {s.steps} steps, guidance {s.guidance:g}, mask: {mask}"
         if config.background:
             text += ", background compensation (object black, latents unscaled)"
@@ -108,17 +136,26 @@ class DualAnoDiffMethod(Learner):
 
     def prompts(self, category: str, defects: list[str]) -> tuple[list[str], list[str]]:
         """Prompts of both branches; the part's is a piece of the whole's."""
-        parts = [self.config.prompt_part.format(category=words(category), defect=words(defect)) for defect in defects]
+        parts = [
+            self.config.prompt_part.format(category=words(category), defect=words(defect))
+            for defect in defects
+        ]
         return [self.prompt(category, defect) for defect in defects], parts
 
     def embed(self, prompts: list[str]) -> torch.Tensor:
-        """Text embeddings (n, L, D), one prompt at a time, so that no neighbour in a batch can change one by rounding."""
+        """Text embeddings (n, L, D), one prompt at a time, so that no neighbour in a batch can
+        change one by rounding.
+        """
         encoder = self.base.text_encoder
         with torch.autocast(self.device.type, enabled=False):
-            known = {p: encoder(self.base.tokens([p]).to(self.device)).last_hidden_state[0] for p in sorted(set(prompts))}
+            known = {
+                p: encoder(self.base.tokens([p]).to(self.device)).last_hidden_state[0]
+                for p in sorted(set(prompts))
+            }
         return torch.stack([known[prompt] for prompt in prompts])
 
-    # -------------------------------------------------------------------------------------------------- training
+    # ---------------------------------------------------------------------------------------------
+    # training
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Half the squared error of the predicted noise per branch; t is shared, noise is not.
@@ -126,23 +163,37 @@ class DualAnoDiffMethod(Learner):
         The sum of both terms is the mean over the two branches, as in DualAnoDiff's code.
         """
         config, size = self.config, self.config.optim.per_pass
-        pick = lambda n: int(torch.randint(n, (), generator=rng))  # noqa: E731
+        pick = lambda n: int(torch.randint(n, (), generator=rng))
         names = symmetries(config.augment)
-        rows = [(data.defective[pick(len(data.defective))], names[pick(len(names))]) for _ in range(size)]
+        rows = [
+            (data.defective[pick(len(data.defective))], names[pick(len(names))])
+            for _ in range(size)
+        ]
         whole = to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows])
         masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in rows])
         kinds = {"image": whole, "part": GREY + (whole - GREY) * masks}
         if config.background:
             kinds["background"] = surroundings(whole)
-        latents = {kind: self._latents([(*row, kind) for row in rows], pictures) for kind, pictures in kinds.items()}
+        latents = {
+            kind: self._latents([(*row, kind) for row in rows], pictures)
+            for kind, pictures in kinds.items()
+        }
         samples = [data.samples[i] for i, _ in rows]
         texts = self.prompts(samples[0].category, [sample.defect for sample in samples])
         dropped = [bool(torch.rand((), generator=rng) < config.prompt_drop) for _ in rows]
-        text = tuple(self.embed(["" if drop else p for p, drop in zip(prompts, dropped, strict=True)]) for prompts in texts)
+        text = tuple(
+            self.embed(["" if drop else p for p, drop in zip(prompts, dropped, strict=True)])
+            for prompts in texts
+        )
         noise = torch.randn((3, *latents["image"].shape), generator=rng).to(self.device)
         scheduler = self.base.scheduler
-        t = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng).to(self.device)
-        z = tuple(scheduler.add_noise(latents[kind], noise[i], t) for i, kind in enumerate(("image", "part")))
+        t = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng).to(
+            self.device
+        )
+        z = tuple(
+            scheduler.add_noise(latents[kind], noise[i], t)
+            for i, kind in enumerate(("image", "part"))
+        )
         background = None
         if config.background:
             background = scheduler.add_noise(self.unscaled(latents["background"]), noise[2], t)
@@ -154,10 +205,13 @@ class DualAnoDiffMethod(Learner):
         """Latents (n, C, h, w) as the autoencoder gives them: DualAnoDiff scales no background."""
         return latents / self.base.vae.config.scaling_factor
 
-    # -------------------------------------------------------------------------------------------------- sampling
+    # ---------------------------------------------------------------------------------------------
+    # sampling
 
     @torch.no_grad()
-    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair per condition; see Method.sample."""
         n, sampling, base = len(conditions), self.sampling, self.base
         side = [length // base.latent_factor for length in conditions.background.shape[-2:]]
@@ -201,7 +255,9 @@ class DualAnoDiffMethod(Learner):
 
 
 def part_mask(part: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Mask (1, H, W) in {0, 1} of a part's picture (3, H, W) in [0, 1]: what differs from grey, holes filled, specks dropped."""
+    """Mask (1, H, W) in {0, 1} of a part's picture (3, H, W) in [0, 1]: what differs from grey,
+    holes filled, specks dropped.
+    """
     mask = (part - GREY).abs().amax(0).numpy() > threshold
     return torch.from_numpy(ndimage.binary_fill_holes(clean_mask(mask)))[None].float()
 

@@ -1,6 +1,8 @@
-"""DualAnoDiff's U-Net (arXiv 2408.13509): two branches over one diffusers U-Net, tied together after every attention.
+"""DualAnoDiff's U-Net (arXiv 2408.13509): two branches over one diffusers U-Net, tied together
+after every attention.
 
-The branches, whole picture and defective part, are folded on the batch axis, whole first: (2B, N, C).
+The branches, whole picture and defective part, are folded on the batch axis, whole first: (2B, N,
+C).
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class SelfAttentionInteraction(nn.Module):
 
 
 class BackgroundCompensation(nn.Module):
-    """BCM: keys and values of the whole-picture branch become (1 - a) h + a MLP(h of the background), a = 0 at the start."""
+    """BCM: keys and values of the whole-picture branch become (1 - a) h + a MLP(h of the
+    background), a = 0 at the start.
+    """
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -55,7 +59,9 @@ class BackgroundCompensation(nn.Module):
 
 
 class DualAnoDiffUNet(nn.Module):
-    """Predicts the noise of both branches; `unet` is a diffusers model with one set of low-rank adapters a branch."""
+    """Predicts the noise of both branches; `unet` is a diffusers model with one set of low-rank
+    adapters a branch.
+    """
 
     def __init__(self, unet: UNet2DConditionModel, config: DualAnoDiff):
         super().__init__()
@@ -93,14 +99,17 @@ class DualAnoDiffUNet(nn.Module):
         """
         self.features = {}
         if background is not None and self.compensation:
-            # The same U-Net with the whole picture's adapters; only what enters its self-attention is kept.
+            # The same U-Net with the whole picture's adapters; only what enters its self-attention
+            # is kept.
             self.branches, self.writing = BRANCHES[:1], True
             self.unet(background, t, text[0])
         self.branches, self.writing = BRANCHES, False
         return self.unet(torch.cat(z), torch.cat([t, t]), torch.cat(text)).sample.chunk(2)
 
     def trainable_(self) -> DualAnoDiffUNet:
-        """Set requires_grad: adapters and new modules, and by `config.trainable` all of the U-Net."""
+        """Set requires_grad: adapters and new modules, and by `config.trainable` all of the
+        U-Net.
+        """
         for name, parameter in self.unet.named_parameters():
             parameter.requires_grad_(".lora_" in name or self.config.trainable == "all")
         return self
@@ -112,31 +121,43 @@ class DualAnoDiffUNet(nn.Module):
 
 
 def with_adapters(layer: LoraLayer, x: torch.Tensor, branches: tuple[str, ...]) -> torch.Tensor:
-    """The layer of x (n B, N, C), each of the n equal parts of the batch with the adapter of its branch.
+    """The layer of x (n B, N, C), each of the n equal parts of the batch with the adapter of its
+    branch.
 
-    peft's own `adapter_names` does the same by index lists: a training step of the small U-Net took a third longer.
+    peft's own `adapter_names` does the same by index lists: a training step of the small U-Net took
+    a third longer.
     """
     parts = zip(branches, x.chunk(len(branches)), strict=True)
-    return layer.base_layer(x) + torch.cat([layer.lora_B[name](layer.lora_A[name](part)) * layer.scaling[name] for name, part in parts])
+    return layer.base_layer(x) + torch.cat(
+        [layer.lora_B[name](layer.lora_A[name](part)) * layer.scaling[name] for name, part in parts]
+    )
 
 
 class _Attention:
-    """diffusers attention processor: the layer with its branch's adapters, background and interaction."""
+    """diffusers attention processor: the layer with its branch's adapters, background and
+    interaction.
+    """
 
     def __init__(self, owner: DualAnoDiffUNet, key: str):
         self.owner, self.key = owner, key
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, **_):
         owner = self.owner
-        project = lambda layer, x: with_adapters(layer, x, owner.branches)  # noqa: E731
+        project = lambda layer, x: with_adapters(layer, x, owner.branches)
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if self.key in owner.compensation:
             if owner.writing:
                 owner.features[self.key] = hidden_states
             elif owner.features:
                 source = owner.compensation[self.key](hidden_states, owner.features[self.key])
-        heads = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # noqa: E731
-        q, k, v = project(attn.to_q, hidden_states), project(attn.to_k, source), project(attn.to_v, source)
-        out = F.scaled_dot_product_attention(heads(q), heads(k), heads(v)).transpose(1, 2).flatten(2)
+        heads = lambda x: x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        q, k, v = (
+            project(attn.to_q, hidden_states),
+            project(attn.to_k, source),
+            project(attn.to_v, source),
+        )
+        out = (
+            F.scaled_dot_product_attention(heads(q), heads(k), heads(v)).transpose(1, 2).flatten(2)
+        )
         out = project(attn.to_out[0], out)
         return out if owner.writing else owner.interaction[self.key](out)

@@ -1,4 +1,6 @@
-"""STAGE as a method: a defect drawn into a clean picture inside a given mask; docs/rivals.md lists the deviations."""
+"""STAGE as a method: a defect drawn into a clean picture inside a given mask; docs/rivals.md lists
+the deviations.
+"""
 
 from __future__ import annotations
 
@@ -16,55 +18,85 @@ from helixbench.methods.stage.modules import MaskGuidanceAdapter, aligned_mask, 
 
 
 class StageMethod(InversionMethod):
-    """Frozen latent diffusion, a learned word for each defect type, and two mask guidance adapters."""
+    """Frozen latent diffusion, a learned word for each defect type, and two mask guidance
+    adapters.
+    """
 
     name = "stage"
 
     def parts(self) -> dict[str, nn.Module]:
         """Adapters of the whole picture and of the anomaly alone."""
         channels = self.base.vae.config.latent_channels
-        return {part: MaskGuidanceAdapter(channels, self.config.widths) for part in ("image", "part")}
+        return {
+            part: MaskGuidanceAdapter(channels, self.config.widths) for part in ("image", "part")
+        }
 
     def describe(self) -> str:
         """Steps, windows and where the masks are from."""
         windows = ", ".join(f"{high}-{low}" for low, high in self.config.windows)
-        return f"ddpm {self.config.sampling_steps} steps, graded in t {windows or 'nowhere'}, real masks moved by the plan"
+        return (
+            f"ddpm {self.config.sampling_steps} steps, graded in t {windows or 'nowhere'}, "
+            f"real masks moved by the plan"
+        )
 
     def embed(self, defects: list[str]) -> torch.Tensor:
         """Text embeddings (n, L, D), one prompt at a time."""
-        known = {defect: embed_vectors(self.base, self.config.prompt, self._module["words"](defect)) for defect in sorted(set(defects))}
+        known = {
+            defect: embed_vectors(self.base, self.config.prompt, self._module["words"](defect))
+            for defect in sorted(set(defects))
+        }
         return torch.stack([known[defect] for defect in defects])
 
     def aligned(self, mask: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """M_t of explicit mask alignment."""
-        return aligned_mask(mask, t, self.config.mask_end, self.base.scheduler.config.num_train_timesteps)
+        return aligned_mask(
+            mask, t, self.config.mask_end, self.base.scheduler.config.num_train_timesteps
+        )
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
-        """Squared errors of the refined noise: whole picture inside M_t, anomaly alone everywhere."""
+        """Squared errors of the refined noise: whole picture inside M_t, anomaly alone
+        everywhere.
+        """
         batch = self.draw(data, rng)
         mask = latent_mask(batch.masks, self.base.latent_factor)
         noise = torch.randn((3, *batch.z.shape), generator=rng).to(self.device)
         scheduler = self.base.scheduler
-        t = torch.randint(scheduler.config.num_train_timesteps, (len(mask),), generator=rng).to(self.device)
-        noisy = [scheduler.add_noise(batch.z, noise[0], t), scheduler.add_noise(batch.z * mask, noise[1], t)]
+        t = torch.randint(scheduler.config.num_train_timesteps, (len(mask),), generator=rng).to(
+            self.device
+        )
+        noisy = [
+            scheduler.add_noise(batch.z, noise[0], t),
+            scheduler.add_noise(batch.z * mask, noise[1], t),
+        ]
         predicted, terms = self.predict(noisy, [self.embed(batch.defects)] * 2, t, batch, noise)
         aligned = self.aligned(mask, t)
         whole = self._module["image"](predicted[0], aligned).float()
         part = self._module["part"](predicted[1], mask).float()
-        return {"image": F.mse_loss(whole * aligned, noise[0] * aligned), "part": F.mse_loss(part, noise[1])} | terms
+        return {
+            "image": F.mse_loss(whole * aligned, noise[0] * aligned),
+            "part": F.mse_loss(part, noise[1]),
+        } | terms
 
-    # -------------------------------------------------------------------------------------------------- sampling
+    # ---------------------------------------------------------------------------------------------
+    # sampling
 
     def scheduler(self) -> DDPMScheduler:
-        """The base's noise schedule with the configured number of steps; it is given x_0, which STAGE blends before."""
+        """The base's noise schedule with the configured number of steps; it is given x_0, which
+        STAGE blends before.
+        """
         scheduler = DDPMScheduler.from_config(
-            self.base.scheduler.config, prediction_type="sample", clip_sample=False, timestep_spacing="trailing"
+            self.base.scheduler.config,
+            prediction_type="sample",
+            clip_sample=False,
+            timestep_spacing="trailing",
         )
         scheduler.set_timesteps(self.config.sampling_steps)
         return scheduler
 
     @torch.no_grad()
-    def sample(self, conditions: Conditions, generators: list[torch.Generator]) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(
+        self, conditions: Conditions, generators: list[torch.Generator]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pair per condition; see Method.sample. The masks are the plan's own."""
         z_clean = self.base.encode(conditions.background)
         mask = latent_mask(conditions.donor_mask.to(self.device), self.base.latent_factor)
@@ -102,8 +134,11 @@ class StageMethod(InversionMethod):
         """
         steps = t.to(x.device).expand(len(x))
         part = in_window(int(t), self.config.windows)
-        # The leading branch: its state, what it may change, and what stands outside of that (anomaly inference).
-        state, kept, outside = (a, mask, torch.zeros_like(a)) if part else (x, self.aligned(mask, steps), z_clean)
+        # The leading branch: its state, what it may change, and what stands outside of that
+        # (anomaly inference).
+        state, kept, outside = (
+            (a, mask, torch.zeros_like(a)) if part else (x, self.aligned(mask, steps), z_clean)
+        )
         predicted = self.base.unet(state, steps, text).sample.float()
         noise = self._module["part" if part else "image"](predicted, kept).float()
         alpha = scheduler.alphas_cumprod[t].to(x.device)

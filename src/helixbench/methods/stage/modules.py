@@ -1,4 +1,6 @@
-"""The new parts of STAGE (arXiv 2509.06693): mask guidance adapter, explicit mask alignment, graded windows."""
+"""The new parts of STAGE (arXiv 2509.06693): mask guidance adapter, explicit mask alignment, graded
+windows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from torch import nn
 
 
 class MaskGuidanceAdapter(nn.Module):
-    """MGA: the noise prediction refined by the mask, with convolutions of 64, 256, 512, 256 and 64 channels."""
+    """MGA: the noise prediction refined by the mask, with convolutions of 64, 256, 512, 256 and 64
+    channels.
+    """
 
     def __init__(self, channels: int, widths: tuple[int, ...] = (64, 256, 512, 256, 64)):
         super().__init__()
@@ -19,12 +23,15 @@ class MaskGuidanceAdapter(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], channels, 1))
 
     def forward(self, noise: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Predicted noise (B, C, h, w) and mask (B, 1, h, w) in [0, 1] -> predicted noise (B, C, h, w)."""
+        """Predicted noise (B, C, h, w) and mask (B, 1, h, w) in [0, 1] -> predicted noise (B, C, h,
+        w).
+        """
         return self.layers(torch.cat([noise, mask.expand_as(noise)], dim=1))
 
 
 def aligned_mask(mask: torch.Tensor, t: torch.Tensor, end: int, total: int) -> torch.Tensor:
-    """EMA: M_t = m + alpha_t (1 - m), alpha_t = clip((t - end) / (total - end), 0, 1): all ones at t = total, m from t = end down.
+    """EMA: M_t = m + alpha_t (1 - m), alpha_t = clip((t - end) / (total - end), 0, 1): all ones at
+    t = total, m from t = end down.
 
     mask (B, 1, h, w) in {0, 1}, t (B,) or scalar.
     """
