@@ -25,11 +25,12 @@ import record
 import torch
 import yaml
 
-from helixbench import config, pictures
-from helixbench.devices import describe, pick_device
+from helixbench import config
 from helixbench.diffusion.base import BaseModel
-from helixbench.diffusion.data import to_tensor
-from helixbench.prepare.pictures import write_png
+from helixbench.engine.devices import describe, pick_device
+from helixbench.pictures.prepared import sample_images, sample_masks
+from helixbench.pictures.raw import write_png
+from helixbench.pictures.transforms import to_tensor
 from helixbench.records import GOOD, Sample, read_csv
 
 METRICS = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
@@ -113,8 +114,8 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, own in parts.items():
-            images = pictures.sample_images(prepared, own)
-            masks = pictures.sample_masks(prepared, own, images.shape[1:3])
+            images = sample_images(prepared, own)
+            masks = sample_masks(prepared, own, images.shape[1:3])
             write(folder / name, own, images, masks, "train" if name == "normals" else "test")
             if name == "real":
                 write(folder / "decoded", own, decoded(base, images), masks)

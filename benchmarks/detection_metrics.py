@@ -33,7 +33,7 @@ from torchmetrics.functional.classification import (
     binary_precision_recall_curve,
 )
 
-from helixbench.devices import describe
+from helixbench.engine.devices import describe
 from helixbench.metrics import Ranking
 
 

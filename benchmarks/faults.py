@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import torch
 from record import ROOT, write
 
-from helixbench.devices import describe
+from helixbench.engine.devices import describe
 
 TESTS = (
     "tests/robustness/test_faults.py",

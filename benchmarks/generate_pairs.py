@@ -23,9 +23,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from helixbench import config
-from helixbench.devices import autocast, describe, pick_device
 from helixbench.diffusion.base import build
 from helixbench.diffusion.sampler import guided
+from helixbench.engine.devices import autocast, describe, pick_device
 from helixbench.methods.dhdiff.method import DHDiffMethod
 from helixbench.methods.method import Conditions
 from helixbench.schema import DHDiff, Optim, Sampling

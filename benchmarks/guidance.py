@@ -28,14 +28,16 @@ import record
 import torch
 from PIL import Image
 
-from helixbench import config, pictures
-from helixbench.devices import describe, pick_device
-from helixbench.diffusion.data import Pictures, to_tensor
+from helixbench import config
+from helixbench.diffusion.data import Pictures
+from helixbench.engine.devices import describe, pick_device
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.dhdiff.guidance import coupling, guidance, x0_error
 from helixbench.methods.dhdiff.method import DHDiffMethod
-from helixbench.prepare.pictures import write_png
-from helixbench.prepare.sheet import outline
+from helixbench.pictures.outline import BLUE, outlined
+from helixbench.pictures.prepared import sample_images, sample_masks
+from helixbench.pictures.raw import write_png
+from helixbench.pictures.transforms import to_tensor
 from helixbench.records import Sample, read_csv
 from helixbench.score.alignment import MaskAgreement
 from helixbench.score.stage import mask_in_cells
@@ -80,8 +82,8 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
 def ceiling(method: DHDiffMethod, prepared: Path, agreement: MaskAgreement) -> dict[str, float]:
     """Agreement of real test pairs, as they are and with picture and mask decoded again."""
     samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.mask and s.role == "test"]
-    images = pictures.sample_images(prepared, samples)
-    masks = pictures.sample_masks(prepared, samples, images.shape[1:3])
+    images = sample_images(prepared, samples)
+    masks = sample_masks(prepared, samples, images.shape[1:3])
     base = method.base
     through = torch.cat([base.decode(base.encode(x)).cpu() for x in to_tensor(images).split(BATCH)])
     as_pictures = to_tensor(masks).expand(-1, 3, -1, -1)
@@ -191,8 +193,7 @@ def write_sheet(file: Path, made: dict, cells: np.ndarray) -> None:
     for images, masks in made.values():
         marked = images.copy()
         for i in chosen:
-            marked[i][outline(cells[i])] = (0, 160, 255)
-            marked[i][outline(masks[i])] = (255, 32, 32)
+            marked[i] = outlined(outlined(images[i], cells[i], BLUE), masks[i])
         rows += [np.concatenate([stack[i] for i in chosen], axis=1) for stack in (images, marked)]
     Image.fromarray(np.concatenate(rows)).save(file)
 

@@ -23,7 +23,7 @@ import numpy as np
 import record
 import torch
 
-from helixbench.devices import describe, pick_device
+from helixbench.engine.devices import describe, pick_device
 from helixbench.score.ic_lpips import MEMORY_GIB, PairwiseLpips, build_lpips, ic_lpips
 from helixbench.weights import LPIPS_ORDER, choose
 

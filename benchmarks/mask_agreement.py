@@ -15,8 +15,8 @@ import record
 import torch
 
 from helixbench.datasets import layouts, procedural
-from helixbench.devices import describe
-from helixbench.prepare.pictures import read_mask, read_rgb, resize_mask, resize_rgb
+from helixbench.engine.devices import describe
+from helixbench.pictures.raw import read_mask, read_rgb, resize_mask, resize_rgb
 from helixbench.schema import Procedural
 from helixbench.score.alignment import MaskAgreement
 

@@ -35,7 +35,7 @@ from PIL import Image
 from record import ROOT, write
 
 from helixbench.config import digest, load, slice_config
-from helixbench.devices import describe
+from helixbench.engine.devices import describe
 from helixbench.weights import FILES
 
 BIN = Path(sys.executable).parent

@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from helixbench.devices import describe, pick_device
 from helixbench.diffusion.data import Pictures
+from helixbench.engine.devices import describe, pick_device
 from helixbench.methods.dhdiff.method import DHDiffMethod
 from helixbench.schema import DHDiff, Sampling
 

@@ -26,10 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from helixbench import config
-from helixbench.devices import describe, pick_device
+from helixbench.engine.devices import describe, pick_device
+from helixbench.engine.loop import adam
 from helixbench.methods.dhdiff.unet import DHDiffUNet
 from helixbench.schema import DHDiff
-from helixbench.trainer import adam
 
 GIB = 2**30
 TOKENS = 16

@@ -21,8 +21,8 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from helixbench import config
-from helixbench.devices import autocast, describe, pick_device
 from helixbench.diffusion.base import build_unet
+from helixbench.engine.devices import autocast, describe, pick_device
 from helixbench.methods.dhdiff.unet import DHDiffUNet
 from helixbench.schema import DHDiff, Optim
 

@@ -11,7 +11,7 @@ from PIL import Image
 from helixbench.diffusion import base as base_model
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
-from helixbench.raw_mask import raw_mask_cells
+from helixbench.pictures.raw_mask import raw_mask_cells
 from helixbench.records import Sample, format_cells, write_csv
 from helixbench.schema import (
     DFMGAN,

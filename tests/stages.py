@@ -28,7 +28,7 @@ _SERVER.set_forkserver_preload(
     [
         "helixbench.cli",
         "helixbench.prepare.stage",
-        "helixbench.methods.training",
+        "helixbench.train.stage",
         "helixbench.methods.dhdiff.method",
         "helixbench.generate.stage",
         "helixbench.score.stage",

@@ -86,7 +86,7 @@ def _options(
 
 
 def _threads(threads: int | None) -> None:
-    from helixbench.devices import set_threads
+    from helixbench.engine.devices import set_threads
 
     set_threads(threads)
 
@@ -177,19 +177,19 @@ def train(
     """Train the base model or a method on one category."""
     processes = 1 if method == "base" else max(1, processes)
     if processes > 1:
-        from helixbench import team
+        from helixbench.engine import distributed
 
-        if not team.launched():
-            raise typer.Exit(team.launch(processes, sys.argv[1:]))
+        if not distributed.launched():
+            raise typer.Exit(distributed.launch(processes, sys.argv[1:]))
     _threads(threads and max(1, threads // processes))
     if method == "base":
-        from helixbench.diffusion import base as stage
+        from helixbench.train import base as train_base
 
-        stage.run(dataset, category, _slice(config), prepared=prepared, state=state, out=out)
+        train_base.run(dataset, category, _slice(config), prepared=prepared, state=state, out=out)
     else:
-        from helixbench.methods import training
+        from helixbench.train import stage as train_stage
 
-        training.run(
+        train_stage.run(
             method,
             dataset,
             category,
@@ -328,7 +328,7 @@ def gpus(
     """Print the GPUs that this job sees, and fail unless they are as many as it asked for and
     compute.
     """
-    from helixbench import devices
+    from helixbench.engine import devices
 
     print("\n".join(devices.check_gpus(expect)))
 
@@ -460,15 +460,15 @@ def score(
         settings,
         seed,
     )
-    from helixbench.generate import outside
+    from helixbench.prepare import judge
     from helixbench.score import stage
 
     name = name or pairs.resolve().name
     gate = values["generate.gate"]
-    with outside.to_score(pairs, real, name=name, size=size, settings=gate) as given:
+    with judge.to_score(pairs, real, name=name, size=size, settings=gate) as given:
         stage.run(
             name,
-            outside.DATASET,
+            judge.DATASET,
             given.category,
             values,
             prepared=given.prepared,
@@ -550,14 +550,14 @@ def detect(
     optim = {"steps": 12500, "batch": 8, "lr": 1e-4, "decay": "multistep"}
     values = _settings("detect.localization", {"optim": optim}, settings, 0)
     from helixbench.detect import stage
-    from helixbench.generate import outside
+    from helixbench.prepare import judge
 
     name = name or pairs.resolve().name
     state = state or out.with_name(f"{out.name}.state")
     gate = values["generate.gate"]
-    with outside.to_detect(pairs, normals, test, name=name, size=size, settings=gate) as given:
+    with judge.to_detect(pairs, normals, test, name=name, size=size, settings=gate) as given:
         folders = {"prepared": given.prepared, "pairs": given.pairs, "state": state, "out": out}
-        stage.run(name, outside.DATASET, given.category, values, seed=seed, **folders)
+        stage.run(name, judge.DATASET, given.category, values, seed=seed, **folders)
 
 
 @app.command()

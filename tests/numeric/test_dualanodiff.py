@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from helixbench.diffusion.base import build_unet
-from helixbench.diffusion.data import Pictures, to_tensor, transform
+from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.dualanodiff.method import DualAnoDiffMethod, part_mask, surroundings
@@ -23,6 +23,7 @@ from helixbench.methods.dualanodiff.unet import (
 )
 from helixbench.methods.latents import adapters, transformer_blocks
 from helixbench.methods.saliency import Saliency
+from helixbench.pictures.transforms import to_tensor, transform
 from helixbench.schema import Generate
 
 B, C, S, L, D = 2, 4, 8, 6, 32

@@ -15,7 +15,7 @@ import pytest
 from disks import disk, fill, mounts, read_only
 from stages import STAGES, Run, contents, half_files
 
-from helixbench.checkpoint import load_tensors
+from helixbench.engine.checkpoint import load_tensors
 
 KILLS = int(os.environ.get("HELIXBENCH_KILLS", "8"))
 """Over all stages; `make faults` takes 50."""

@@ -12,12 +12,13 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from helixbench import trainer
 from helixbench.config import Slice, load
-from helixbench.detect import classification, localization, segmentation, sheet, stage, trial
+from helixbench.detect import classification, localization, segmentation, stage, trial
 from helixbench.detect.held_out import HeldOut
+from helixbench.engine import loop
 from helixbench.errors import UserError
-from helixbench.pictures import bilinear_file
+from helixbench.pictures.outline import GREEN, outlined
+from helixbench.pictures.prepared import bilinear_file
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
 from helixbench.schema import Localization
 
@@ -170,7 +171,7 @@ def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypat
     values = config(6, ema=ema)
     unbroken = run(folders, tmp_path, values, "unbroken")
     monkeypatch.setattr(
-        trainer.time, "monotonic", iter(range(10**6)).__next__
+        loop.time, "monotonic", iter(range(10**6)).__next__
     )  # every step is old enough ...
     eager = json.loads(json.dumps(dict(values._values)))
     eager["detect.localization"]["optim"]["save_every_s"] = 0.5  # ... to be saved
@@ -379,8 +380,9 @@ def test_batches_have_the_asked_shares():
 def test_outline_surrounds_the_mask():
     image, mask = np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), bool)
     mask[5:9, 5:9] = True
-    drawn = sheet.outline(image, mask)
+    drawn = outlined(image, mask, GREEN)
     assert (drawn[mask] == 0).all() and (drawn[4, 5:9] == (0, 255, 0)).all()
+    assert (drawn.any(axis=2)).sum() == 16 and not image.any()
 
 
 def test_best_on_test_stands_beside_last_and_is_named(folders, tmp_path, monkeypatch):

@@ -11,10 +11,10 @@ import pytest
 import small
 import torch
 
-from helixbench import devices
-from helixbench.devices import autocast
+from helixbench.engine import devices
+from helixbench.engine.devices import autocast
+from helixbench.engine.loop import fit
 from helixbench.errors import UserError
-from helixbench.trainer import fit
 
 
 @pytest.fixture

@@ -21,8 +21,10 @@ from PIL import Image
 from helixbench import cli
 from helixbench.config import Slice
 from helixbench.datasets import layouts
-from helixbench.generate import by_hand, outside, stage
-from helixbench.prepare import gate, pictures
+from helixbench.generate import by_hand, stage
+from helixbench.pictures import mask_gate
+from helixbench.pictures.raw import read_defect_mask, resize_mask
+from helixbench.prepare import judge
 from helixbench.prepare import stage as prepare_stage
 from helixbench.prepare.split import roles
 from helixbench.records import Pair, Sample, read_csv
@@ -51,32 +53,35 @@ def bar(rows: int, side: int = 64) -> np.ndarray:
 @given(st.lists(MASK, max_size=6), MASK, SETTINGS)
 @settings(max_examples=150, deadline=None)
 def test_no_mask_is_refused_that_limits_were_learned_from(masks, other, configured):
-    limits = gate.learn(masks, configured)
+    limits = mask_gate.learn(masks, configured)
     for mask in masks:
-        assert gate.verdict(mask, limits) == ("ok" if mask.any() else "empty")
-    assert gate.verdict(np.zeros_like(other), limits) == "empty"
-    if gate.verdict(other, configured) == "ok":
-        assert gate.verdict(other, limits) == "ok", "never stricter than what is configured"
-    fixed = gate.learn(masks, configured.model_copy(update={"limits": "fixed"}))
-    assert gate.verdict(other, fixed) == gate.verdict(other, configured) and fixed.real_masks == 0
+        assert mask_gate.verdict(mask, limits) == ("ok" if mask.any() else "empty")
+    assert mask_gate.verdict(np.zeros_like(other), limits) == "empty"
+    if mask_gate.verdict(other, configured) == "ok":
+        assert mask_gate.verdict(other, limits) == "ok", "never stricter than what is configured"
+    fixed = mask_gate.learn(masks, configured.model_copy(update={"limits": "fixed"}))
+    assert (
+        mask_gate.verdict(other, fixed) == mask_gate.verdict(other, configured)
+        and fixed.real_masks == 0
+    )
 
 
 def test_a_bar_along_a_side_is_what_real_masks_say_it_is():
-    assert gate.verdict(bar(12), Gate()) == "border"
-    assert gate.verdict(bar(12), gate.learn([bar(4)], Gate())) == "ok"
-    assert gate.verdict(bar(12), gate.learn([bar(4)], Gate(limits="fixed"))) == "border"
-    assert gate.verdict(bar(63), gate.learn([bar(4)], Gate())) == "large"
-    assert gate.learn([], Gate()) == gate.Limits(0.0005, 0.6, 1 / 3, 0)
+    assert mask_gate.verdict(bar(12), Gate()) == "border"
+    assert mask_gate.verdict(bar(12), mask_gate.learn([bar(4)], Gate())) == "ok"
+    assert mask_gate.verdict(bar(12), mask_gate.learn([bar(4)], Gate(limits="fixed"))) == "border"
+    assert mask_gate.verdict(bar(63), mask_gate.learn([bar(4)], Gate())) == "large"
+    assert mask_gate.learn([], Gate()) == mask_gate.Limits(0.0005, 0.6, 1 / 3, 0)
     dot = np.zeros((64, 64), bool)
     dot[5, 5] = True
-    learned = gate.learn([dot, bar(48)], Gate(margin=1.2))
-    expected = gate.Limits(1 / 64**2 / 1.2, 0.75 * 1.2, 1.0, 2)
+    learned = mask_gate.learn([dot, bar(48)], Gate(margin=1.2))
+    expected = mask_gate.Limits(1 / 64**2 / 1.2, 0.75 * 1.2, 1.0, 2)
     assert dataclasses.astuple(learned) == pytest.approx(dataclasses.astuple(expected))
 
 
 def test_refusals_are_counted_and_said():
     empty = np.zeros((64, 64), bool)
-    counted = gate.Refusals.count({"a": [bar(4), bar(5)], "b": [bar(4)[:, :16]]}, Gate())
+    counted = mask_gate.Refusals.count({"a": [bar(4), bar(5)], "b": [bar(4)[:, :16]]}, Gate())
     assert (
         counted.line()
         == "gate: limits learned from 3 real masks refuse 0 % of them; the fixed ones would "
@@ -85,12 +90,12 @@ def test_refusals_are_counted_and_said():
     box = bar(20)
     box[:2], box[:, :2], box[:, 40:] = False, False, False
     assert (
-        gate.Refusals.count({"a": [box]}, Gate())
+        mask_gate.Refusals.count({"a": [box]}, Gate())
         .line()
         .endswith("the fixed ones would refuse none, too")
     )
     assert (
-        gate.reasons(gate.verdict(mask, Gate()) for mask in (bar(4), box, empty, bar(4)))
+        mask_gate.reasons(mask_gate.verdict(mask, Gate()) for mask in (bar(4), box, empty, bar(4)))
         == "border 2, empty 1"
     )
 
@@ -114,9 +119,9 @@ def test_learned_limits_refuse_no_real_mask(category):
     masks = {}
     for sample, role in zip(raw, roles(raw, "half"), strict=True):
         if role == "generator":
-            mask = pictures.resize_mask(pictures.read_defect_mask(sample), 256)
+            mask = resize_mask(read_defect_mask(sample), 256)
             masks.setdefault(sample.defect, []).append(mask)
-    counted = gate.Refusals.count(masks, Gate())
+    counted = mask_gate.Refusals.count(masks, Gate())
     assert set(counted.learned.values()) == {0}
     assert {defect: n for defect, n in counted.fixed.items() if n} == refused
 
@@ -215,8 +220,8 @@ def test_the_judge_learns_its_limits_from_the_real_defects(command, tmp_path, ca
     given = {"name": "m", "size": 64}
     normals = tree(tmp_path / "normals", True, 0) / "train/good"
     judged = {
-        "score": lambda **more: outside.to_score(pairs, real, **given, **more),
-        "detect": lambda **more: outside.to_detect(pairs, normals, real, **given, **more),
+        "score": lambda **more: judge.to_score(pairs, real, **given, **more),
+        "detect": lambda **more: judge.to_detect(pairs, normals, real, **given, **more),
     }[command]
     with caplog.at_level(logging.INFO), judged() as found:
         verdicts = [pair.gate for pair in read_csv(found.pairs / "manifest.csv", Pair)]
@@ -271,7 +276,7 @@ def test_a_wrong_setting_of_the_gate_is_one_line(tmp_path, monkeypatch, capsys):
 
 
 def test_by_hand_the_limits_are_those_of_the_named_type(barred):
-    assert by_hand._limits(None, "hole") == gate.learn([], Gate())
+    assert by_hand._limits(None, "hole") == mask_gate.learn([], Gate())
     hole, scratch, any_type = (
         by_hand._limits(barred, defect) for defect in ("hole", "scratch", None)
     )

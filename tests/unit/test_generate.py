@@ -13,13 +13,14 @@ from PIL import Image
 
 from helixbench import schema
 from helixbench.config import Slice
-from helixbench.diffusion.data import Pictures, shift, symmetries, transform
+from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.generate import gather, stage
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.crop_paste import CropPasteMethod
-from helixbench.prepare.foreground import foreground
-from helixbench.prepare.gate import verdict
+from helixbench.pictures.foreground import foreground
+from helixbench.pictures.mask_gate import verdict
+from helixbench.pictures.transforms import shift, symmetries, transform
 from helixbench.provenance import sha256
 from helixbench.records import Pair, parse_cells, read_csv
 from helixbench.schema import Gate, Generate

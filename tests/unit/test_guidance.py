@@ -8,9 +8,9 @@ import torch
 
 from helixbench.diffusion.base import build
 from helixbench.diffusion.data import Pictures
+from helixbench.engine.loop import fit
 from helixbench.methods.dhdiff.guidance import Probe, coupling, guidance, x0_error
 from helixbench.methods.dhdiff.method import DHDiffMethod
-from helixbench.trainer import fit
 
 
 @pytest.fixture(scope="module")

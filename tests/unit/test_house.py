@@ -17,17 +17,13 @@ CORE = [
     "config",
     "weights",
     "fetch",
+    "protocol",
     "records",
-    "raw_mask",
     "pictures",
     "metrics",
-    "checkpoint",
-    "lease",
-    "devices",
-    "team",
-    "trainer",
+    "engine",
 ]
-STAIRS = [*CORE, "datasets", "prepare", "diffusion", "methods", "generate"]
+STAIRS = [*CORE, "datasets", "prepare", "diffusion", "methods", "train", "generate"]
 ASIDE = ["score", "detect", "report"]
 PICKLE_ERRORS = {
     "pickle.UnpicklingError",

@@ -19,8 +19,8 @@ from helixbench.datasets import layouts
 from helixbench.datasets.procedural import draw
 from helixbench.datasets.writers import WRITERS
 from helixbench.errors import UserErrors
+from helixbench.pictures.outline import RED
 from helixbench.prepare import importing
-from helixbench.prepare.sheet import OUTLINE
 from helixbench.provenance import sha256
 from helixbench.schema import Procedural
 
@@ -87,7 +87,7 @@ def test_the_manifest_of_every_layout_is_one_of_the_layout_folder(layout, raw, t
         assert before is None or before == after
         assert len(after) == 19
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert (np.asarray(sheet) == OUTLINE).all(axis=2).sum() > 500
+        assert (np.asarray(sheet) == RED).all(axis=2).sum() > 500
 
 
 def test_the_summary(raw, tmp_path, capsys):

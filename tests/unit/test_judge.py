@@ -16,7 +16,7 @@ from PIL import Image
 from helixbench import cli
 from helixbench.datasets import procedural
 from helixbench.errors import UserError
-from helixbench.generate import outside
+from helixbench.prepare import judge
 from helixbench.records import Score, read_csv
 from helixbench.schema import Procedural
 
@@ -88,7 +88,7 @@ def test_the_documented_example_runs(folders):
 def test_pairs_that_are_no_masks_are_counted_not_refused(folders):
     mask = next(Path("pairs/ground_truth").glob("*/*.png"))
     Image.fromarray(np.zeros((72, 72), np.uint8)).save(mask)
-    with outside.to_score(Path("pairs"), Path("real"), name="m", size=32) as given:
+    with judge.to_score(Path("pairs"), Path("real"), name="m", size=32) as given:
         text = (given.pairs / "manifest.csv").read_text()
     assert text.count(",empty,") == 1 and ",ok," in text
 
@@ -96,7 +96,7 @@ def test_pairs_that_are_no_masks_are_counted_not_refused(folders):
 def test_a_folder_as_generate_writes_it_is_one_too(folders):
     Path("made").mkdir()
     shutil.move("pairs", "made/disc")
-    with outside.to_score(Path("made"), Path("real"), name="m", size=32) as given:
+    with judge.to_score(Path("made"), Path("real"), name="m", size=32) as given:
         assert (given.pairs / "manifest.csv").is_file()
 
 
@@ -108,7 +108,7 @@ def test_a_test_picture_among_the_pairs_stops_it(folders):
         f"pairs/ground_truth/{defect.name}/copied_mask.png",
     )
     with pytest.raises(UserError, match="the same picture as .*copied.png, which is in training"):
-        with outside.to_detect(Path("pairs"), Path("real"), Path("held_out"), name="m", size=32):
+        with judge.to_detect(Path("pairs"), Path("real"), Path("held_out"), name="m", size=32):
             pass
 
 

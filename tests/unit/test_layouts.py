@@ -23,8 +23,8 @@ from helixbench.datasets.notes import Notes
 from helixbench.datasets.procedural import draw
 from helixbench.datasets.writers import WRITERS, Drawing, write
 from helixbench.errors import UserError
+from helixbench.pictures.raw import read_mask, read_rgb
 from helixbench.prepare import stage
-from helixbench.prepare.pictures import read_mask, read_rgb
 from helixbench.prepare.split import roles, told_apart
 from helixbench.records import RawSample, Sample, read_csv
 from helixbench.schema import Procedural, RawLayout

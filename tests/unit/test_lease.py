@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from helixbench import lease
+from helixbench.engine import gpu_lock
 
 JOB = """
 import sys, time
-from helixbench import lease
-gpu = lease.lease(4, 0.01)
+from helixbench.engine import gpu_lock
+gpu = gpu_lock.lease(4, 0.01)
 print(gpu, time.monotonic(), flush=True)
 time.sleep(float(sys.argv[1]))
 print(time.monotonic(), flush=True)
@@ -131,24 +131,24 @@ def test_a_folder_that_many_make_at_once_is_one(tmp_path, jobs):
 def test_a_lock_file_of_another_user_is_usable(tmp_path, monkeypatch):
     """Read-only to us: a lock needs no more."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(lease, "LEASES", tmp_path / "leases")
-    monkeypatch.setattr(lease, "_HELD", [])
+    monkeypatch.setattr(gpu_lock, "LEASES", tmp_path / "leases")
+    monkeypatch.setattr(gpu_lock, "_HELD", [])
     opened, real = [], os.open
     monkeypatch.setattr(
-        lease.os,
+        gpu_lock.os,
         "open",
         lambda path, flags, *mode: (opened.append(flags), real(path, flags, *mode))[1],
     )
     before = os.umask(0o077)
     try:
-        assert lease.lease(1) == 0
+        assert gpu_lock.lease(1) == 0
     finally:
         os.umask(before)
     assert (tmp_path / "leases").stat().st_mode & 0o7777 == 0o1777
     assert (tmp_path / "leases/0.lock").stat().st_mode & 0o777 == 0o644, (
         "others may lock it, whatever our umask is"
     )
-    os.close(lease._HELD.pop())
+    os.close(gpu_lock._HELD.pop())
     opened.clear()
-    assert lease.lease(1) == 0 and opened == [os.O_RDONLY]
-    os.close(lease._HELD.pop())
+    assert gpu_lock.lease(1) == 0 and opened == [os.O_RDONLY]
+    os.close(gpu_lock._HELD.pop())

@@ -18,12 +18,13 @@ from helixbench.datasets.procedural import draw
 from helixbench.detect import data as detect_data
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
-from helixbench.pictures import bilinear_file
-from helixbench.prepare import pictures, stage
+from helixbench.pictures.prepared import bilinear_file
+from helixbench.pictures.raw import bilinear_mask, read_mask, read_rgb, resize_mask
+from helixbench.pictures.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
+from helixbench.prepare import stage
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.split import check_leaks, generator_part, roles, split_record, told_apart
 from helixbench.provenance import sha256, sha256_tree
-from helixbench.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.records import GOOD, LEAKING, RawSample, Sample, parse_cells, read_csv
 from helixbench.schema import Procedural
 
@@ -324,27 +325,23 @@ def saved(path, picture, **options):
 def test_read_rgb_of_every_mode(tmp_path):
     image = scene()
     colour = Image.fromarray(image)
-    assert (pictures.read_rgb(saved(tmp_path / "a.png", colour)) == image).all()
-    assert (pictures.read_rgb(saved(tmp_path / "b.png", colour.quantize(4))) == image).all()
+    assert (read_rgb(saved(tmp_path / "a.png", colour)) == image).all()
+    assert (read_rgb(saved(tmp_path / "b.png", colour.quantize(4))) == image).all()
     rgba = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
-    assert (pictures.read_rgb(saved(tmp_path / "c.png", Image.fromarray(rgba))) == image).all()
+    assert (read_rgb(saved(tmp_path / "c.png", Image.fromarray(rgba))) == image).all()
     rgba[5:15, 5:10, 3] = 0
-    assert (
-        pictures.read_rgb(saved(tmp_path / "d.png", Image.fromarray(rgba)))[5:15, 5:10] == 0
-    ).all()
+    assert (read_rgb(saved(tmp_path / "d.png", Image.fromarray(rgba)))[5:15, 5:10] == 0).all()
     grey = image[..., 0]
+    assert (read_rgb(saved(tmp_path / "e.png", Image.fromarray(grey))) == grey[..., None]).all()
     assert (
-        pictures.read_rgb(saved(tmp_path / "e.png", Image.fromarray(grey))) == grey[..., None]
-    ).all()
-    assert (
-        pictures.read_rgb(saved(tmp_path / "f.png", Image.fromarray(grey.astype(np.uint16) * 257)))
+        read_rgb(saved(tmp_path / "f.png", Image.fromarray(grey.astype(np.uint16) * 257)))
         == grey[..., None]
     ).all()
     assert (
-        pictures.read_rgb(saved(tmp_path / "g.png", Image.fromarray(grey > 0)))
+        read_rgb(saved(tmp_path / "g.png", Image.fromarray(grey > 0)))
         == (grey > 0)[..., None] * 255
     ).all()
-    read = pictures.read_rgb(saved(tmp_path / "h.jpg", colour.convert("CMYK"), quality=95))
+    read = read_rgb(saved(tmp_path / "h.jpg", colour.convert("CMYK"), quality=95))
     assert read.shape == image.shape and np.abs(read.astype(int) - image).mean() < 12
 
 
@@ -352,7 +349,7 @@ def test_pictures_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was turned by 90 degrees
     path = saved(tmp_path / "a.jpg", Image.fromarray(scene()), exif=exif, quality=95)
-    upright = pictures.read_rgb(path)
+    upright = read_rgb(path)
     assert upright.shape == (30, 20, 3)
     assert np.abs(upright.astype(int) - np.rot90(scene(), -1)).mean() < 12
 
@@ -400,27 +397,27 @@ def coloured_labels():
     ],
 )
 def test_read_mask_of_every_mode(tmp_path, picture):
-    assert (pictures.read_mask(saved(tmp_path / "m.png", picture)) == BOX.astype(bool)).all()
+    assert (read_mask(saved(tmp_path / "m.png", picture)) == BOX.astype(bool)).all()
 
 
 def test_antialiased_masks_are_cut_at_half(tmp_path):
     path = saved(
         tmp_path / "m.png", Image.fromarray(np.array([[0, 1, 100, 127, 128, 200, 255]], np.uint8))
     )
-    assert pictures.read_mask(path).tolist() == [[False, False, False, False, True, True, True]]
+    assert read_mask(path).tolist() == [[False, False, False, False, True, True, True]]
 
 
 def test_mask_of_another_size(tmp_path):
     path = saved(tmp_path / "m.png", Image.fromarray(BOX))
-    assert pictures.read_mask(path, (20, 30)).any()
+    assert read_mask(path, (20, 30)).any()
     with pytest.raises(UserError, match="m.png: mask is 30x20 pixels but its picture is 20x30"):
-        pictures.read_mask(path, (30, 20))
+        read_mask(path, (30, 20))
 
 
 def test_resized_masks_keep_area_and_never_vanish():
     mask = np.zeros((900, 900), bool)
     mask[100:400, 200:600] = True
-    small = pictures.resize_mask(mask, 256)
+    small = resize_mask(mask, 256)
     assert small.dtype == bool and abs(small.mean() - mask.mean()) < 0.002
     thin = np.zeros((900, 700), bool)
     thin[450, 100:650] = True
@@ -428,9 +425,9 @@ def test_resized_masks_keep_area_and_never_vanish():
         np.asarray(Image.fromarray(thin.astype(np.float32)).resize((64, 64), Image.Resampling.BOX))
         >= 0.5
     ).any()
-    small = pictures.resize_mask(thin, 64)
+    small = resize_mask(thin, 64)
     assert small[32, 10:59].all() and small.sum() < 60
-    assert not pictures.resize_mask(np.zeros((90, 90), bool), 64).any()
+    assert not resize_mask(np.zeros((90, 90), bool), 64).any()
 
 
 @given(st.integers(2, 60), st.integers(2, 60), st.data())
@@ -438,7 +435,7 @@ def test_resized_masks_keep_area_and_never_vanish():
 def test_a_single_pixel_survives_any_resize(height, width, data):
     mask = np.zeros((height, width), bool)
     mask[data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))] = True
-    assert pictures.resize_mask(mask, 16).any()
+    assert resize_mask(mask, 16).any()
 
 
 @given(st.binary(max_size=200), st.booleans())
@@ -447,7 +444,7 @@ def test_garbage_is_one_line(tmp_path_factory, content, signed):
     path = tmp_path_factory.mktemp("garbage") / "a.png"
     path.write_bytes((b"\x89PNG\r\n\x1a\n" if signed else b"") + content)
     with pytest.raises(UserError) as caught:
-        pictures.read_rgb(path)
+        read_rgb(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -510,7 +507,7 @@ def test_bilinear_masks_are_those_of_the_public_scripts(sides):
     height, width, size = sides
     mask = np.zeros((height, width), bool)
     mask[height // 4 : height // 2 + 1, width // 3 : width // 2 + 2] = True
-    found = pictures.bilinear_mask(mask, size)
+    found = bilinear_mask(mask, size)
     planes = torch.from_numpy(mask.astype(np.float32))[None, None]
     expected = torch.nn.functional.interpolate(
         planes, (size, size), mode="bilinear", align_corners=False

@@ -12,17 +12,17 @@ import torch
 from test_drawing import KINDS as DRAWING
 from test_generate import a_slice, generate
 
-from helixbench import trainer
 from helixbench.config import Slice
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
+from helixbench.engine import loop
 from helixbench.errors import UserError
 from helixbench.generate import stage as generate_stage
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods import training
 from helixbench.methods.method import Learner
 from helixbench.methods.registry import _KINDS, method_class
 from helixbench.records import Pair, read_csv
+from helixbench.train import stage as train_stage
 
 RIVALS = {
     "dualanodiff": small.dualanodiff(),
@@ -58,7 +58,7 @@ def train(name: str, prepared: Path, base: Path, folder: Path, **optim) -> Path:
         update={"optim": type(options.optim)(**{**options.optim.model_dump(), **optim})}
     )
     config = Slice({"run.seed": 0, f"train.methods.{name}": json.loads(options.model_dump_json())})
-    training.run(
+    train_stage.run(
         name,
         "Data",
         "disc",
@@ -180,7 +180,7 @@ def test_the_folder_of_other_settings_is_one_line(prepared, base, tmp_path, name
 def test_resume_after_a_kill_equals_the_unbroken_run(
     trained, prepared, base, tmp_path, monkeypatch
 ):
-    (name, folder), real = trained, trainer._State.save
+    (name, folder), real = trained, loop._State.save
 
     def dies(state, path, facts):
         real(state, path, facts)
@@ -188,10 +188,10 @@ def test_resume_after_a_kill_equals_the_unbroken_run(
             raise KeyboardInterrupt
 
     optim = {"steps": 6, "lr": 1e-2, "save_every_s": 1e-9}
-    monkeypatch.setattr(trainer._State, "save", dies)
+    monkeypatch.setattr(loop._State, "save", dies)
     with pytest.raises(KeyboardInterrupt):
         train(name, prepared, base, tmp_path, **optim)
-    monkeypatch.setattr(trainer._State, "save", real)
+    monkeypatch.setattr(loop._State, "save", real)
     again = train(name, prepared, base, tmp_path, **optim)
     weights = [file.relative_to(folder) for file in folder.rglob("*.safetensors")]
     assert len(weights) == FILES.get(name, 4)

@@ -14,7 +14,7 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from helixbench import weights
 from helixbench.config import Slice
 from helixbench.errors import UserError
-from helixbench.raw_mask import cells_to_mask, raw_mask_cells
+from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells
 from helixbench.records import Pair, Sample, Score, format_cells, parse_cells, read_csv, write_csv
 from helixbench.score import inception_score, stage
 from helixbench.score.ic_lpips import IcLpipsResult, PairwiseLpips, build_lpips, defect_crops

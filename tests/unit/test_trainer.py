@@ -14,10 +14,10 @@ import small
 import torch
 from torch import nn
 
-from helixbench.checkpoint import load_tensors, save_tensors
+from helixbench.engine.checkpoint import load_tensors, save_tensors
+from helixbench.engine.loop import fit, learning_rate
 from helixbench.errors import UserError
 from helixbench.schema import Optim
-from helixbench.trainer import fit, learning_rate
 
 
 def train(
@@ -274,7 +274,7 @@ import sys, torch
 from pathlib import Path
 from torch import nn
 import small
-from helixbench.trainer import adam, fit
+from helixbench.engine.loop import adam, fit
 
 def run(folder, stop=None):
     torch.manual_seed(0)

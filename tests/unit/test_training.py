@@ -13,18 +13,20 @@ import torch
 from safetensors.torch import load_file
 from test_generate import a_slice, generate
 
-from helixbench import schema, trainer
+from helixbench import schema
 from helixbench.config import Slice
-from helixbench.diffusion import base as base_stage
-from helixbench.diffusion.base import BaseModel, words_of
+from helixbench.diffusion.base import BaseModel, build, words_of
 from helixbench.diffusion.data import Pictures
+from helixbench.engine import loop
 from helixbench.errors import UserError
 from helixbench.generate import gather
 from helixbench.generate import stage as generate_stage
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods import training
-from helixbench.methods.dhdiff.method import DHDiffMethod, clean_mask
+from helixbench.methods.dhdiff.method import DHDiffMethod
+from helixbench.pictures.transforms import clean_mask
 from helixbench.records import Pair, read_csv
+from helixbench.train import base as base_stage
+from helixbench.train import stage as train_stage
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +67,7 @@ def train_base(prepared: Path, folder: Path) -> Path:
 
 def train(prepared: Path, base: Path, folder: Path, **changes) -> Path:
     config = method_config(**changes)
-    training.run(
+    train_stage.run(
         "dhdiff",
         "Data",
         "disc",
@@ -174,7 +176,7 @@ def test_a_base_that_predicts_v_gives_noise(tmp_path):
     settings = settings.model_copy(
         update={"unet": settings.unet.model_copy(update={"prediction": "v_prediction"})}
     )
-    built = base_stage.build(settings, small.SIZE, ["hole"], 0)
+    built = build(settings, small.SIZE, ["hole"], 0)
     built.save(tmp_path)
     loaded = BaseModel.load(tmp_path)
     assert (
@@ -307,17 +309,17 @@ def test_training_learns(prepared, base, tmp_path):
 
 
 def test_resume_after_a_kill_equals_the_unbroken_run(prepared, base, model, tmp_path, monkeypatch):
-    real, options = trainer._State.save, small.optim(save_every_s=1e-9)
+    real, options = loop._State.save, small.optim(save_every_s=1e-9)
 
     def dies(state, path, facts):
         real(state, path, facts)
         if state.step == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(trainer._State, "save", dies)
+    monkeypatch.setattr(loop._State, "save", dies)
     with pytest.raises(KeyboardInterrupt):
         train(prepared, base, tmp_path, optim=options)
-    monkeypatch.setattr(trainer._State, "save", real)
+    monkeypatch.setattr(loop._State, "save", real)
     again = train(prepared, base, tmp_path, optim=options)
     for name in ("dhdiff.safetensors", "unet/diffusion_pytorch_model.safetensors"):
         assert (again / name).read_bytes() == (model / name).read_bytes()

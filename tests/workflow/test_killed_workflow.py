@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from conftest import BIN, Project
 
-from helixbench.checkpoint import load_tensors
+from helixbench.engine.checkpoint import load_tensors
 
 OVERLAYS = ("config/smoke.yaml", "kill.yaml")
 ONE_CORE = ("--max-threads", "1")

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from helixbench.datasets.mvtec_ad import is_picture
 from helixbench.errors import UserError
+from helixbench.pictures.files import is_picture
 from helixbench.provenance import sha256, write_text
 
 _SETTLED_NS = 2_000_000_000

@@ -15,6 +15,7 @@ from pathlib import Path, PurePath
 from helixbench.datasets import mvtec_ad
 from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
+from helixbench.pictures.files import SUFFIXES, is_picture
 from helixbench.records import GOOD, RawSample, read_rows
 
 MANIFEST = "manifest.csv"
@@ -112,10 +113,10 @@ def _sample(
             f"{where}: a defect in train; write test: the key prepare.split says which defects "
             f"train the generator"
         )
-    if not mvtec_ad.is_picture(PurePath(image).name):
+    if not is_picture(PurePath(image).name):
         raise UserError(
             f"{where}: image {image!r} is no picture; name a file that ends in "
-            f"{', '.join(sorted(mvtec_ad.SUFFIXES))}"
+            f"{', '.join(sorted(SUFFIXES))}"
         )
     file = _path(folder, image, where, "image")
     own_mask = _path(folder, mask, where, "mask") if mask else None

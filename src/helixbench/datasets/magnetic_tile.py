@@ -20,6 +20,7 @@ from pathlib import Path
 from helixbench.datasets import mvtec_ad
 from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
+from helixbench.pictures.files import is_picture
 from helixbench.records import GOOD, RawSample
 
 FREE = "MT_Free"
@@ -150,7 +151,7 @@ def _files(folder: Path, notes: Notes) -> tuple[dict[str, Path], dict[str, Path]
     """Pictures and masks by stem, sorted."""
     images, masks = {}, {}
     for file in sorted(folder.glob("*")):
-        if mvtec_ad.is_picture(file.name):
+        if is_picture(file.name):
             kind = masks if file.suffix.lower() == ".png" else images
             if file.stem in kind:
                 notes.problem(f"{file}: same name as {kind[file.stem].name}; keep one of the two")

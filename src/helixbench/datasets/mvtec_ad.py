@@ -8,22 +8,16 @@ is accepted, too).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
+from helixbench.pictures.files import SUFFIXES, is_picture
 from helixbench.records import GOOD, RawSample
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
 MARKS = ("train", "test", "ground_truth")
 """Any of these says that a folder is a category."""
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file name is a picture's: hidden files, license.txt and the like are not."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def pictures_in(folder: Path, notes: Notes | None = None) -> dict[str, Path]:

@@ -19,11 +19,13 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench import checkpoint, pictures, weights
+from helixbench import weights
 from helixbench.config import Slice
 from helixbench.detect import data, trial
-from helixbench.devices import pick_device
+from helixbench.engine import checkpoint
+from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
+from helixbench.pictures.prepared import load_pairs, read_split, sample_images
 from helixbench.records import ALL, GOOD, Sample, derive_seed, read_csv
 from helixbench.schema import Classification
 
@@ -141,14 +143,14 @@ def run(
     section = config["detect.classification"]
     if section is None:
         raise UserError("detect.classification is null; give it a section, as params.yaml does")
-    rule, _ = pictures.read_split(prepared)
-    used, left_out = data.usable(pictures.load_pairs(pairs), section.max_pairs)
+    rule, _ = read_split(prepared)
+    used, left_out = data.usable(load_pairs(pairs), section.max_pairs)
     tests = [s for s in read_csv(prepared / "samples.csv", Sample) if s.tests and s.defect != GOOD]
     if not tests:
         raise UserError(
             f"{prepared / 'samples.csv'}: no defective picture has role test; accuracy needs some"
         )
-    test_images = pictures.sample_images(prepared, tests)
+    test_images = sample_images(prepared, tests)
     arrays = data.pair_arrays(pairs, used, test_images.shape[1:3])
     if not arrays:
         raise UserError(

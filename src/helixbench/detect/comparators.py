@@ -38,13 +38,15 @@ with warnings.catch_warnings():
     from torchvision.models.feature_extraction import create_feature_extractor
     from torchvision.transforms.v2 import Resize
 
-from helixbench import checkpoint, pictures, schema, weights
+from helixbench import schema, weights
 from helixbench.config import Slice, digest
 from helixbench.detect import data, trial
 from helixbench.detect.held_out import HeldOut
-from helixbench.devices import describe as describe_device
-from helixbench.devices import pick_device
+from helixbench.engine import checkpoint
+from helixbench.engine.devices import describe as describe_device
+from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
+from helixbench.pictures.prepared import read_split
 from helixbench.provenance import manifest, write_atomic, write_text
 from helixbench.records import ALL, Sample, Score, derive_seed, read_csv, write_csv
 
@@ -486,7 +488,7 @@ def run(
     killed goes on from its last saved epoch.
     """
     section = config[f"detect.comparators.{key}"]
-    rule, split_sha256 = pictures.read_split(prepared)
+    rule, split_sha256 = read_split(prepared)
     samples = read_csv(prepared / "samples.csv", Sample)
     tests = HeldOut.read(prepared, samples, config["detect.localization.ground_truth"])
     images = data.normals(prepared, samples)

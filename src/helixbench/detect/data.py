@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from helixbench import pictures
 from helixbench.errors import UserError
+from helixbench.pictures.prepared import pair_images, pair_masks, sample_images, sample_masks
 from helixbench.records import GOOD, Pair, Sample
 
 
@@ -45,7 +45,7 @@ def normals(prepared: Path, samples: Sequence[Sample]) -> np.ndarray:
         raise UserError(
             f"{prepared / 'samples.csv'}: no picture has role normal; the detector needs some"
         )
-    return pictures.sample_images(prepared, found)
+    return sample_images(prepared, found)
 
 
 def pair_arrays(
@@ -55,7 +55,7 @@ def pair_arrays(
     out; UserError for another size.
     """
     found = {
-        defect: (pictures.pair_images(folder, own), pictures.pair_masks(folder, own))
+        defect: (pair_images(folder, own), pair_masks(folder, own))
         for defect, own in used.items()
         if own
     }
@@ -82,8 +82,8 @@ def test_set(
             raise UserError(
                 f"{prepared / 'samples.csv'}: no {text} picture has role test; metrics need both"
             )
-    images = pictures.sample_images(prepared, tests)
-    masks = pictures.sample_masks(prepared, tests, images.shape[1:3])
+    images = sample_images(prepared, tests)
+    masks = sample_masks(prepared, tests, images.shape[1:3])
     for sample, mask in zip(tests, masks, strict=True):
         if sample.defect != GOOD and not mask.any():
             raise UserError(

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from helixbench import pictures
 from helixbench.detect import curves, data, localization
 from helixbench.detect.sheet import write_sheet
 from helixbench.errors import UserError
+from helixbench.pictures.prepared import bilinear_masks
 from helixbench.provenance import write_text
 from helixbench.records import ALL, GOOD, Sample
 
@@ -39,7 +39,7 @@ class HeldOut:
         tests, images, masks = data.test_set(prepared, samples)
         if ground_truth == "exact":
             return cls(tests, images, masks, masks, ground_truth)
-        grey = pictures.bilinear_masks(prepared, tests, images.shape[1:3])
+        grey = bilinear_masks(prepared, tests, images.shape[1:3])
         return cls(tests, images, grey == 255, grey > 0, ground_truth)
 
     def measure(

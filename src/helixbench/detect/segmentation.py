@@ -16,12 +16,12 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-from helixbench import pictures
 from helixbench.config import Slice
 from helixbench.detect import data, localization, trial
-from helixbench.devices import pick_device
+from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
 from helixbench.metrics import confusion_metrics
+from helixbench.pictures.prepared import load_pairs, read_split
 from helixbench.records import ALL, GOOD, Sample, derive_seed, read_csv
 from helixbench.schema import Segmentation
 
@@ -110,9 +110,9 @@ def run(
             f"detect.segmentation.networks: {architecture} is not there; give its encoder, as "
             f"params.yaml does"
         )
-    rule, _ = pictures.read_split(prepared)
+    rule, _ = read_split(prepared)
     samples = read_csv(prepared / "samples.csv", Sample)
-    used, left_out = data.usable(pictures.load_pairs(pairs), section.max_pairs)
+    used, left_out = data.usable(load_pairs(pairs), section.max_pairs)
     tests, images, masks = data.test_set(prepared, samples)
     defective = [i for i, sample in enumerate(tests) if sample.defect != GOOD]
     defects, images, masks = (

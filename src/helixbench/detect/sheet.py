@@ -8,22 +8,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw
-from scipy import ndimage
 
+from helixbench.pictures.outline import GREEN, outlined
 from helixbench.provenance import write_atomic
 
 _GAP = 4
 _TEXT = 14
-
-
-def outline(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Picture (H, W, 3) uint8 with the border of a mask (H, W) bool drawn in green around the
-    region.
-    """
-    border = ndimage.binary_dilation(mask, iterations=max(1, mask.shape[0] // 128)) & ~mask
-    out = image.copy()
-    out[border] = (0, 255, 0)
-    return out
 
 
 def heat(image: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -47,6 +37,6 @@ def write_sheet(
     draw = ImageDraw.Draw(sheet)
     for i, (image, mask, values, title) in enumerate(zip(images, masks, maps, titles, strict=True)):
         draw.text((2, i * row), title, fill="black")
-        for column, panel in enumerate((image, outline(image, mask), heat(image, values))):
+        for column, panel in enumerate((image, outlined(image, mask, GREEN), heat(image, values))):
             sheet.paste(Image.fromarray(panel), (column * (width + _GAP), i * row + _TEXT))
     write_atomic(path, lambda temporary: sheet.save(temporary))

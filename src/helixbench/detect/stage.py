@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from helixbench import pictures
 from helixbench.config import Slice
 from helixbench.detect import data, localization, trial
 from helixbench.detect.held_out import HeldOut
-from helixbench.devices import pick_device
+from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
+from helixbench.pictures.prepared import load_pairs, read_split
 from helixbench.records import Sample, read_csv
 
 log = logging.getLogger(__name__)
@@ -42,9 +42,9 @@ def run(
     unreadable pictures and for a test set on which the metrics are not defined.
     """
     section = config["detect.localization"]
-    rule, _ = pictures.read_split(prepared)
+    rule, _ = read_split(prepared)
     samples = read_csv(prepared / "samples.csv", Sample)
-    used, left_out = data.usable(pictures.load_pairs(pairs), section.max_pairs)
+    used, left_out = data.usable(load_pairs(pairs), section.max_pairs)
     tests = HeldOut.read(prepared, samples, section.ground_truth)
     normals = data.normals(prepared, samples)
     training = localization.TrainingSet.from_arrays(

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from helixbench import checkpoint, pictures
 from helixbench.config import Slice, digest
-from helixbench.devices import describe as describe_device
+from helixbench.engine import checkpoint
+from helixbench.engine.devices import describe as describe_device
+from helixbench.engine.loop import fit
+from helixbench.pictures.prepared import pair_settings, read_split
 from helixbench.provenance import manifest, write_text
 from helixbench.records import ALL, LEAKING, Score, write_csv
 from helixbench.schema import Localization
-from helixbench.trainer import fit
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ def run(
     facts: for the manifest; finish(checkpoint -> predictions): whatever else is to be written
     before the manifest is.
     """
-    rule, split_sha256 = pictures.read_split(job.prepared)
+    rule, split_sha256 = read_split(job.prepared)
     who = {"method": job.method, "dataset": job.dataset, "category": job.category, "seed": job.seed}
     with manifest(
         job.out / "manifest.json",
@@ -143,7 +144,7 @@ def run(
         rows: list[Score] = []
         for kept in section.checkpoints:
             found = measure(predictions[kept])
-            text = protocol(kept) + pictures.pair_settings(job.pairs)
+            text = protocol(kept) + pair_settings(job.pairs)
             rows += score_rows(
                 found,
                 **who,

@@ -1,62 +1,19 @@
-"""A category's prepared pictures in memory, and the symmetries that training and plans apply to
-them.
-"""
+"""A category's prepared pictures in memory."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from helixbench.errors import UserError
-from helixbench.prepare.pictures import read_mask, read_rgb
-from helixbench.records import Sample, inside, parse_cells, read_csv
-
-
-def symmetries(allowed: Sequence[str]) -> list[str]:
-    """All combinations of the allowed generators, e.g. ('hflip', 'rot90') -> ['', 'hflip', 'rot90',
-    'hflip+rot90'].
-    """
-    choices = [("", name) for name in ("hflip", "vflip", "rot90") if name in allowed]
-    return (
-        ["+".join(filter(None, combination)) for combination in product(*choices)]
-        if choices
-        else [""]
-    )
-
-
-def transform(array: np.ndarray, symmetry: str) -> np.ndarray:
-    """Apply 'hflip+vflip+rot90' (any subset) to (H, W, ...) pictures."""
-    for name in filter(None, symmetry.split("+")):
-        array = {"hflip": lambda a: a[:, ::-1], "vflip": lambda a: a[::-1], "rot90": np.rot90}[
-            name
-        ](array)
-    return np.ascontiguousarray(array)
-
-
-def shift(array: np.ndarray, dy: int, dx: int, fill: int = 0) -> np.ndarray:
-    """Move (H, W, ...) by whole pixels; what leaves is lost, what enters is `fill`."""
-    out = np.full_like(array, fill)
-    height, width = array.shape[:2]
-    source = array[max(0, -dy) : height - max(0, dy), max(0, -dx) : width - max(0, dx)]
-    out[max(0, dy) : max(0, dy) + source.shape[0], max(0, dx) : max(0, dx) + source.shape[1]] = (
-        source
-    )
-    return out
-
-
-def to_tensor(pictures: Sequence[np.ndarray] | np.ndarray) -> torch.Tensor:
-    """uint8 (n, H, W, 3) or bool (n, H, W) -> float (n, 3 or 1, H, W) in [0, 1]."""
-    array = np.stack(list(pictures))
-    if array.ndim == 3:
-        return torch.from_numpy(array)[:, None].float()
-    return torch.from_numpy(array).permute(0, 3, 1, 2).float() / 255
+from helixbench.pictures.prepared import sample_images, sample_masks
+from helixbench.pictures.transforms import symmetries, to_tensor, transform
+from helixbench.records import Sample, parse_cells, read_csv
 
 
 @dataclass
@@ -87,11 +44,8 @@ class Pictures:
                 f"{prepared / 'samples.csv'}: needs normals and defective pictures; run prepare "
                 f"again"
             )
-        images = np.stack([read_rgb(inside(prepared, s.image)) for s in samples])
-        empty = np.zeros(images.shape[1:3], bool)
-        masks = np.stack(
-            [read_mask(inside(prepared, s.mask)) if s.mask else empty for s in samples]
-        )
+        images = sample_images(prepared, samples)
+        masks = sample_masks(prepared, samples, images.shape[1:3])
         cells = next(parse_cells(s.raw_mask)[0] for s in samples if s.raw_mask)
         return cls(samples, images, masks, cells)
 

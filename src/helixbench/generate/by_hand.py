@@ -14,9 +14,9 @@ from helixbench import provenance
 from helixbench.datasets.folders import whole_folder
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline, read_drawing
-from helixbench.prepare import gate
-from helixbench.prepare.pictures import read_mask, read_rgb, resize_rgb, write_png
-from helixbench.prepare.sheet import outline
+from helixbench.pictures import mask_gate
+from helixbench.pictures.outline import outlined
+from helixbench.pictures.raw import read_mask, read_rgb, resize_rgb, write_png
 from helixbench.records import Sample, inside, read_csv
 from helixbench.schema import Gate
 
@@ -97,7 +97,7 @@ def run(
     settings = {
         "settings": pipeline.method.describe(),
         "trained_on": pipeline.trained_on,
-        "gate_limits": gate.as_record({defect or "any": limits}),
+        "gate_limits": mask_gate.as_record({defect or "any": limits}),
     }
     shown = [] if picture is None else [resize_rgb(picture, pipeline.size)]
     shown += [] if drawing is None else [_grey(read_drawing(drawing, pipeline.size))]
@@ -108,7 +108,7 @@ def run(
             write_png(folder / names[0], image)
             write_png(folder / names[1], mask)
             hashes = [provenance.sha256(folder / name) for name in names]
-            judged, area = gate.verdict(mask, limits), round(float(mask.mean()), 6)
+            judged, area = mask_gate.verdict(mask, limits), round(float(mask.mean()), 6)
             facts = {"seed": pairs.seeds[i], "gate": judged, "mask_area": area}
             rows.append(
                 {
@@ -124,18 +124,18 @@ def run(
             folder / "manifest.json",
             {**given, **sources, **settings, "pairs": rows, "versions": provenance.versions()},
         )
-    bad = gate.reasons(row["gate"] for row in rows)
+    bad = mask_gate.reasons(row["gate"] for row in rows)
     log.info("%d pairs in %s; masks that the gate would refuse: %s", number, out, bad or "none")
 
 
-def _limits(prepared: Path | None, defect: str | None) -> gate.Limits:
+def _limits(prepared: Path | None, defect: str | None) -> mask_gate.Limits:
     """Of the mask gate: of one defect type, or of all if none is named; default without masks."""
     if prepared is None:
-        return gate.learn([], Gate())
+        return mask_gate.learn([], Gate())
     samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.defect_trains]
     wanted = {s.defect for s in samples} if defect is None else {defect, defect.replace(" ", "_")}
     own = [s for s in samples if s.defect in wanted]
-    return gate.learn((read_mask(inside(prepared, s.mask)) for s in own), Gate())
+    return mask_gate.learn((read_mask(inside(prepared, s.mask)) for s in own), Gate())
 
 
 def _grey(mask: np.ndarray) -> np.ndarray:
@@ -150,9 +150,7 @@ def overview(
     """
     columns = [np.concatenate([picture, np.full_like(picture, 255)]) for picture in given]
     for image, mask in zip(images, masks, strict=True):
-        marked = image.copy()
-        marked[outline(mask)] = (255, 32, 32)
-        columns.append(np.concatenate([marked, _grey(mask)]))
+        columns.append(np.concatenate([outlined(image, mask), _grey(mask)]))
     array = np.concatenate(columns, axis=1)
     factor = max(1, 128 // images[0].shape[1])
     return np.asarray(

@@ -11,9 +11,9 @@ from helixbench.config import Slice
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline
-from helixbench.prepare.sheet import outline
+from helixbench.pictures.outline import outlined
+from helixbench.pictures.raw_mask import cells_to_mask
 from helixbench.provenance import write_atomic, write_json
-from helixbench.raw_mask import cells_to_mask
 from helixbench.records import derive_seed, parse_cells
 
 CONTROLS = ("point", "detailed mask", "raw mask")
@@ -115,9 +115,7 @@ def draw(rows: list[Shown]) -> Figure:
     for line, (defect, reference, pairs) in zip(axes, rows, strict=True):
         tiles = [reference]
         for drawing, image, mask in pairs:
-            marked = image.copy()
-            marked[outline(mask)] = (255, 32, 32)
-            tiles += [drawing, marked, _drawing(mask)]
+            tiles += [drawing, outlined(image, mask), _drawing(mask)]
         for ax, tile in zip(line, tiles, strict=True):
             ax.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             ax.set_xticks([])

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from helixbench.diffusion.data import Pictures, shift, symmetries, to_tensor, transform
+from helixbench.diffusion.data import Pictures
 from helixbench.methods.method import Conditions
-from helixbench.raw_mask import BLANK, cells_to_mask, raw_mask_cells
+from helixbench.pictures.raw_mask import BLANK, cells_to_mask, raw_mask_cells
+from helixbench.pictures.transforms import shift, symmetries, to_tensor, transform
 from helixbench.records import Plan, derive_seed, format_cells, parse_cells
 from helixbench.schema import Generate
 

@@ -18,16 +18,16 @@ from tqdm import tqdm
 
 from helixbench import provenance
 from helixbench.config import Slice, digest
-from helixbench.devices import describe, pick_device
 from helixbench.diffusion.data import Pictures
+from helixbench.engine.devices import describe, pick_device
 from helixbench.errors import UserError
 from helixbench.generate import gather
 from helixbench.generate.gather import Block
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.method import Learner, Method
 from helixbench.methods.registry import method_class
-from helixbench.prepare import gate
-from helixbench.prepare.gate import Limits
+from helixbench.pictures import mask_gate
+from helixbench.pictures.mask_gate import Limits
 from helixbench.records import Pair, Plan, derive_seed
 from helixbench.schema import Generate
 
@@ -82,7 +82,7 @@ def _draw(
         drawn += len(asked)
         again = []
         for plan, image, mask in zip(asked, images, masks, strict=True):
-            judged = gate.verdict(mask, limits[plan.defect])
+            judged = mask_gate.verdict(mask, limits[plan.defect])
             if judged == "ok" or attempt == config.gate.redraws:
                 kept.append((plan, attempt, judged, image, mask))
             else:
@@ -198,13 +198,13 @@ def run_part(
     )
     category, device = plans[0].category, describe(pick_device())
     prompts = {defect: generator.prompt(category, defect) for defect in data.defects}
-    limits = gate.learn_all(data.defect_masks, options.gate)
+    limits = mask_gate.learn_all(data.defect_masks, options.gate)
     name = f"{method} {category}" + (f" {part[0]}/{part[1]}" if part[1] > 1 else "")
     log.info("%s: %d of %d pairs to make on %s", name, wanted - made, wanted, device)
 
     def finish(number: int, kept: list[Kept], drawn: int, cost: dict[str, float]) -> Block:
         pairs = _write(kept, method, prompts, out)
-        about = generator.describe(), generator.takes_raw_mask, gate.as_record(limits), device
+        about = generator.describe(), generator.takes_raw_mask, mask_gate.as_record(limits), device
         block = Block(identity, number, len(blocks), *about, cost, drawn, pairs)
         provenance.write_text(files[number], block.line())
         return block

@@ -15,11 +15,10 @@ from diffusers.models.attention_processor import AttnProcessor2_0
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise, guided
-from helixbench.methods.dhdiff.method import clean_mask
+from helixbench.engine.devices import autocast
 from helixbench.methods.inversion import (
     InversionMethod,
     around,
@@ -29,6 +28,7 @@ from helixbench.methods.inversion import (
 )
 from helixbench.methods.latents import transformer_blocks
 from helixbench.methods.method import Conditions
+from helixbench.pictures.transforms import clean_mask
 from helixbench.schema import AnomalyDiffusion, Sampling
 
 

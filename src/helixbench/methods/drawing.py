@@ -11,7 +11,7 @@ import torch
 from scipy import ndimage
 
 from helixbench.methods.method import Conditions, Method
-from helixbench.prepare.foreground import foreground
+from helixbench.pictures.foreground import foreground
 from helixbench.schema import MethodConfig, Sampling
 
 TRIES = 50

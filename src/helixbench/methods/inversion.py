@@ -14,12 +14,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench import checkpoint
 from helixbench.diffusion.base import BaseModel
-from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
+from helixbench.diffusion.data import Pictures
+from helixbench.engine import checkpoint
 from helixbench.errors import UserError
 from helixbench.methods.latents import LatentMemory, load_exactly, read, words
 from helixbench.methods.method import Learner
+from helixbench.pictures.transforms import symmetries, to_tensor, transform
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed
 from helixbench.schema import AnomalyDiffusion, Sampling, Stage

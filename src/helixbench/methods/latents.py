@@ -14,8 +14,8 @@ from diffusers.models.attention import BasicTransformerBlock
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from helixbench import checkpoint
 from helixbench.diffusion.base import PARTS, BaseModel
+from helixbench.engine import checkpoint
 from helixbench.errors import UserError
 
 

@@ -13,14 +13,15 @@ from diffusers import DDPMScheduler
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
-from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
+from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise
+from helixbench.engine.devices import autocast
 from helixbench.methods.draem import perlin_mask
 from helixbench.methods.drawing import TRIES, Draws, array, object_of, seen
 from helixbench.methods.latents import LatentMemory, words
 from helixbench.methods.method import Conditions, Learner
+from helixbench.pictures.transforms import symmetries, to_tensor, transform
 from helixbench.provenance import write_json
 from helixbench.schema import RealNet, Sampling
 

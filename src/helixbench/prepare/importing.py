@@ -16,9 +16,9 @@ from PIL import Image
 from helixbench.datasets import layouts
 from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError, UserErrors
-from helixbench.prepare import pictures
+from helixbench.pictures.raw import content_hash, kind_of, read_defect_mask, read_rgb
 from helixbench.prepare.progress import Progress
-from helixbench.prepare.sheet import draw_lines, outlined
+from helixbench.prepare.sheet import draw_lines, tile
 from helixbench.prepare.split import check_leaks, roles, told_apart
 from helixbench.provenance import sha256
 from helixbench.records import GOOD, RawSample, write_csv
@@ -79,23 +79,23 @@ class _Seen:
 def _look(raw: RawSample, shown: bool) -> _Seen:
     seen, image, mask = _Seen(raw), None, None
     try:
-        image = pictures.read_rgb(raw.image)
+        image = read_rgb(raw.image)
         seen.size, seen.content, seen.sha256 = (
             (image.shape[1], image.shape[0]),
-            pictures.content_hash(image),
+            content_hash(image),
             sha256(raw.image),
         )
-        seen.kind, seen.turned = pictures.kind_of(raw.image)
+        seen.kind, seen.turned = kind_of(raw.image)
     except UserError as error:
         seen.problems.append(str(error))
     try:
         if raw.mask is not None:
-            mask = pictures.read_defect_mask(raw, None if image is None else image.shape[:2])
+            mask = read_defect_mask(raw, None if image is None else image.shape[:2])
             seen.area = float(mask.mean())
     except UserError as error:
         seen.problems.append(str(error))
     if shown and image is not None:
-        seen.tile = outlined(image, mask)
+        seen.tile = tile(image, mask)
     return seen
 
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from helixbench.prepare.pictures import resize_mask
+from helixbench.pictures.outline import outlined
+from helixbench.pictures.raw import resize_mask
+from helixbench.pictures.raw_mask import cell_edges
 from helixbench.provenance import write_atomic
-from helixbench.raw_mask import cell_edges
 
 TILE, GAP, LABEL, HEAD = 128, 4, 104, 18
-OUTLINE, CELL = (255, 32, 32), (255, 200, 0)
+CELL = (255, 200, 0)
 
 
 @dataclass(frozen=True)
@@ -31,39 +32,23 @@ class Shown:
     references: tuple[np.ndarray, ...] = ()
 
 
-def outline(mask: np.ndarray) -> np.ndarray:
-    """Border pixels of a (H, W) bool mask, drawn on its outside."""
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown & ~mask
-
-
-def _tile(image: np.ndarray) -> Image.Image:
-    return Image.fromarray(image).resize((TILE, TILE), Image.Resampling.LANCZOS)
-
-
-def outlined(image: np.ndarray, mask: np.ndarray | None) -> Image.Image:
-    """A tile of the picture with the outline of its mask; a defect of a single pixel is still
-    ringed.
+def tile(image: np.ndarray, mask: np.ndarray | None = None) -> Image.Image:
+    """A tile of a picture (H, W, 3) uint8 with the outline of its mask (H, W) bool, if there is
+    one; a defect of a single pixel is still ringed.
     """
-    tile = _tile(image)
+    small = Image.fromarray(image).resize((TILE, TILE), Image.Resampling.LANCZOS)
     if mask is None:
-        return tile
-    pixels = np.array(tile)
-    pixels[outline(resize_mask(mask, TILE))] = OUTLINE
-    return Image.fromarray(pixels)
+        return small
+    return Image.fromarray(outlined(np.asarray(small), resize_mask(mask, TILE)))
 
 
 def _marked(shown: Shown) -> Image.Image:
-    tile = outlined(shown.image, shown.mask)
-    draw, edges = ImageDraw.Draw(tile), cell_edges(TILE, shown.k)
+    marked = tile(shown.image, shown.mask)
+    draw, edges = ImageDraw.Draw(marked), cell_edges(TILE, shown.k)
     for cell in shown.cells:
         i, j = divmod(cell, shown.k)
         draw.rectangle((edges[j], edges[i], edges[j + 1] - 1, edges[i + 1] - 1), outline=CELL)
-    return tile
+    return marked
 
 
 Line = tuple[str, Sequence[tuple[str, Image.Image]]]
@@ -76,11 +61,11 @@ def draw_sheet(path: Path, title: str, rows: Sequence[tuple[str, Sequence[Shown]
     """
     lines: list[Line] = []
     for name, shown in rows:
-        lines.append((name, [(s.caption, _tile(s.image)) for s in shown]))
+        lines.append((name, [(s.caption, tile(s.image)) for s in shown]))
         if any(s.mask is not None for s in shown):
             lines.append(("mask (red)\nraw mask (yellow)", [("", _marked(s)) for s in shown]))
             for r, label in enumerate(("reference: cells", "reference: tight")):
-                lines.append((label, [("", _tile(s.references[r])) for s in shown]))
+                lines.append((label, [("", tile(s.references[r])) for s in shown]))
     draw_lines(path, title, lines)
 
 

@@ -15,14 +15,23 @@ from helixbench.datasets import layouts
 from helixbench.datasets.folders import whole_folder
 from helixbench.datasets.notes import Notes
 from helixbench.errors import UserError
-from helixbench.pictures import bilinear_file
-from helixbench.prepare import pictures
-from helixbench.prepare.gate import Refusals
+from helixbench.pictures.mask_gate import Refusals
+from helixbench.pictures.prepared import bilinear_file
+from helixbench.pictures.raw import (
+    bilinear_mask,
+    content_hash,
+    read_defect_mask,
+    read_mask,
+    read_rgb,
+    resize_mask,
+    resize_rgb,
+    write_png,
+)
+from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
 from helixbench.provenance import manifest, sha256, write_json
-from helixbench.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.records import (
     GOOD,
     LEAKING,
@@ -65,10 +74,10 @@ def prepare_one(
     """Write the working files of one picture below `folder`; returns its record and the hash of its
     pixels.
     """
-    image = pictures.read_rgb(raw.image)
-    content = pictures.content_hash(image)
-    mask = None if raw.mask is None else pictures.read_defect_mask(raw, image.shape[:2])
-    image = pictures.resize_rgb(image, size)
+    image = read_rgb(raw.image)
+    content = content_hash(image)
+    mask = None if raw.mask is None else read_defect_mask(raw, image.shape[:2])
+    image = resize_rgb(image, size)
     sample = Sample(
         id=name,
         dataset=raw.dataset,
@@ -83,11 +92,11 @@ def prepare_one(
         source=raw.image.relative_to(root).as_posix(),
         sha256=sha256(raw.image),
     )
-    pictures.write_png(folder / sample.image, image)
+    write_png(folder / sample.image, image)
     if mask is None:
         return sample, content
-    grey = pictures.bilinear_mask(mask, size)
-    mask = pictures.resize_mask(mask, size)
+    grey = bilinear_mask(mask, size)
+    mask = resize_mask(mask, size)
     numbers = raw_mask_cells(mask, k)
     sample = replace(
         sample,
@@ -97,10 +106,10 @@ def prepare_one(
         reference_tight=f"references/{name}_tight.png",
     )
     cells = cells_to_mask(k, numbers, size)
-    pictures.write_png(folder / sample.mask, mask)
-    pictures.write_png(folder / bilinear_file(sample.mask), grey)
-    pictures.write_png(folder / sample.reference_cells, reference_crop(image, cells, "cells"))
-    pictures.write_png(folder / sample.reference_tight, reference_crop(image, cells, "tight"))
+    write_png(folder / sample.mask, mask)
+    write_png(folder / bilinear_file(sample.mask), grey)
+    write_png(folder / sample.reference_cells, reference_crop(image, cells, "cells"))
+    write_png(folder / sample.reference_tight, reference_crop(image, cells, "tight"))
     return sample, content
 
 
@@ -109,23 +118,22 @@ def _generator_masks(folder: Path, samples: Sequence[Sample]) -> dict[str, list[
     masks: dict[str, list[np.ndarray]] = {}
     for sample in samples:
         if sample.defect_trains:
-            masks.setdefault(sample.defect, []).append(pictures.read_mask(folder / sample.mask))
+            masks.setdefault(sample.defect, []).append(read_mask(folder / sample.mask))
     return dict(sorted(masks.items()))
 
 
 def _shown(folder: Path, sample: Sample) -> Shown:
-    image = pictures.read_rgb(folder / sample.image)
+    image = read_rgb(folder / sample.image)
     if not sample.mask:
         return Shown(sample.id, image)
     k, cells = parse_cells(sample.raw_mask)
     references = tuple(
-        pictures.read_rgb(folder / name)
-        for name in (sample.reference_cells, sample.reference_tight)
+        read_rgb(folder / name) for name in (sample.reference_cells, sample.reference_tight)
     )
     return Shown(
         f"{sample.role} {Path(sample.source).stem}",
         image,
-        pictures.read_mask(folder / sample.mask),
+        read_mask(folder / sample.mask),
         k,
         cells,
         references,

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
+from helixbench.pictures.outline import outlined
 from helixbench.provenance import write_text
 from helixbench.records import GOOD, inside
 from helixbench.report.figures import evenly
@@ -24,7 +24,6 @@ from helixbench.report.folder import Folder, Job
 
 TILE = 128
 """Side of a picture of the gallery [pixel]."""
-OUTLINE = (255, 32, 32)
 _WORDS = {
     "overview": "Results at a glance",
     "training": "Training",
@@ -161,8 +160,7 @@ def tile(image: Path, mask: Path) -> str:
         raise UserError(
             f"{image}: cannot be read with its mask ({error}); run its stage again"
         ) from None
-    marked = picture.copy()
-    marked[inside_mask & ~ndimage.binary_erosion(inside_mask)] = OUTLINE
+    marked = outlined(picture, inside_mask)
     buffer = io.BytesIO()
     Image.fromarray(np.concatenate([picture, marked], axis=1)).save(
         buffer, format="WEBP", quality=80

@@ -12,7 +12,7 @@ import hashlib
 from functools import lru_cache
 from pathlib import Path
 
-from helixbench.checkpoint import load_published as load_weights
+from helixbench.engine.checkpoint import load_published as load_weights
 from helixbench.weights import weights_file
 
 __all__ = ["RANDOM_SEED", "describe", "load_weights"]

@@ -13,11 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-from helixbench import pictures
 from helixbench.config import Slice
-from helixbench.devices import pick_device
+from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
-from helixbench.raw_mask import cells_to_mask
+from helixbench.pictures.prepared import (
+    load_pairs,
+    pair_images,
+    pair_masks,
+    pair_settings,
+    pairs_follow_cells,
+    read_split,
+    sample_images,
+    sample_masks,
+)
+from helixbench.pictures.raw_mask import cells_to_mask
 from helixbench.records import (
     ALL,
     Pair,
@@ -361,8 +370,8 @@ def run(
     real anchors.
     """
     section, seed = config["score"], config["run.seed"]
-    rule, split_sha256 = pictures.read_split(prepared)
-    found = pictures.load_pairs(pairs)
+    rule, split_sha256 = read_split(prepared)
+    found = load_pairs(pairs)
     samples = read_csv(prepared / "samples.csv", Sample)
     defects = sorted({pair.defect for pair in found})
     for defect in defects:
@@ -371,7 +380,7 @@ def run(
                 f"{prepared / 'samples.csv'}: no picture of {defect} has role generator, so "
                 f"IC-LPIPS has no anchor"
             )
-    normals = pictures.sample_images(prepared, [s for s in samples if s.role == "normal"])
+    normals = sample_images(prepared, [s for s in samples if s.role == "normal"])
     if not len(normals):
         log.warning(
             "%s: no picture has role normal; image-mask agreement is left out",
@@ -381,19 +390,19 @@ def run(
     numbers: dict[str, list[_Number]] = {}
     for defect in defects:
         own = [pair for pair in found if pair.defect == defect]
-        made = _Stack(pictures.pair_images(pairs, own), pictures.pair_masks(pairs, own))
+        made = _Stack(pair_images(pairs, own), pair_masks(pairs, own))
         known = [s for s in samples if s.defect == defect]
-        images = pictures.sample_images(prepared, known)
+        images = sample_images(prepared, known)
         for what, others in ((prepared, images), (f"normals of {prepared}", normals)):
             if len(others) and made.images.shape[1:] != others.shape[1:]:
                 sizes = [f"{a.shape[2]}x{a.shape[1]}" for a in (made.images, others)]
                 raise UserError(
                     f"{pairs}: pictures are {sizes[0]}, those of {what} {sizes[1]}; generate again"
                 )
-        real = _Stack(images, pictures.sample_masks(prepared, known, images.shape[1:3]))
+        real = _Stack(images, sample_masks(prepared, known, images.shape[1:3]))
         trains = np.array([s.defect_trains for s in known])
         numbers[defect] = [*scorer(made, real, trains, first_third(known)), *_gate_counts(own)]
-        if pictures.pairs_follow_cells(pairs):
+        if pairs_follow_cells(pairs):
             numbers[defect] += _cell_numbers(own, made, known, real)
         texts = "  ".join(f"{x.metric} {x.value:.4g}" for x in numbers[defect])
         log.info("score %s %s/%s/%s: %s", method, dataset, category, defect, texts)
@@ -408,7 +417,7 @@ def run(
         for metric in shared
     ]
     numbers[ALL] = [_category(rows) for rows in by_metric]
-    settings = pictures.pair_settings(pairs)
+    settings = pair_settings(pairs)
     rows = [
         Score(
             dataset=dataset,

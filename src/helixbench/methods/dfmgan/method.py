@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench import checkpoint
-from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
-from helixbench.diffusion.data import Pictures, to_tensor
+from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise
+from helixbench.engine import checkpoint
+from helixbench.engine.devices import autocast
 from helixbench.errors import UserError
 from helixbench.methods.dfmgan.augment import augment
 from helixbench.methods.dfmgan.networks import (
@@ -30,9 +30,9 @@ from helixbench.methods.dfmgan.networks import (
     Noise,
     sides,
 )
-from helixbench.methods.dhdiff.method import clean_mask
 from helixbench.methods.latents import load_exactly, read
 from helixbench.methods.method import Conditions, Learner
+from helixbench.pictures.transforms import clean_mask, to_tensor
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed
 from helixbench.schema import DFMGAN, Sampling

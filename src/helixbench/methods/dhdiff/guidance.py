@@ -10,10 +10,11 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-from helixbench.diffusion.data import Pictures, to_tensor
+from helixbench.diffusion.data import Pictures
 from helixbench.methods.dhdiff.method import DHDiffMethod
 from helixbench.methods.dhdiff.modules import Merging, SemanticScoreMapModification
-from helixbench.raw_mask import cells_to_mask
+from helixbench.pictures.raw_mask import cells_to_mask
+from helixbench.pictures.transforms import to_tensor
 from helixbench.records import parse_cells
 
 CONDITIONS = ("raw_mask", "control", "prompt", "reference")

@@ -10,13 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
-from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
+from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import (
     denoise,
     draw_noise,
@@ -24,19 +22,17 @@ from helixbench.diffusion.sampler import (
     guided,
     sampling_scheduler,
 )
+from helixbench.engine.devices import autocast
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
 from helixbench.methods.method import Conditions, Learner
+from helixbench.pictures.raw_mask import cells_to_mask, reference_crop
+from helixbench.pictures.transforms import clean_mask, symmetries, to_tensor, transform
 from helixbench.provenance import write_json
-from helixbench.raw_mask import cells_to_mask, reference_crop
 from helixbench.records import derive_seed, parse_cells
 from helixbench.schema import DHDiff, Sampling
-
-MIN_COMPONENT = 10
-"""Pixels below which a connected piece of a generated mask is noise (reading 10)."""
-
 
 RAW_MASK_WAYS = {"channels": "by channels", "attention": "by attention", "none": "not given"}
 """How a protocol tells `annotation_input`."""
@@ -490,14 +486,6 @@ class DHDiffMethod(Learner):
         return images, torch.from_numpy(np.stack([clean_mask(mask.numpy()) for mask in masks]))[
             :, None
         ].float()
-
-
-def clean_mask(mask: np.ndarray) -> np.ndarray:
-    """Drop connected pieces of fewer than MIN_COMPONENT pixels from a (H, W) bool mask."""
-    labels, count = ndimage.label(mask, structure=np.ones((3, 3)))
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    sizes[0] = 0
-    return sizes[labels] >= MIN_COMPONENT
 
 
 def disc(shape: tuple[int, int], y: int, x: int) -> np.ndarray:

@@ -24,11 +24,11 @@ from PIL import Image
 from pydantic import ValidationError
 from scipy import ndimage
 
-from helixbench.devices import pick_device
+from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.method import DHDiffMethod, disc
-from helixbench.prepare.pictures import resize_rgb
-from helixbench.raw_mask import BLANK, cells_to_mask, raw_mask_cells
+from helixbench.pictures.raw import resize_rgb
+from helixbench.pictures.raw_mask import BLANK, cells_to_mask, raw_mask_cells
 from helixbench.records import derive_seed, parse_cells
 from helixbench.schema import DHDiff, Sampling
 

@@ -15,7 +15,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from peft import LoraConfig
 from torch import nn
 
-from helixbench import checkpoint
+from helixbench.engine import checkpoint
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.modules import (
     DomainDecoupledAttention,

@@ -13,12 +13,11 @@ from scipy import ndimage
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench import checkpoint
-from helixbench.devices import autocast
 from helixbench.diffusion.base import BaseModel
-from helixbench.diffusion.data import Pictures, symmetries, to_tensor, transform
+from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import denoise, draw_noise, guided, sampling_scheduler
-from helixbench.methods.dhdiff.method import clean_mask
+from helixbench.engine import checkpoint
+from helixbench.engine.devices import autocast
 from helixbench.methods.dualanodiff.unet import DualAnoDiffUNet
 from helixbench.methods.latents import (
     LatentMemory,
@@ -31,7 +30,8 @@ from helixbench.methods.latents import (
 )
 from helixbench.methods.method import Conditions, Learner
 from helixbench.methods.saliency import Saliency
-from helixbench.prepare.foreground import foreground
+from helixbench.pictures.foreground import foreground
+from helixbench.pictures.transforms import clean_mask, symmetries, to_tensor, transform
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed
 from helixbench.schema import DualAnoDiff, Sampling

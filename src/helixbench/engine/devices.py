@@ -9,12 +9,12 @@ from functools import cache
 
 import torch
 
+from helixbench.engine.gpu_lock import lease
 from helixbench.errors import UserError
-from helixbench.lease import lease
 
 TEAM = "HELIXBENCH_TEAM"
-"""Set for the processes of a team (team.py): other launchers set WORLD_SIZE and LOCAL_RANK for
-reasons of their own."""
+"""Set for the processes of a team (distributed.py): other launchers set WORLD_SIZE and LOCAL_RANK
+for reasons of their own."""
 
 
 @cache

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from helixbench import checkpoint
-from helixbench.devices import autocast
+from helixbench.engine import checkpoint
+from helixbench.engine.devices import autocast
+from helixbench.engine.distributed import Team
 from helixbench.errors import UserError
 from helixbench.provenance import versions
 from helixbench.records import derive_seed
 from helixbench.schema import AdversarialOptim, Optim
-from helixbench.team import Team
 
 log = logging.getLogger(__name__)
 

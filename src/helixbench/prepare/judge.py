@@ -13,7 +13,15 @@ from tempfile import TemporaryDirectory
 from helixbench import provenance
 from helixbench.datasets.mvtec_ad import defective, pictures_in
 from helixbench.errors import UserError
-from helixbench.prepare import gate, pictures
+from helixbench.pictures import mask_gate
+from helixbench.pictures.raw import (
+    content_hash,
+    read_mask,
+    read_rgb,
+    resize_mask,
+    resize_rgb,
+    write_png,
+)
 from helixbench.prepare.split import check_leaks, split_record
 from helixbench.prepare.stage import prepare_one, sample_ids
 from helixbench.records import GOOD, Pair, RawSample, Sample, write_csv
@@ -95,14 +103,14 @@ class Outside:
             self.samples.append(sample)
             self.contents.append((str(raw.image), role, content))
 
-    def _limits(self) -> dict[str, gate.Limits]:
+    def _limits(self) -> dict[str, mask_gate.Limits]:
         """Of the mask gate, by the defect types of the real pictures that were added."""
         masks: dict[str, list] = {}
         for sample in self.samples:
             if sample.mask:
-                mask = pictures.read_mask(self.prepared / sample.mask)
+                mask = read_mask(self.prepared / sample.mask)
                 masks.setdefault(sample.defect, []).append(mask)
-        return gate.learn_all(masks, self.settings)
+        return mask_gate.learn_all(masks, self.settings)
 
     def add_pairs(self, folder: Path, name: str, consequence: str) -> list[str]:
         """Copy generated pairs, judged by the mask gate as ours are; nothing is drawn again.
@@ -112,23 +120,21 @@ class Outside:
         types.
         """
         rows, counts, limits = [], {}, self._limits()
-        configured = gate.learn([], self.settings)
+        configured = mask_gate.learn([], self.settings)
         for raw in sorted(
             defective(_folder(folder), DATASET, self.category),
             key=lambda s: (s.defect, s.image.name),
         ):
-            image = pictures.read_rgb(raw.image)
-            mask = pictures.read_mask(raw.mask, image.shape[:2])
-            self.contents.append((str(raw.image), "generator", pictures.content_hash(image)))
-            mask = pictures.resize_mask(mask, self.size)
+            image = read_rgb(raw.image)
+            mask = read_mask(raw.mask, image.shape[:2])
+            self.contents.append((str(raw.image), "generator", content_hash(image)))
+            mask = resize_mask(mask, self.size)
             index = counts.setdefault(raw.defect, 0)
             counts[raw.defect] += 1
             files = [f"{kind}/{raw.defect}/{index:05d}.png" for kind in ("images", "masks")]
-            for file, array in zip(
-                files, (pictures.resize_rgb(image, self.size), mask), strict=True
-            ):
+            for file, array in zip(files, (resize_rgb(image, self.size), mask), strict=True):
                 (self.pairs / file).parent.mkdir(parents=True, exist_ok=True)
-                pictures.write_png(self.pairs / file, array)
+                write_png(self.pairs / file, array)
             rows.append(
                 Pair(
                     index=index,
@@ -143,7 +149,7 @@ class Outside:
                     background="",
                     raw_mask="",
                     prompt="",
-                    gate=gate.verdict(mask, limits.get(raw.defect, configured)),
+                    gate=mask_gate.verdict(mask, limits.get(raw.defect, configured)),
                     redraws=0,
                     mask_area=float(mask.mean()),
                     sha256=provenance.sha256(self.pairs / files[0]),
@@ -159,7 +165,7 @@ class Outside:
                 *(name, defect, own.min_area, own.max_area, own.max_border),
                 learned if own.real_masks else "as configured",
             )
-        refused = gate.reasons(row.gate for row in rows)
+        refused = mask_gate.reasons(row.gate for row in rows)
         number = sum(row.gate != "ok" for row in rows)
         text = f": {refused}; {consequence}" if refused else ""
         log.info("%s: the mask gate refuses %d of %d pairs%s", name, number, len(rows), text)

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from helixbench.devices import TEAM as MARK
+from helixbench.engine.devices import TEAM as MARK
+from helixbench.engine.gpu_lock import lease
 from helixbench.errors import UserError
-from helixbench.lease import lease
 
 _CHUNK = 2**24
 """Numbers added up in one message."""

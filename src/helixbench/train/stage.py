@@ -11,15 +11,15 @@ import torch
 
 from helixbench import provenance
 from helixbench.config import Slice, digest
-from helixbench.devices import describe, pick_device
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
+from helixbench.engine.devices import describe, pick_device
+from helixbench.engine.distributed import Team
+from helixbench.engine.loop import fit
 from helixbench.errors import UserError
 from helixbench.methods.method import Learner
 from helixbench.methods.registry import method_class
 from helixbench.records import derive_seed
-from helixbench.team import Team
-from helixbench.trainer import fit
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
 
-from helixbench.datasets.mvtec_ad import is_picture
 from helixbench.errors import UserError
+from helixbench.pictures.files import is_picture
 from helixbench.records import RawSample
 
 FORMATS = ("PNG", "JPEG", "BMP")

@@ -1,0 +1,1 @@
+"""Pictures and masks: reading them, checked; raw masks, symmetries, outlines."""

@@ -1,0 +1,1 @@
+"""Stage `train`: base models and the methods that learn."""
