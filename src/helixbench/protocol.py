@@ -14,7 +14,7 @@ Fact = str | int | float | bool | None | tuple["Fact", ...] | Mapping[str, "Fact
 
 
 def _plain(value: Any) -> Any:
-    """Tuples and mappings of any kind become what JSON gives back, so that equal facts are equal."""
+    """Tuples and mappings as JSON gives them back, so that equal facts are equal."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
