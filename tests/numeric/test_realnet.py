@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from helixbench.diffusion.base import build_scheduler
 from helixbench.diffusion.data import Pictures
 from helixbench.methods import realnet
-from helixbench.methods.drawing import Draws
-from helixbench.methods.realnet import RealNetMethod, perturbed_step
+from helixbench.methods.realnet.method import RealNetMethod, perturbed_step
+from helixbench.methods.synthetic import Draws
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,8 @@ import yaml
 
 from helixbench import cli, config, schema
 from helixbench.errors import UserError
+from helixbench.methods.crop_paste.config import CropPaste
+from helixbench.methods.dhdiff.config import DHDiff
 
 ROOT = Path(__file__).parents[2]
 OPTIM = {"steps": 10, "batch": 2, "lr": 1e-4}
@@ -141,8 +143,8 @@ def test_impossible_value_names_the_full_key(key, value):
 
 
 DEAF = {
-    "control_drop": ({"control_drop": 1.0}, "dhdiff is trained without a control (control_drop 1)"),
-    "ssm": ({"ssm_encoder": 0, "ssm_decoder": 0}, "dhdiff has no SSM layer to look at it"),
+    "control_drop": ({"control_drop": 1.0}, "is trained without a control (control_drop 1)"),
+    "ssm": ({"ssm_encoder": 0, "ssm_decoder": 0}, "has no SSM layer to look at a control"),
 }
 
 
@@ -153,7 +155,7 @@ def test_a_control_that_nobody_follows_is_refused(case):
     values = changed("train.methods.dhdiff", dhdiff)
     assert config.validate(values)
     values = {**values, "generate": {**values.get("generate", {}), "sampling": {"control": "raw"}}}
-    with pytest.raises(UserError, match="generate.sampling.control raw: ") as caught:
+    with pytest.raises(UserError, match="^params.yaml: train.methods.dhdiff: ") as caught:
         config.validate(values)
     assert message in str(caught.value)
 
@@ -218,8 +220,8 @@ def test_slice_round_trips_typed_through_json(sliced):
     assert set(part) == set(KEYS) and len(part) == len(KEYS)
     for key in KEYS:
         assert part[key] == config.lookup(full, key), key
-    assert isinstance(part["train.methods.dhdiff"], schema.DHDiff)
-    assert isinstance(part["train.methods"]["cp"], schema.CropPaste)
+    assert isinstance(part["train.methods.dhdiff"], DHDiff)
+    assert isinstance(part["train.methods"]["cp"], CropPaste)
     assert isinstance(part["prepare.datasets.Procedural.procedural"], schema.Procedural)
     assert isinstance(part["prepare.datasets"]["MVTec-AD"], schema.Dataset)
     assert part["run.seed"] == 0 and part["detect.localization.seeds"] == (0, 1)

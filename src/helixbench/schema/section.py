@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
+Symmetries = tuple[Literal["hflip", "vflip", "rot90"], ...]
 
 
 class Section(BaseModel):

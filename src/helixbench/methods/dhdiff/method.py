@@ -24,6 +24,7 @@ from helixbench.diffusion.sampler import (
 )
 from helixbench.engine.devices import autocast
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
@@ -32,7 +33,7 @@ from helixbench.pictures.raw_mask import cells_to_mask, reference_crop
 from helixbench.pictures.transforms import clean_mask, symmetries, to_tensor, transform
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed, parse_cells
-from helixbench.schema import DHDiff, Sampling
+from helixbench.schema import Sampling
 
 RAW_MASK_WAYS = {"channels": "by channels", "attention": "by attention", "none": "not given"}
 """How a protocol tells `annotation_input`."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from helixbench.engine import checkpoint
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.modules import (
     DomainDecoupledAttention,
     Flow,
@@ -27,7 +28,6 @@ from helixbench.methods.dhdiff.modules import (
     cross_attention,
 )
 from helixbench.methods.dhdiff.streams import Streams
-from helixbench.schema import DHDiff
 
 CONVOLUTIONS = ["conv_in", "conv_out", "conv1", "conv2", "conv_shortcut", "conv"]
 """Names of a diffusers U-Net's convolutions, for low-rank adapters."""

@@ -18,6 +18,7 @@ from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import denoise, draw_noise, guided, sampling_scheduler
 from helixbench.engine import checkpoint
 from helixbench.engine.devices import autocast
+from helixbench.methods.dualanodiff.config import DualAnoDiff
 from helixbench.methods.dualanodiff.unet import DualAnoDiffUNet
 from helixbench.methods.latents import (
     LatentMemory,
@@ -34,7 +35,7 @@ from helixbench.pictures.foreground import foreground
 from helixbench.pictures.transforms import clean_mask, symmetries, to_tensor, transform
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed
-from helixbench.schema import DualAnoDiff, Sampling
+from helixbench.schema import Sampling
 
 GREY = 0.5
 """What surrounds the part, and the background without guidance: 0 in [-1, 1]."""

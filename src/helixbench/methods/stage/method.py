@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise
 from helixbench.engine.devices import autocast
-from helixbench.methods.inversion import InversionMethod, embed_vectors, latent_mask
 from helixbench.methods.method import Conditions
 from helixbench.methods.stage.modules import MaskGuidanceAdapter, aligned_mask, in_window
+from helixbench.methods.textual_inversion import InversionMethod, embed_vectors, latent_mask
 
 
 class StageMethod(InversionMethod):

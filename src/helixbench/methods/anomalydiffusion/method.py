@@ -19,17 +19,18 @@ from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise, guided
 from helixbench.engine.devices import autocast
-from helixbench.methods.inversion import (
+from helixbench.methods.anomalydiffusion.config import AnomalyDiffusion
+from helixbench.methods.latents import transformer_blocks
+from helixbench.methods.method import Conditions
+from helixbench.methods.textual_inversion import (
     InversionMethod,
     around,
     embed_vectors,
     latent_mask,
     templates,
 )
-from helixbench.methods.latents import transformer_blocks
-from helixbench.methods.method import Conditions
 from helixbench.pictures.transforms import clean_mask
-from helixbench.schema import AnomalyDiffusion, Sampling
+from helixbench.schema import Sampling
 
 
 class SpatialEncoder(nn.Module):

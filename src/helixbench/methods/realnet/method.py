@@ -17,13 +17,14 @@ from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise
 from helixbench.engine.devices import autocast
-from helixbench.methods.draem import perlin_mask
-from helixbench.methods.drawing import TRIES, Draws, array, object_of, seen
 from helixbench.methods.latents import LatentMemory, words
 from helixbench.methods.method import Conditions, Learner
+from helixbench.methods.perlin import perlin_mask
+from helixbench.methods.realnet.config import RealNet
+from helixbench.methods.synthetic import TRIES, Draws, array, object_of, seen
 from helixbench.pictures.transforms import symmetries, to_tensor, transform
 from helixbench.provenance import write_json
-from helixbench.schema import RealNet, Sampling
+from helixbench.schema import Sampling
 
 
 class RealNetMethod(Learner):

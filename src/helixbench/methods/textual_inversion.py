@@ -18,12 +18,14 @@ from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.engine import checkpoint
 from helixbench.errors import UserError
+from helixbench.methods.anomalydiffusion.config import AnomalyDiffusion
 from helixbench.methods.latents import LatentMemory, load_exactly, read, words
 from helixbench.methods.method import Learner
+from helixbench.methods.stage.config import Stage
 from helixbench.pictures.transforms import symmetries, to_tensor, transform
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed
-from helixbench.schema import AnomalyDiffusion, Sampling, Stage
+from helixbench.schema import Sampling
 
 
 def latent_mask(mask: torch.Tensor, factor: int) -> torch.Tensor:
