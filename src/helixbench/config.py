@@ -96,42 +96,13 @@ def _one_line(error: ValidationError, source: str, root: Any, values: Any) -> st
     return f"{source}: " + "; ".join(lines)
 
 
-def _without_removed(values: Mapping) -> dict:
-    """A null data set, method, ablation or comparator is taken out: the one thing that merging
-    dictionaries cannot say.
-
-    The ablations of a method go with it.
-    """
-    values = dict(values)
-    removed: set[str] = set()
-    for section, key in (
-        ("prepare", "datasets"),
-        ("train", "methods"),
-        ("train", "ablations"),
-        ("detect", "comparators"),
-    ):
-        entries = values[section].get(key) if isinstance(values.get(section), Mapping) else None
-        if isinstance(entries, Mapping):
-            kept = {name: entry for name, entry in entries.items() if entry is not None}
-            if key == "ablations":
-                kept = {
-                    name: e
-                    for name, e in kept.items()
-                    if not (isinstance(e, Mapping) and e.get("of") in removed)
-                }
-            removed = entries.keys() - kept.keys()
-            values[section] = {**values[section], key: kept}
-    return values
-
-
 def validate(values: Mapping, source: str = "params.yaml") -> Config:
     """Parsed YAML in, configuration out; UserError with every wrong key's full name.
 
-    A null under `prepare.datasets`, `train.methods`, `train.ablations` or `detect.comparators`
-    removes that entry, so that an overlay can drop what it merges with.
+    What `prepare.use`, `train.use` and `detect.use` do not name is left out before it is checked.
     """
     try:
-        return Config.model_validate(_without_removed(values))
+        return Config.model_validate(values)
     except ValidationError as error:
         raise UserError(_one_line(error, source, Config, values)) from None
 

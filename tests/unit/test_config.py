@@ -350,8 +350,58 @@ def test_an_arm_follows_what_an_overlay_says_of_its_method():
 
 def test_arms_go_with_their_method():
     values = with_arm()
-    values["train"]["methods"]["dhdiff"] = None
+    values["train"]["use"] = ["cp"]
     assert not config.validate(values).train.ablations
+
+
+UNUSED = {
+    "prepare": ("datasets", {"layout": "nowhere"}),
+    "train": ("methods", {"kind": "nothing"}),
+    "detect": ("comparators", {"kind": "patchcore", "batch": -1}),
+}
+
+
+@pytest.mark.parametrize("section", UNUSED)
+def test_what_a_run_does_not_use_is_not_checked(section):
+    entries, wrong = UNUSED[section]
+    values = changed(f"{section}.{entries}.wrong", wrong)
+    used = [key for key in values[section][entries] if key != "wrong"][::-1]
+    with pytest.raises(UserError, match=f"{section}.{entries}.wrong"):
+        config.validate(values)
+    values[section]["use"] = used
+    found = getattr(getattr(config.validate(values), section), entries)
+    assert list(found) == used, "in the order of `use`"
+    values[section]["use"] = ["rong"]
+    with pytest.raises(
+        UserError, match=f"^params.yaml: {section}: use names 'rong', which is not .* mean wrong"
+    ):
+        config.validate(values)
+
+
+def test_a_scratch_base_is_described_only_where_a_method_learns():
+    values = changed("train.base", "scratch")
+    values["train"]["use"] = ["cp"]
+    assert list(config.validate(values).train.methods) == ["cp"]
+
+
+def test_an_error_of_the_whole_begins_with_the_keys_that_it_is_about():
+    with pytest.raises(UserError, match=r"^params.yaml: train.methods, detect.comparators: two "):
+        config.validate(changed("train.methods.cp.label", "DH-Diff"))
+
+
+ONE_STAGE = {
+    "prepared": "prepare: {size: 64, use: [Mine], datasets: {Mine: {layout: folder, root: a, "
+    "categories: [b]}}}\ntrain: {use: [crop_paste]}\ndetect: {use: []}",
+    "one method on one category": "prepare: {use: [MVTec-AD], datasets: {MVTec-AD: {categories: "
+    "[bottle]}}}\ntrain: {use: [dfmgan]}",
+    "one detector": "train: {use: [crop_paste]}\ndetect: {use: [patchcore]}",
+}
+
+
+@pytest.mark.parametrize("text", ONE_STAGE.values(), ids=ONE_STAGE)
+def test_five_lines_begin_a_single_stage(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(f"run: {{name: mine}}\n{text}\n")
+    assert config.load(ROOT / "params.yaml", tmp_path / "mine.yaml").run.name == "mine"
 
 
 @pytest.mark.parametrize(

@@ -167,7 +167,7 @@ def test_a_scratch_base_is_trained_and_an_overlay_takes_a_data_set_out(project):
 
 
 def test_a_method_that_does_not_learn_needs_no_model(project):
-    overlay = project.write("only.yaml", {"train": {"methods": {"dhdiff": None}}})
+    overlay = project.write("only.yaml", {"train": {"use": ["crop_paste"]}})
     counts = project.job_counts("pairs", overlays=("config/smoke.yaml", overlay))
     assert counts == {"draw": 1, "prepare": 1, **drawn(1), "pairs": 1}
 

@@ -81,7 +81,7 @@ class Config(Section):
     def _labels_differ(self):
         labels = [
             entry.label
-            for entry in [*self.train.methods.values(), *(self.detect.comparators or {}).values()]
+            for entry in [*self.train.methods.values(), *self.detect.comparators.values()]
         ]
         if len(set(labels)) < len(labels):
             raise ValueError(
@@ -97,14 +97,14 @@ class Config(Section):
         for key, entry in {**self.train.methods, **arms}.items():
             if conflict := entry.conflict(self):
                 raise ValueError(f"train.methods.{key}: {conflict}")
-        for key, entry in (self.detect.comparators or {}).items():
+        for key, entry in self.detect.comparators.items():
             if conflict := entry.conflict(self):
                 raise ValueError(f"detect.comparators.{key}: {conflict}")
         return self
 
     @model_validator(mode="after")
     def _keys_differ(self):
-        for key in self.detect.comparators or {}:
+        for key in self.detect.comparators:
             if key in self.train.everything:
                 raise ValueError(f"detect.comparators.{key}: a method has this key; choose another")
         return self

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -9,7 +10,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 from helixbench.schema.base import Pretrained, Scratch
 from helixbench.schema.method import MethodConfig
-from helixbench.schema.section import Name, Section
+from helixbench.schema.section import Name, Section, used_only
 
 
 class Ablation(Section):
@@ -34,10 +35,17 @@ class Train(Section):
     )
     pretrained: Pretrained = Pretrained()
     scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
+    use: tuple[Name, ...] | None = Field(
+        None, description="methods of this run, by their keys in `methods`; null: all"
+    )
     methods: dict[Name, SerializeAsAny[MethodConfig]] = Field(
         min_length=1, description="methods by key"
     )
-    ablations: dict[Name, Ablation] = Field({}, description="arms by key")
+    ablations: dict[Name, Ablation] = Field(
+        {}, description="arms by key; those of methods that are not used are left out"
+    )
+
+    _used = used_only("methods")
 
     @cached_property
     def arms(self) -> dict[str, Any]:
@@ -63,6 +71,23 @@ class Train(Section):
             for key, arm in self.ablations.items()
             if table in arm.rows
         }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_of_what_is_used(cls, values):
+        """Arms go with their method; runs before the methods that are not used are left out."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("use"), list | tuple):
+            return values
+        known, arms = values.get("methods"), values.get("ablations")
+        if not isinstance(known, Mapping) or not isinstance(arms, Mapping):
+            return values
+        unused = known.keys() - set(values["use"])
+        kept = {
+            key: arm
+            for key, arm in arms.items()
+            if not (isinstance(arm, Mapping) and arm.get("of") in unused)
+        }
+        return {**values, "ablations": kept}
 
     @model_validator(mode="after")
     def _arms_are_methods(self):
@@ -92,6 +117,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _scratch_given(self):
-        if self.base == "scratch" and self.scratch is None:
+        learns = any(hasattr(method, "optim") for method in self.methods.values())
+        if self.base == "scratch" and self.scratch is None and learns:
             raise ValueError("base scratch needs the section `scratch`")
         return self
