@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from helixbench.diffusion.data import Pictures
+from helixbench.engine import checkpoint
 from helixbench.errors import UserError
 from helixbench.schema import MethodSettings, Sampling
 from helixbench.schema.method import class_of, settings_class
@@ -122,6 +123,16 @@ class Learner(Method):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the trained model: a diffusers-format folder plus the method's own safetensors."""
+
+
+def load_exactly(module: nn.Module, wanted: set[str], file: Path) -> None:
+    """Load the `wanted` names of a module's state, and no others, from a method's own safetensors
+    file; UserError when it holds others or other shapes.
+    """
+    state, tensors = module.state_dict(), checkpoint.load_tensors(file)[0]
+    if tensors.keys() != wanted or any(tensors[name].shape != state[name].shape for name in wanted):
+        raise UserError(f"{file}: trained with other settings of this method; train again")
+    module.load_state_dict(tensors, strict=False)
 
 
 def method_class(kind: str) -> type[Method]:

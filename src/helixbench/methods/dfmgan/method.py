@@ -31,8 +31,7 @@ from helixbench.methods.dfmgan.networks import (
     Noise,
     sides,
 )
-from helixbench.methods.latents import load_exactly, read
-from helixbench.methods.method import Conditions, Learner
+from helixbench.methods.method import Conditions, Learner, load_exactly
 from helixbench.pictures.transforms import clean_mask, to_tensor
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed
@@ -122,7 +121,7 @@ class DFMGANMethod(Learner):
             ) from None
         method._build(size, defects)
         file = folder / "dfmgan.safetensors"
-        load_exactly(method.module, read(file), set(method.module.state_dict()), file)
+        load_exactly(method.module, set(method.module.state_dict()), file)
         method.module.eval().requires_grad_(False)
         return method
 

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from helixbench.methods.dualanodiff.config import DualAnoDiff
-from helixbench.methods.latents import adapters, add_low_rank, transformer_blocks
+from helixbench.methods.latent_learner import adapters, add_low_rank, transformer_blocks
 
 BRANCHES = ("whole", "part")
 
