@@ -11,21 +11,21 @@ from PIL import Image
 from helixbench.diffusion import base as base_model
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
+from helixbench.methods.anomalydiffusion.config import AnomalyDiffusion
+from helixbench.methods.crop_paste.config import CropPaste
+from helixbench.methods.dfmgan.config import DFMGAN
+from helixbench.methods.dhdiff.config import DHDiff
+from helixbench.methods.dualanodiff.config import DualAnoDiff
+from helixbench.methods.realnet.config import RealNet
+from helixbench.methods.stage.config import Stage
 from helixbench.pictures.raw_mask import raw_mask_cells
 from helixbench.records import Sample, format_cells, write_csv
 from helixbench.schema import (
-    DFMGAN,
     AdversarialOptim,
-    AnomalyDiffusion,
     Autoencoder,
-    CropPaste,
-    DHDiff,
-    DualAnoDiff,
     Optim,
-    RealNet,
     Sampling,
     Scratch,
-    Stage,
     TextEncoder,
     Unet,
 )

@@ -14,14 +14,14 @@ from helixbench.diffusion import base as base_model
 from helixbench.diffusion.data import Pictures
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods import anomalydiffusion
-from helixbench.methods.anomalydiffusion import (
+from helixbench.methods.anomalydiffusion.method import (
     AnomalyDiffusionMethod,
     Reweighting,
     SpatialEncoder,
     attention_weights,
     widened,
 )
-from helixbench.methods.inversion import embed_vectors, latent_mask, templates
+from helixbench.methods.textual_inversion import embed_vectors, latent_mask, templates
 from helixbench.schema import Generate, TextEncoder
 
 

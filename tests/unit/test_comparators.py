@@ -227,7 +227,7 @@ def test_files_that_are_not_there(folders, tmp_path, kind, changes, message):  #
     [
         (
             "prepare: {size: 128}",
-            "detect.comparators.efficientad: EfficientAD needs 256 pixel or more",
+            "detect.comparators.efficientad: EfficientAD needs 256 pixels or more",
         ),
         ("detect: {comparators: {patchcore: {backbone: vgg}}}", "patchcore.backbone"),
         (

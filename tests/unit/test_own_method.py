@@ -15,7 +15,7 @@ from test_generate import generate
 from helixbench import config
 from helixbench.errors import UserError
 from helixbench.generate import stage
-from helixbench.methods.registry import method_class
+from helixbench.methods.method import method_class
 from helixbench.records import Pair, read_csv
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,9 +10,9 @@ import yaml
 from helixbench.config import Slice, load, slice_config
 from helixbench.detect import localization
 from helixbench.errors import UserError
-from helixbench.methods.registry import _KINDS
 from helixbench.records import Score, write_csv
 from helixbench.report import measured, published, published_only, render, tables
+from helixbench.schema.method import kinds
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "resources" / "published"
@@ -461,7 +461,7 @@ def test_every_method_of_the_rivals_run_has_a_measured_column(tmp_path, number):
     run = load(ROOT / "params.yaml", ROOT / "config/mini.yaml", ROOT / "config/mini_rivals.yaml")
     methods = run.train.methods
     assert {method.kind for method in methods.values()} == set(
-        _KINDS
+        kinds()
     ) and number in run.report.tables
     values = {
         (key, place): 10 + 2 * i + j

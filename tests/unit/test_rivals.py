@@ -19,9 +19,9 @@ from helixbench.engine import loop
 from helixbench.errors import UserError
 from helixbench.generate import stage as generate_stage
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods.method import Learner
-from helixbench.methods.registry import _KINDS, method_class
+from helixbench.methods.method import Learner, method_class
 from helixbench.records import Pair, read_csv
+from helixbench.schema.method import kinds
 from helixbench.train import stage as train_stage
 
 RIVALS = {
@@ -140,9 +140,9 @@ def test_every_seed_gives_a_valid_pair_and_always_the_same(trained, prepared):
 
 
 def test_every_kind_is_tested_here_or_among_those_that_draw():
-    learn = {kind for kind in _KINDS if issubclass(method_class(kind), Learner)}
+    learn = {kind for kind in kinds() if issubclass(method_class(kind), Learner)}
     assert learn - {"dhdiff"} == {options.kind for options in RIVALS.values()}
-    assert _KINDS.keys() - learn == {"crop_paste", *DRAWING}
+    assert set(kinds()) - learn == {"crop_paste", *DRAWING}
 
 
 def test_a_trained_model_comes_back(trained, prepared, base):

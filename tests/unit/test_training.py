@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from test_generate import a_slice, generate
 
@@ -100,6 +101,9 @@ def test_base_is_a_diffusers_folder_of_safetensors_with_unit_latents(base, prepa
     } <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     assert loaded.scheduler.config.beta_schedule == "scaled_linear"
+    assert StableDiffusionPipeline.from_pretrained(base).unet.config == loaded.unet.config, (
+        "diffusers finds all parts by model_index.json, which train.pretrained.path needs, too"
+    )
     pictures = Pictures.load(prepared).autoencoder_batch(
         32, 0.25, torch.Generator().manual_seed(1)
     )[0]

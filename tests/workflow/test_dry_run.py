@@ -167,15 +167,13 @@ def test_a_scratch_base_is_trained_and_an_overlay_takes_a_data_set_out(project):
 
 
 def test_a_method_that_does_not_learn_needs_no_model(project):
-    overlay = project.write("only.yaml", {"train": {"methods": {"dhdiff": None}}})
+    overlay = project.write("only.yaml", {"train": {"use": ["crop_paste"]}})
     counts = project.job_counts("pairs", overlays=("config/smoke.yaml", overlay))
     assert counts == {"draw": 1, "prepare": 1, **drawn(1), "pairs": 1}
 
 
 def test_shards_are_jobs(project):
-    overlay = project.write(
-        "shards.yaml", {"run": {"shards": 5}, "train": {"methods": {"dhdiff": None}}}
-    )
+    overlay = project.write("shards.yaml", {"run": {"shards": 5}, "train": {"use": ["crop_paste"]}})
     counts = project.job_counts("pairs", overlays=("config/smoke.yaml", overlay))
     assert counts == {"draw": 1, "prepare": 1, **drawn(1, shards=5), "pairs": 1}
 
@@ -227,7 +225,10 @@ def test_missing_weights_are_one_line_before_any_job(project):
         ({"detect": {"localization": {"optim": {"lr": "fast"}}}}, "detect.localization.optim.lr"),
         ({"prepare": {"size": 100}}, "prepare.size"),
         ({"sampling": {"steps": 3}}, "sampling"),
-        ({"train": {"methods": {"base": {"kind": "crop_paste"}}}}, "train.methods"),
+        (
+            {"train": {"use": ["base"], "methods": {"base": {"kind": "crop_paste"}}}},
+            "train.methods",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_one_line_with_its_full_name(project, values, key):
@@ -262,9 +263,7 @@ def test_overlays_hold_differences_only():
 
     for file in (ROOT / "config").glob("*.yaml"):
         under = values(ROOT / "params.yaml")
-        for lower in below(
-            file
-        ):  # whose nulls have taken entries out: what lies on them says them anew
+        for lower in below(file):
             under = overlay(under, values(lower))
         assert list(same(under, values(file))) == [], file.name
 

@@ -36,7 +36,15 @@ EVERYTHING = {
         "segmentation": PARAMS["detect"]["segmentation"],
     },
 }
-CHOOSE_JOBS = {"run.name", "prepare.use", "report.tables", "train.ablations", "train.methods"}
+CHOOSE_JOBS = {
+    "run.name",
+    "prepare.use",
+    "train.use",
+    "detect.use",
+    "report.tables",
+    "train.ablations",
+    "train.methods",
+}
 """Keys that decide which jobs there are, not what one job does: in no slice of their own."""
 
 BY_NAME = {"report_control"}
@@ -207,7 +215,7 @@ def leaves(node, name=""):
 FOLLOWED_BY_CONTENT = re.compile(r"prepare\.datasets\.[^.]+\.root|train\.pretrained\.path")
 """Folders: a fingerprint of what is in them is the input of the jobs instead of their name."""
 CHOOSES = re.compile(
-    r"prepare\.use|prepare\.datasets\.[^.]+\.categories|train\.ablations\..*|report\.tables|.*\.seeds|detect\.(localization|classification|segmentation)\.seeds"
+    r"(prepare|train|detect)\.use|prepare\.datasets\.[^.]+\.categories|train\.ablations\..*|report\.tables|.*\.seeds|detect\.(localization|classification|segmentation)\.seeds"
 )
 """Which jobs there are, not what one does."""
 

@@ -177,9 +177,9 @@ def made(tmp_path_factory, s3) -> Project:
     smoke["run"]["name"] = "tiny"
     smoke["prepare"] |= {"use": ["MVTec-AD"], "datasets": {"MVTec-AD": {"categories": ["disc"]}}}
     smoke["train"] |= {"base": "stable-diffusion-v1-5", "pretrained": {"path": "models/tiny"}}
-    smoke["train"]["methods"]["crop_paste"] = None
+    smoke["train"]["use"] = ["dhdiff"]
     smoke["generate"] |= {"pairs": 2, "gate": {"redraws": 0}}
-    smoke["detect"]["comparators"] = None
+    smoke["detect"]["use"] = []
     smoke["report"]["tables"] = [4]
     (project.root / OVERLAY).write_text(yaml.safe_dump(smoke))
     run(project, sys.executable, "-c", BASE)

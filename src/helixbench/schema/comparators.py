@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from helixbench.schema.section import Section
+
+if TYPE_CHECKING:
+    from helixbench.schema import Config
 
 
 class _Comparator(Section):
@@ -22,6 +25,10 @@ class _Comparator(Section):
     seeds: tuple[int, ...] = Field(
         (0,), min_length=1, description="training seeds; tables give mean and std"
     )
+
+    def conflict(self, config: Config) -> str:
+        """Why this detector cannot run under the whole configuration; empty: it can."""
+        return ""
 
 
 class _OnFeatures(_Comparator):
@@ -108,6 +115,11 @@ class EfficientAd(_Comparator):
         description="folder of folders of pictures for the penalty; empty: black ones, next to no "
         "penalty",
     )
+
+    def conflict(self, config: Config) -> str:
+        """Its networks need 256 pixels."""
+        size = config.prepare.size
+        return f"EfficientAD needs 256 pixels or more, prepare.size is {size}" if size < 256 else ""
 
 
 class DraemDetector(_Comparator):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from helixbench.schema.comparators import Comparator
-from helixbench.schema.section import Name, Optim, Section
+from helixbench.schema.section import Name, Optim, Section, used_only
 
 Checkpoints = Annotated[
     tuple[Literal["last", "best_on_test"], ...],
@@ -131,8 +131,10 @@ class Detect(Section):
     localization: Localization
     classification: Classification | None = Field(None, description="null: none is trained")
     segmentation: Segmentation | None = Field(None, description="null: none is trained")
-    comparators: dict[Name, Comparator] | None = Field(
-        None,
-        description="detectors of Tables IV to VII that learn from normals alone, by key; null: "
-        "none",
+    use: tuple[Name, ...] | None = Field(
+        None, description="comparators of this run, by their keys in `comparators`; null: all"
     )
+    comparators: dict[Name, Comparator] = Field(
+        {}, description="detectors of Tables IV to VII that learn from normals alone, by key"
+    )
+    _used = used_only("comparators")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from helixbench.schema.section import Section
+from helixbench.schema.section import Section, Symmetries
 
 
 class Gate(Section):
@@ -86,8 +86,6 @@ class Generate(Section):
     max_shift: int = Field(
         1, ge=0, le=32, description="largest move of a raw mask by the plan [cell]"
     )
-    symmetries: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(
-        (), description="symmetries the plan may apply to a raw mask"
-    )
+    symmetries: Symmetries = Field((), description="symmetries the plan may apply to a raw mask")
     gate: Gate = Gate()
     sampling: Sampling = Sampling()

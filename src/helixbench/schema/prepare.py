@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from helixbench.schema.section import Name, Section
+from helixbench.schema.section import Name, Section, used_only
 
 
 class Run(Section):
@@ -88,33 +88,14 @@ class Prepare(Section):
     raw_mask_cells: int = Field(
         5, ge=1, le=32, description="K: raw masks are K x K cells (paper III-B)"
     )
-    use: tuple[Name, ...] = Field(
-        (), description="data sets of this run, by their keys in `datasets`; empty: all"
+    use: tuple[Name, ...] | None = Field(
+        None, description="data sets of this run, by their keys in `datasets`; null: all"
     )
     datasets: dict[Name, Dataset] = Field(
         min_length=1, description="data sets by their published name"
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _used_only(cls, values):
-        """Leave out the data sets that this run does not use: params.yaml knows all of the
-        paper's.
-        """
-        if (
-            isinstance(values, dict)
-            and values.get("use")
-            and isinstance(values.get("datasets"), dict)
-        ):
-            known = values["datasets"]
-            for name in values["use"]:
-                if name not in known:
-                    raise ValueError(
-                        f"use names {name!r}, which is not in datasets "
-                        f"({', '.join(map(str, known))})"
-                    )
-            return {**values, "datasets": {name: known[name] for name in values["use"]}}
-        return values
+    _used = used_only("datasets")
 
     @field_validator("datasets")
     @classmethod

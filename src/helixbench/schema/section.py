@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
+Symmetries = tuple[Literal["hflip", "vflip", "rot90"], ...]
 
 
 class Section(BaseModel):
@@ -34,6 +37,29 @@ def rising(**limits: tuple[float, float]):
         return model
 
     return check
+
+
+def used_only(entries: str):
+    """Check of a section before its values are: leaves out the entries that `use` does not name,
+    so that what a run does not use is not checked, and brings the others into the order of `use`.
+    """
+
+    def choose(values):
+        if not isinstance(values, Mapping) or values.get("use") is None:
+            return values
+        known, used = values.get(entries) or {}, values["use"]
+        if not isinstance(known, Mapping) or not isinstance(used, list | tuple):
+            return values  # wrong types, which are reported as such
+        for name in used:
+            if name not in known:
+                near = difflib.get_close_matches(str(name), map(str, known), 1)
+                raise ValueError(
+                    f"use names {name!r}, which is not in {entries} ({', '.join(map(str, known))})"
+                    + (f"; did you mean {near[0]}?" if near else "")
+                )
+        return {**values, entries: {name: known[name] for name in used}}
+
+    return model_validator(mode="before")(choose)
 
 
 class Optim(Section):

@@ -17,8 +17,7 @@ from helixbench.engine.devices import describe, pick_device
 from helixbench.engine.distributed import Team
 from helixbench.engine.loop import fit
 from helixbench.errors import UserError
-from helixbench.methods.method import Learner
-from helixbench.methods.registry import method_class
+from helixbench.methods.method import Learner, method_class
 from helixbench.records import derive_seed
 
 log = logging.getLogger(__name__)

@@ -19,17 +19,18 @@ from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise, guided
 from helixbench.engine.devices import autocast
-from helixbench.methods.inversion import (
-    InversionMethod,
+from helixbench.methods.anomalydiffusion.config import AnomalyDiffusion
+from helixbench.methods.latent_learner import transformer_blocks
+from helixbench.methods.method import Conditions
+from helixbench.methods.textual_inversion import (
+    TextualInversion,
     around,
     embed_vectors,
     latent_mask,
     templates,
 )
-from helixbench.methods.latents import transformer_blocks
-from helixbench.methods.method import Conditions
 from helixbench.pictures.transforms import clean_mask
-from helixbench.schema import AnomalyDiffusion, Sampling
+from helixbench.schema import Sampling
 
 
 class SpatialEncoder(nn.Module):
@@ -57,12 +58,13 @@ class SpatialEncoder(nn.Module):
         return self.vectors(self.features(masks)).unflatten(1, (self.count, -1))
 
 
-class AnomalyDiffusionMethod(InversionMethod):
+class AnomalyDiffusionMethod(TextualInversion):
     """A learned word for the look of a defect type, vectors from the mask for its place, and
     another word for its masks.
     """
 
     name = "anomalydiffusion"
+    config: AnomalyDiffusion
 
     def __init__(self, config: AnomalyDiffusion, base: BaseModel, sampling: Sampling | None = None):
         super().__init__(config, base, sampling)
@@ -153,7 +155,7 @@ class AnomalyDiffusionMethod(InversionMethod):
         latents, texts = [batch.z], [self.embed(batch.defects, batch.masks, looks)]
         if generated:
             latents.append(
-                self._latents(
+                self.latents(
                     [(*key, "mask") for key in batch.keys], batch.masks.expand(-1, 3, -1, -1)
                 )
             )

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import numpy as np
 
-from helixbench.methods.drawing import (
+from helixbench.methods.method import Conditions
+from helixbench.methods.synthetic import (
     TRIES,
-    DrawingMethod,
     Draws,
+    SyntheticMethod,
     array,
     object_of,
     seen,
     turn,
     warp,
 )
-from helixbench.methods.method import Conditions
 
 SIDE = 256
 """Pixels of a side that the paper's scar sizes are meant for."""
 
 
-class CutPasteMethod(DrawingMethod):
+class CutPasteMethod(SyntheticMethod):
     """Cuts and pastes within the plan's background; the plan's defect type has no part in it."""
 
     def draw(self, conditions: Conditions, i: int, rng: Draws) -> tuple[np.ndarray, np.ndarray]:
-        """See DrawingMethod.draw; a patch beside the object, or one like what it covers, is drawn
+        """See SyntheticMethod.draw; a patch beside the object, or one like what it covers, is drawn
         again.
         """
         normal = array(conditions.background, i)

@@ -4,40 +4,39 @@ docs/rivals.md lists the deviations.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import DDPMScheduler
-from torch import nn
 from torch.nn import functional as F
 
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise
 from helixbench.engine.devices import autocast
-from helixbench.methods.draem import perlin_mask
-from helixbench.methods.drawing import TRIES, Draws, array, object_of, seen
-from helixbench.methods.latents import LatentMemory, words
-from helixbench.methods.method import Conditions, Learner
+from helixbench.methods.latent_learner import LatentLearner, draw_rows
+from helixbench.methods.method import Conditions
+from helixbench.methods.perlin import perlin_mask
+from helixbench.methods.realnet.config import RealNet
+from helixbench.methods.synthetic import TRIES, Draws, array, object_of, seen
 from helixbench.pictures.transforms import symmetries, to_tensor, transform
-from helixbench.provenance import write_json
-from helixbench.schema import RealNet, Sampling
+from helixbench.schema import Sampling
 
 
-class RealNetMethod(Learner):
+class RealNetMethod(LatentLearner):
     """A diffusion model of normals alone, sampled with a perturbed variance; its samples show
     through a Perlin mask.
 
     The plan's defect type has no part in it: each type gets pairs of the same kind.
     """
 
+    name = "realnet"
+    config: RealNet
+
     def __init__(self, config: RealNet, base: BaseModel, sampling: Sampling | None = None):
-        self.config, self.base, self.sampling = config, base, sampling
-        base.vae.requires_grad_(False).eval()
-        base.text_encoder.requires_grad_(False).eval()
-        self._latents = LatentMemory(base)
+        super().__init__(config, base, sampling)
+        self._module = base.unet
         changes = {}
         if config.betas == "linear":
             # DDPM's, as in RealNet's code: 0.0001 to 0.02 for 1,000 time steps.
@@ -45,33 +44,10 @@ class RealNetMethod(Learner):
             changes = {"beta_schedule": "linear", "beta_start": 0.1 / total, "beta_end": 20 / total}
         self.diffusion = DDPMScheduler.from_config(base.scheduler.config, **changes)
 
-    @classmethod
-    def create(cls, config: RealNet, base: BaseModel, seed: int) -> RealNetMethod:
-        """The base itself, whose U-Net is trained on; it has no new weights to seed."""
-        return cls(config, base)
-
-    @classmethod
-    def load(cls, config: RealNet, folder: Path, sampling: Sampling) -> RealNetMethod:
-        """Trained, from the folder that `save` wrote."""
-        method = cls(config, BaseModel.load(folder), sampling)
-        method.module.eval().requires_grad_(False)
-        return method
-
     def save(self, folder: Path) -> None:
-        """A diffusers-format folder and realnet.json (the configuration)."""
-        self.base.save(folder)
+        """A diffusers-format folder with the noise schedule of training, and realnet.json."""
+        super().save(folder)
         self.diffusion.save_pretrained(folder / "scheduler")
-        write_json(folder / "realnet.json", json.loads(self.config.model_dump_json()))
-
-    @property
-    def module(self) -> nn.Module:
-        """The U-Net."""
-        return self.base.unet
-
-    def to(self, device: torch.device) -> RealNetMethod:
-        """Move all weights."""
-        self.base.to(device)
-        return self
 
     def describe(self) -> str:
         """Steps, noise schedule and strength."""
@@ -82,16 +58,13 @@ class RealNetMethod(Learner):
 
     def prompt(self, category: str, defect: str) -> str:
         """Prompt of the normals, which is all that the model knows."""
-        return self.config.prompt.format(category=words(category))
+        return self.text(self.config.prompt, category)
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Squared error of the predicted noise on normals."""
         size, names = self.config.optim.per_pass, symmetries(self.config.augment)
-        pick = lambda n: int(torch.randint(n, (), generator=rng))
-        rows = [(data.normal[pick(len(data.normal))], names[pick(len(names))]) for _ in range(size)]
-        z = self._latents(
-            rows, to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows])
-        )
+        rows = draw_rows(data.normal, names, size, rng)
+        z = self.latents(rows, to_tensor([transform(data.images[i], s) for i, s in rows]))
         noise, scheduler = torch.randn(z.shape, generator=rng).to(z.device), self.diffusion
         t = torch.randint(scheduler.config.num_train_timesteps, (size,), generator=rng).to(z.device)
         text = self.base.embed([self.prompt(data.samples[0].category, "")]).expand(size, -1, -1)

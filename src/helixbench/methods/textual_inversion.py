@@ -8,7 +8,7 @@ import json
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -16,14 +16,20 @@ from torch.nn import functional as F
 
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
-from helixbench.engine import checkpoint
 from helixbench.errors import UserError
-from helixbench.methods.latents import LatentMemory, load_exactly, read, words
-from helixbench.methods.method import Learner
+from helixbench.methods.latent_learner import LatentLearner, draw_rows, words
 from helixbench.pictures.transforms import symmetries, to_tensor, transform
-from helixbench.provenance import write_json
-from helixbench.records import derive_seed
-from helixbench.schema import AnomalyDiffusion, Sampling, Stage
+from helixbench.schema import Optim, Sampling, Symmetries
+
+
+class TextualInversionSettings(Protocol):
+    """Settings that these methods have in common."""
+
+    vectors: int
+    prompt: str
+    augment: Symmetries
+    trainable: str
+    optim: Optim
 
 
 def latent_mask(mask: torch.Tensor, factor: int) -> torch.Tensor:
@@ -142,39 +148,28 @@ class Batch:
     normals: torch.Tensor | None
 
 
-class InversionMethod(Learner):
-    """What these methods share: frozen base, learned words, modules of their own (`parts`), saving
-    and loading.
+class TextualInversion(LatentLearner):
+    """What these methods share: frozen base, learned words, modules of their own (`parts`).
 
     With `trainable: all` the U-Net is trained, too, as a plain diffusion model of normals and
     defects (term `base`).
     """
 
-    name: ClassVar[str]
-    config: Stage | AnomalyDiffusion
+    config: TextualInversionSettings
 
     def __init__(
-        self, config: Stage | AnomalyDiffusion, base: BaseModel, sampling: Sampling | None = None
+        self,
+        config: TextualInversionSettings,
+        base: BaseModel,
+        sampling: Sampling | None = None,
     ):
-        self.config, self.base, self.sampling = config, base, sampling
-        for part in base.modules():
-            part.requires_grad_(False).eval()
-        base.unet.requires_grad_(config.trainable == "all")
+        super().__init__(config, base, sampling)
+        base.unet.requires_grad_(config.trainable == "all").eval()
         self._module = nn.ModuleDict({**self.parts(), "unet": base.unet})
-        self._latents = LatentMemory(base)
 
     @abstractmethod
     def parts(self) -> dict[str, nn.Module]:
         """The method's own modules, with fresh weights."""
-
-    @classmethod
-    def create(
-        cls, config: Stage | AnomalyDiffusion, base: BaseModel, seed: int
-    ) -> InversionMethod:
-        """Untrained, with seeded modules; the words come with `begin`."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, cls.name))
-            return cls(config, base)
 
     def vocabularies(self) -> dict[str, int]:
         """Sets of learned words, one word a defect type: name -> vectors of a word."""
@@ -188,57 +183,25 @@ class InversionMethod(Learner):
         """A learned word for each defect type of the data, in each vocabulary."""
         self._learn(data.defects)
 
-    @classmethod
-    def load(
-        cls, config: Stage | AnomalyDiffusion, folder: Path, sampling: Sampling
-    ) -> InversionMethod:
-        """Trained, from the folder that `save` wrote."""
-        method, file = cls(config, BaseModel.load(folder), sampling), folder / f"{cls.name}.json"
+    def load_own(self, file: Path) -> None:
+        """Words, for the defect types of the model's settings, and own modules."""
+        settings = file.with_suffix(".json")
         try:
-            defects = json.loads(file.read_text(encoding="utf-8"))["defects"]
+            defects = json.loads(settings.read_text(encoding="utf-8"))["defects"]
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
-                f"{file}: not the settings of a trained model of this method; train again"
+                f"{settings}: not the settings of a trained model of this method; train again"
             ) from None
-        method._learn(defects)
-        file = folder / f"{cls.name}.safetensors"
-        load_exactly(method.module, read(file), method._own(), file)
-        method.module.eval().requires_grad_(False)
-        return method
+        self._learn(defects)
+        super().load_own(file)
 
-    def _own(self) -> set[str]:
+    def own(self) -> set[str]:
+        """Words and own modules."""
         return {name for name in self.module.state_dict() if not name.startswith("unet.")}
 
-    def save(self, folder: Path) -> None:
-        """A diffusers-format folder, <name>.safetensors (words, own modules) and <name>.json
-        (configuration, defect types).
-        """
-        self.base.save(folder)
-        own, state = self._own(), self.module.state_dict()
-        checkpoint.save_tensors(
-            folder / f"{self.name}.safetensors", {name: state[name] for name in sorted(own)}
-        )
-        settings = {
-            "config": json.loads(self.config.model_dump_json()),
-            "defects": self._module["words"].defects,
-        }
-        write_json(folder / f"{self.name}.json", settings)
-
-    @property
-    def module(self) -> nn.Module:
-        """Own modules, words, and the U-Net, which is frozen unless `trainable: all`."""
-        return self._module
-
-    def to(self, device: torch.device) -> InversionMethod:
-        """Move all weights."""
-        self.base.to(device)
-        self.module.to(device)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the U-Net is."""
-        return self.base.unet.device
+    def settings(self) -> dict[str, Any]:
+        """The configuration and the defect types."""
+        return {"config": super().settings(), "defects": self._module["words"].defects}
 
     def prompt(self, category: str, defect: str) -> str:
         """Prompt for the manifest: `<...>` is the learned word, `...` one of several templates."""
@@ -248,28 +211,20 @@ class InversionMethod(Learner):
     def draw(self, data: Pictures, rng: torch.Generator) -> Batch:
         """Random defective pictures and, where the U-Net is trained, normals."""
         config = self.config
-        pick = lambda n: int(torch.randint(n, (), generator=rng))
-        names = symmetries(config.augment)
-
-        def rows(pool: list[int]) -> list[tuple[int, str]]:
-            return [
-                (pool[pick(len(pool))], names[pick(len(names))])
-                for _ in range(config.optim.per_pass)
-            ]
+        names, count = symmetries(config.augment), config.optim.per_pass
 
         def latents(rows: list[tuple[int, str]]) -> torch.Tensor:
-            return self._latents(
-                rows, to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows])
-            )
+            return self.latents(rows, to_tensor([transform(data.images[i], s) for i, s in rows]))
 
-        chosen = rows(data.defective)
+        chosen = draw_rows(data.defective, names, count, rng)
         masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in chosen]).to(
             self.device
         )
-        normals = latents(rows(data.normal)) if config.trainable == "all" else None
-        return Batch(
-            chosen, latents(chosen), masks, [data.samples[i].defect for i, _ in chosen], normals
-        )
+        normals = None
+        if config.trainable == "all":
+            normals = latents(draw_rows(data.normal, names, count, rng))
+        defects = [data.samples[i].defect for i, _ in chosen]
+        return Batch(chosen, latents(chosen), masks, defects, normals)
 
     def predict(
         self,

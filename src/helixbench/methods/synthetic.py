@@ -46,7 +46,7 @@ class Draws:
         return torch.randperm(count, generator=self.generator).tolist()
 
 
-class DrawingMethod(Method):
+class SyntheticMethod(Method):
     """A method that draws a defect on the plan's normal picture; a subclass says how in `draw`."""
 
     def __init__(self, config: MethodConfig, sampling: Sampling | None = None):

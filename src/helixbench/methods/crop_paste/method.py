@@ -10,17 +10,17 @@ from __future__ import annotations
 import numpy as np
 from scipy import ndimage
 
-from helixbench.methods.drawing import TRIES, DrawingMethod, Draws, array, object_of, turn, warp
 from helixbench.methods.method import Conditions
+from helixbench.methods.synthetic import TRIES, Draws, SyntheticMethod, array, object_of, turn, warp
 
 MIN_OVERLAP = 2 / 3
 
 
-class CropPasteMethod(DrawingMethod):
+class CropPasteMethod(SyntheticMethod):
     """Cuts the plan's donor defect and pastes it on the plan's background."""
 
     def draw(self, conditions: Conditions, i: int, rng: Draws) -> tuple[np.ndarray, np.ndarray]:
-        """See DrawingMethod.draw."""
+        """See SyntheticMethod.draw."""
         normal, donor, mask = (
             array(conditions.background, i),
             array(conditions.donor, i),

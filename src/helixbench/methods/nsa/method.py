@@ -8,14 +8,21 @@ import numpy as np
 from PIL import Image
 from scipy import fft, ndimage
 
-from helixbench.methods.drawing import TRIES, DrawingMethod, Draws, another_normal, array, object_of
 from helixbench.methods.method import Conditions
+from helixbench.methods.synthetic import (
+    TRIES,
+    Draws,
+    SyntheticMethod,
+    another_normal,
+    array,
+    object_of,
+)
 
 ATTEMPTS = 200
 """To find a place of a patch, in the source and in the destination, as in NSA's code."""
 
 
-class NsaMethod(DrawingMethod):
+class NsaMethod(SyntheticMethod):
     """Blends resized rectangles of a random normal into the plan's background, which hides their
     borders.
 
@@ -23,7 +30,7 @@ class NsaMethod(DrawingMethod):
     """
 
     def draw(self, conditions: Conditions, i: int, rng: Draws) -> tuple[np.ndarray, np.ndarray]:
-        """See DrawingMethod.draw; drawn again until something changed."""
+        """See SyntheticMethod.draw; drawn again until something changed."""
         config, normal = self.config, array(conditions.background, i)
         destination_object = object_of(normal)
         for _ in range(TRIES):

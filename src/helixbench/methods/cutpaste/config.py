@@ -1,0 +1,46 @@
+"""Settings of CutPaste under `train.methods`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from helixbench.schema.method import MethodSettings
+from helixbench.schema.section import rising
+
+
+class CutPaste(MethodSettings):
+    """CutPaste (Li et al., CVPR 2021): a rectangle of a normal pasted elsewhere in it, as patch or
+    as scar.
+    """
+
+    kind: Literal["cutpaste"]
+    label: str = Field(
+        "CutPaste synthesis", description="name in the tables; CutPaste there is its own detector"
+    )
+    area: tuple[float, float] = Field(
+        (0.02, 0.15), description="area of a patch [share of the picture]"
+    )
+    aspect: tuple[float, float] = Field((0.3, 3.3), description="height by width of a patch")
+    jitter: float = Field(
+        0.1, ge=0, lt=1, description="change of brightness, contrast and saturation"
+    )
+    scar_share: float = Field(0.5, ge=0, le=1, description="share of scars among the pairs")
+    scar_width: tuple[float, float] = Field(
+        (2.0, 16.0), description="width of a scar [pixel of 256]"
+    )
+    scar_length: tuple[float, float] = Field(
+        (10.0, 25.0), description="length of a scar [pixel of 256]"
+    )
+    scar_rotation: float = Field(45.0, ge=0, le=180, description="rotation of a scar [degree]")
+    min_overlap: float = Field(
+        2 / 3,
+        ge=0,
+        le=1,
+        description="share of the pasted piece that lies on the object; 0: anywhere",
+    )
+
+    _ranges = model_validator(mode="after")(
+        rising(area=(0, 1), aspect=(0, 100), scar_width=(0, 128), scar_length=(0, 256))
+    )
