@@ -28,6 +28,7 @@ from torch_fidelity.metric_kid import (
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id
 
+from helixbench.engine.checkpoint import load_published
 from helixbench.errors import UserError
 from helixbench.score import networks
 from helixbench.weights import IS_ORDER, choose, weights_file
@@ -50,7 +51,7 @@ class _SqueezeNet(FeatureExtractorBase):
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1))
 
     def _fill(self) -> None:
-        self.net.load_state_dict(networks.load_weights("squeezenet1_1"))
+        self.net.load_state_dict(load_published("squeezenet1_1"))
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -148,7 +149,7 @@ class InceptionScorer:
         self.network = choose(network, IS_ORDER)
         self.cuda, self.batch = device.type == "cuda", batch
         if self.network == "inception-v3":
-            networks.load_weights(
+            load_published(
                 "inception-v3"
             )  # torch-fidelity unpickles without restriction: look first
             options = {"feature_extractor_weights_path": str(weights_file("inception-v3"))}

@@ -1,20 +1,15 @@
-r"""Numbers for other programs: `numbers.tex`, so that a paper never retypes one, and `summary.json`
-for `dvc metrics`.
-"""
+r"""All numbers of the tables as one LaTeX macro, so that a paper never retypes one."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 
-from helixbench.config import Slice
-from helixbench.provenance import write_json, write_text
+from helixbench.provenance import write_text
 from helixbench.records import read_rows
-from helixbench.report.measured import collect
-from helixbench.report.published import AVERAGE
+from helixbench.report.metrics import about
 from helixbench.report.render import escape
-from helixbench.report.tables import COLUMNS, DIGITS
+from helixbench.report.tables import COLUMNS
 
 _HEAD = r"""% Every number of the tables by its name:
 %   \hbnum{II/MVTec-AD/bottle/DH-Diff/pixel_auroc/measured}
@@ -27,9 +22,10 @@ _HEAD = r"""% Every number of the tables by its name:
 """
 
 
-def macros(tables: Iterable[Path], out: Path) -> None:
-    r"""Write \hbnum and one definition a number of the tables' CSV files. UserError for a file that
-    is no table.
+def run(tables: Iterable[Path], out: Path) -> None:
+    r"""Write \hbnum and one definition per number of the tables' CSV files.
+
+    UserError for a file that is no table.
     """
     lines = []
     for file in tables:
@@ -43,7 +39,7 @@ def macros(tables: Iterable[Path], out: Path) -> None:
                     text = (
                         row[kind]
                         if kind == "published"
-                        else f"{float(row[kind]):.{DIGITS.get(row['metric'], 1)}f}"
+                        else f"{float(row[kind]):.{about(row['metric']).digits}f}"
                     )
                     found.setdefault(f"{name}/{kind}", []).append(text)
         for name, texts in found.items():
@@ -58,24 +54,3 @@ def macros(tables: Iterable[Path], out: Path) -> None:
 
 def _letters(i: int) -> str:
     return ("" if i < 26 else _letters(i // 26 - 1)) + chr(97 + i % 26)
-
-
-def summary(config: Slice, *, scores: Iterable[Path], out: Path) -> None:
-    """Write data set -> method -> metric -> mean over categories and seeds; several protocols of
-    one metric are told apart.
-
-    Only complete averages are in it. Undefined numbers are left out: JSON has none.
-    """
-    entries = [
-        entry
-        for entry in collect(scores, config)
-        if entry.category == AVERAGE and math.isfinite(entry.mean)
-    ]
-    count: dict[tuple, int] = {}
-    tree: dict = {}
-    for entry in entries:
-        key = (entry.dataset, entry.label, entry.metric)
-        count[key] = count.get(key, 0) + 1
-        name = entry.metric if count[key] == 1 else f"{entry.metric} ({count[key]})"
-        tree.setdefault(entry.dataset, {}).setdefault(entry.label, {})[name] = round(entry.mean, 6)
-    write_json(out, tree)

@@ -15,6 +15,7 @@ from helixbench.records import Pair, Sample, read_csv, read_rows
 STAGES = ("prepare", "train", "generate", "detect")
 """Stages whose jobs leave a manifest.json."""
 BASE = "base"
+BASE_LABEL = "base model"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Job:
         return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
 
 
-class Folder:
+class RunFolder:
     """The results folder of a run, seen through its configuration (keys train.methods,
     prepare.datasets, detect).
     """
@@ -65,7 +66,7 @@ class Folder:
         """
         for d, c in self.places():
             yield self._job("prepare", "", d, c, self.results / "prepare" / d / c)
-        for key, label in {BASE: "base model", **self.labels}.items():
+        for key, label in {BASE: BASE_LABEL, **self.labels}.items():
             for d, c in self.places():
                 folder = self.results / "train" / key / d / c
                 if (folder / "manifest.json").is_file():

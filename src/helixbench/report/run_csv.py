@@ -4,15 +4,16 @@ by what command.
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from helixbench.errors import UserError
+from helixbench.protocol import Protocol
 from helixbench.provenance import write_text
-from helixbench.records import Score, read_csv
+from helixbench.records import Score, csv_text, read_csv
+from helixbench.report.protocol import words
 
 COLUMNS = (
     "run",
@@ -44,7 +45,8 @@ def _scores(results: Path) -> Iterator[dict]:
         facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
         made = {key: facts.get(key, "") for key in ("device", "commit")}
         for row in read_csv(file, Score):
-            yield {**row.__dict__, **made}
+            told = words(Protocol.parse(row.protocol))
+            yield {**dataclasses.asdict(row), "protocol": told, **made}
 
 
 def _costs(results: Path) -> Iterator[dict]:
@@ -81,12 +83,7 @@ def run(results: Path, out: Path, *, command: str, date: str) -> None:
     scores = list(_scores(results))
     if not scores:
         raise UserError(f"{results}: no scores; run the workflow first")
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore", restval="")
-    writer.writeheader()
     shared = {"run": results.name, "command": command, "date": date}
-    for row in [*scores, *_costs(results)]:
-        writer.writerow(
-            {key: "" if value is None else value for key, value in (row | shared).items()}
-        )
-    write_text(out, text.getvalue())
+    rows = [row | shared for row in [*scores, *_costs(results)]]
+    lines = [[row.get(column) for column in COLUMNS] for row in rows]
+    write_text(out, csv_text([COLUMNS, *lines]))

@@ -8,8 +8,9 @@ import json
 import pytest
 
 from helixbench.errors import UserError
+from helixbench.protocol import Protocol
 from helixbench.records import Score, write_csv
-from helixbench.report import export
+from helixbench.report import run_csv
 
 
 def test_scores_and_costs_with_their_origin(tmp_path):
@@ -26,7 +27,7 @@ def test_scores_and_costs_with_their_origin(tmp_path):
         2,
         "half",
         "ab",
-        "unet",
+        Protocol("localization", {"network": "unet", "width": 64}).cell(),
         "digest",
     )
     folder = run / "detect/dhdiff/Data/disc/seed2"
@@ -41,11 +42,18 @@ def test_scores_and_costs_with_their_origin(tmp_path):
     (folder / "manifest.json").write_text(json.dumps(facts))
     (run / "train/base/Data/disc").mkdir(parents=True)
     (run / "train/base/Data/disc/manifest.json").write_text(json.dumps(facts | {"psnr_db": 30.1}))
-    export.run(run, tmp_path / "out.csv", command="snakemake", date="2026-01-01")
+    run_csv.run(run, tmp_path / "out.csv", command="snakemake", date="2026-01-01")
     rows = {row["metric"]: row for row in csv.DictReader(open(tmp_path / "out.csv"))}
     assert (
         rows["pixel_ap"]
-        | {"value": "41.5", "device": "cpu", "command": "snakemake", "commit": "abc", "run": "toy"}
+        | {
+            "value": "41.5",
+            "protocol": "unet(width 64)",
+            "device": "cpu",
+            "command": "snakemake",
+            "commit": "abc",
+            "run": "toy",
+        }
         == rows["pixel_ap"]
     )
     assert (
@@ -60,4 +68,4 @@ def test_scores_and_costs_with_their_origin(tmp_path):
 
 def test_a_run_without_scores_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no scores"):
-        export.run(tmp_path, tmp_path / "out.csv", command="", date="")
+        run_csv.run(tmp_path, tmp_path / "out.csv", command="", date="")
