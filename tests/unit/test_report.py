@@ -485,15 +485,9 @@ def test_every_method_of_the_rivals_run_has_a_measured_column(tmp_path, number):
     }
     printed = published.read(PUBLISHED, number).metrics
     metrics = ("inception_score", "ic_lpips") if number == 1 else printed
+    made = {key: UNET.having(pairs=f"as {key} makes them") for key in methods}
     rows = [
-        score(
-            metric,
-            value,
-            "Procedural",
-            place,
-            key,
-            protocol=UNET.having(pairs=f"as {key} makes them"),
-        )
+        score(metric, value, "Procedural", place, key, protocol=made[key])
         for metric in metrics
         for (key, place), value in values.items()
     ]
@@ -756,6 +750,36 @@ def test_rendering_is_deterministic(tmp_path):
     first = render_table(tmp_path / "a", 4, detection())
     second = render_table(tmp_path / "b", 4, detection())
     assert first == second
+
+
+def test_the_tables_of_a_smoke_run_are_those_of_protocols_in_words(tmp_path):
+    """smoke_run/: scores of config/smoke.yaml, and the measured rows of the tables that were made
+    of them when a protocol was a sentence."""
+    folder = Path(__file__).with_name("smoke_run")
+    run = load(ROOT / "params.yaml", ROOT / "config/smoke.yaml")
+    keys = ("report", "prepare.datasets", "train.methods", "train.ablations", "detect.comparators")
+    found = []
+    for number in (1, 4):
+        tables.run(
+            number,
+            Slice(slice_config(run, keys)),
+            published=PUBLISHED,
+            scores=[folder / "scores.csv"],
+            out=tmp_path,
+        )
+        with open(tmp_path / f"table_{number}.csv", newline="", encoding="utf-8") as handle:
+            found += [row for row in csv.DictReader(handle) if row["measured"]]
+    with open(folder / "tables.csv", newline="", encoding="utf-8") as handle:
+        expected = list(csv.DictReader(handle))
+    numbers = [tuple(row[name] for name in expected[0]) for row in found]
+    assert sorted(numbers) == sorted(tuple(row.values()) for row in expected)
+    head = next(
+        line for line in (tmp_path / "table_4.md").read_text().splitlines() if "| category" in line
+    )
+    assert head.endswith(
+        "measured: DH-Diff <sup>a</sup> | measured: Crop&amp;Paste <sup>b</sup> | "
+        "measured: PatchCore (squeezenet1_1 network) <sup>c</sup> |"
+    )
 
 
 def test_average_over_unequal_seeds():

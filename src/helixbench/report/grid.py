@@ -43,14 +43,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Block:
-    """A defect type: the real pictures first, then one group a method."""
+    """A defect type: the real pictures first, then one group per method."""
 
     title: str
     groups: tuple[Group, ...]
 
 
 def run(dataset: str, config: Slice, *, results: Path, out: Path, arms: bool = False) -> None:
-    """Write the grid of a data set as PNG to `out` and as PDF, one page a category, next to it.
+    """Write the grid of a data set as PNG to `out` and as PDF, one page per category, next to it.
 
     arms: the rows of Table VIII instead of the methods (Figure 9).
 

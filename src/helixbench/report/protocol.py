@@ -255,4 +255,5 @@ _PHRASES: dict[str, Callable[[Any, Facts], str]] = {
     ),
     "pro_limit": _said("PRO to {}"),
     "pro_thresholds": _said("PRO from {} thresholds"),
+    "lr": _said("lr {}"),
 }

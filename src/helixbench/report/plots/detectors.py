@@ -34,14 +34,14 @@ def mean_curves(
 
 
 def as_csv(folder: RunFolder, dataset: str, kind: str) -> str:
-    """mean_curves with a column a method, as `dvc plots` takes them."""
+    """mean_curves with a column per method, as `dvc plots` takes them."""
     along, means = mean_curves(folder, dataset, kind)
     points = ([f"{value:.4f}" for value in row] for row in zip(along, *means.values(), strict=True))
     return csv_text([[KINDS[kind][2], *means], *points])
 
 
 def draw(folder: RunFolder, dataset: str) -> Figure:
-    """ROC of pictures, precision-recall of pixels and PRO, a line a method: the mean over
+    """ROC of pictures, precision-recall of pixels and PRO, a line per method: the mean over
     categories and seeds.
     """
     figure, axes = axes_grid(1, 3, TWO_COLUMNS, 2.75)

@@ -12,8 +12,8 @@ from helixbench.report.run_folder import Job, RunFolder
 
 
 def draw(folder: RunFolder, jobs: list[Job]) -> Figure:
-    """Loss against step, a panel a model, a line a category; dashed: the loss on fixed samples and
-    noise.
+    """Loss against step, a panel per model, a line per category; dashed: the loss on fixed samples
+    and noise.
     """
     by_model: dict[str, list[Job]] = {}
     for job in jobs:
