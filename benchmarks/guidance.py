@@ -40,7 +40,7 @@ from helixbench.pictures.raw import write_png
 from helixbench.pictures.transforms import to_tensor
 from helixbench.records import Sample, read_csv
 from helixbench.score.alignment import MaskAgreement
-from helixbench.score.stage import mask_in_cells
+from helixbench.score.metrics.mask_in_cells import mask_in_cells
 
 BATCH = 20
 

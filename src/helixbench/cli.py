@@ -673,9 +673,9 @@ def grid(
     ] = False,
 ) -> None:
     """Generated pairs beside real ones, in the manner of the paper's Figure 5."""
-    from helixbench.report import figures
+    from helixbench.report import grid
 
-    figures.run(dataset, _slice(config), results=results, out=out, arms=arms)
+    grid.run(dataset, _slice(config), results=results, out=out, arms=arms)
 
 
 @report_app.command()
@@ -737,9 +737,9 @@ def numbers(
     tables: Annotated[list[Path], typer.Argument(help="Tables as CSV")],
 ) -> None:
     """A LaTeX macro that gives every number of the tables by its name."""
-    from helixbench.report import numbers
+    from helixbench.report import latex_numbers
 
-    numbers.macros(tables, out)
+    latex_numbers.run(tables, out)
 
 
 @report_app.command()
@@ -749,9 +749,9 @@ def summary(
     scores: Annotated[list[Path] | None, typer.Option(help="Score files")] = None,
 ) -> None:
     """Averages of all scores as JSON, for `dvc metrics`."""
-    from helixbench.report import numbers
+    from helixbench.report import summary
 
-    numbers.summary(_slice(config), scores=scores or [], out=out)
+    summary.run(_slice(config), scores=scores or [], out=out)
 
 
 @report_app.command()
@@ -777,10 +777,10 @@ def measured(
     """Scores and costs of a run as one CSV for results/measured/."""
     import datetime
 
-    from helixbench.report import export
+    from helixbench.report import run_csv
 
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    export.run(results, out, command=command, date=today)
+    run_csv.run(results, out, command=command, date=today)
 
 
 fetch_app = typer.Typer(
