@@ -5,7 +5,12 @@ rule detect:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.gather.output.manifest,
-        config=config_slice("run.seed", "detect.localization"),
+        config=GUARD.config_slice(
+            "detect",
+            "run.seed",
+            "detect.localization",
+            result=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/manifest.json",
+        ),
     output:
         scores=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/scores.csv",
         predictions=report(
@@ -48,7 +53,13 @@ rule classify:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.gather.output.manifest,
-        config=config_slice("run.seed", "detect.classification"),
+        config=GUARD.config_slice(
+            "classify",
+            "run.seed",
+            "detect.classification",
+            result=f"{RUN}/detect/{{method}}/{ONE}/classification{{seed}}/manifest.json",
+            needs=lambda wildcards: networks.check_classifier(CONFIG),
+        ),
     output:
         scores=f"{RUN}/detect/{{method}}/{ONE}/classification{{seed}}/scores.csv",
         manifest=f"{RUN}/detect/{{method}}/{ONE}/classification{{seed}}/manifest.json",
@@ -86,7 +97,12 @@ rule segment:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.gather.output.manifest,
-        config=config_slice("run.seed", "detect.segmentation"),
+        config=GUARD.config_slice(
+            "segment",
+            "run.seed",
+            "detect.segmentation",
+            result=f"{RUN}/detect/{{method}}/{ONE}/{{architecture}}{{seed}}/manifest.json",
+        ),
     output:
         scores=f"{RUN}/detect/{{method}}/{ONE}/{{architecture}}{{seed}}/scores.csv",
         manifest=f"{RUN}/detect/{{method}}/{ONE}/{{architecture}}{{seed}}/manifest.json",
@@ -124,12 +140,15 @@ rule segment:
 rule compare:
     input:
         prepared=rules.prepare.output.manifest,
-        config=config_slice(
+        config=GUARD.config_slice(
+            "compare/{comparator}",
             "run.seed",
             "detect.localization.pro_limit",
             "detect.localization.pro_thresholds",
             "detect.localization.ground_truth",
             "detect.comparators.{comparator}",
+            result=f"{RUN}/detect/{{comparator}}/{ONE}/seed{{seed}}/manifest.json",
+            needs=lambda wildcards: networks.check_comparator(CONFIG, wildcards.comparator),
         ),
     output:
         scores=f"{RUN}/detect/{{comparator}}/{ONE}/seed{{seed}}/scores.csv",

@@ -3,7 +3,9 @@
 
 rule draw:
     input:
-        config=config_slice("run.seed", "prepare.datasets.{dataset}.procedural"),
+        config=GUARD.config_slice(
+            "draw/{dataset}", "run.seed", "prepare.datasets.{dataset}.procedural"
+        ),
     output:
         pictures=f"{RUN}/prepare/raw/{ONE}.csv",
     log:
@@ -30,13 +32,15 @@ rule draw:
 
 rule prepare:
     input:
-        raw=raw_version,
-        config=config_slice(
+        raw=GUARD.raw_version,
+        config=GUARD.config_slice(
+            "prepare/{dataset}",
             "prepare.size",
             "prepare.split",
             "prepare.raw_mask_cells",
             "prepare.datasets.{dataset}.layout",
             "prepare.datasets.{dataset}.procedural",
+            result=f"{RUN}/prepare/{ONE}/manifest.json",
         ),
     output:
         samples=f"{RUN}/prepare/{ONE}/samples.csv",
@@ -57,8 +61,8 @@ rule prepare:
         mem_mb=more_each_try(2000),
         runtime="30m",
     params:
-        layout=raw_layout,
-        raw=raw_root,
+        layout=PLAN.raw_layout,
+        raw=PLAN.raw_root,
         out=subpath(output.manifest, parent=True),
     message:
         "Prepare {wildcards.dataset} {wildcards.category}"

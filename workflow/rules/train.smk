@@ -4,7 +4,13 @@
 rule train_base:
     input:
         prepared=rules.prepare.output.manifest,
-        config=config_slice("run.seed", "train.base", "train.scratch"),
+        config=GUARD.config_slice(
+            "train_base",
+            "run.seed",
+            "train.base",
+            "train.scratch",
+            result=f"{RUN}/train/base/{ONE}/manifest.json",
+        ),
     output:
         manifest=f"{RUN}/train/base/{ONE}/manifest.json",
     log:
@@ -37,9 +43,10 @@ rule train_base:
 # The folder that a method grows on, trained here or downloaded before, and the file that changes when it does.
 if CONFIG.train.base == "scratch":
     BASE = BASE_VERSION = rules.train_base.output.manifest
+    BASE_FILES = PLAN.each(BASE)
 else:
     BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")
-    BASE_VERSION = f"{RUN}/config/base.json"
+    BASE_VERSION = BASE_FILES = GUARD.base_version
 
 
 rule train:
@@ -47,12 +54,14 @@ rule train:
         prepared=rules.prepare.output.manifest,
         base=BASE,
         version=BASE_VERSION,
-        config=config_slice(
+        config=GUARD.config_slice(
+            "train/{method}",
             "run.seed",
             "train.base",
             "train.pretrained.repository",
             "train.pretrained.revision",
             "train.methods.{method}",
+            result=f"{RUN}/train/{{method}}/{ONE}/manifest.json",
         ),
     output:
         manifest=f"{RUN}/train/{{method}}/{ONE}/manifest.json",
@@ -61,7 +70,7 @@ rule train:
     benchmark:
         f"{LOGS}/train/{{method}}/{ONE}.tsv"
     wildcard_constraints:
-        method=one_of(LEARNING) or "(?!)",
+        method=one_of(PLAN.learning),
     conda:
         ENVIRONMENT
     threads: 8
