@@ -37,6 +37,9 @@ with stopping():
     SCRATCH = f"scratch/{CONFIG.run.name}"  # resume state: not declared, survives a failed job
     REPORT = f"{RUN}/report"
     TABLES = f"{RUN}/tables"  # apart from the pictures: text that git keeps
+    PREPARED = f"{RUN}/prepare/{ONE}"
+    MODEL = f"{RUN}/train/{{method}}/{ONE}"
+    PAIRS = f"{RUN}/generate/{{method}}/{ONE}"
     PLAN = Plan(CONFIG, PUBLISHED, RUN)
 GUARD = Guard(workflow, CONFIG, RUN, SCRATCH)
 

@@ -52,11 +52,11 @@ rule generate:
         mem_mb=more_each_try(16000),
         runtime="12h",
     params:
-        prepared=subpath(input.prepared, parent=True),
+        prepared=PREPARED,
         model=model_flag,
         part=lambda wildcards: wildcards.part.replace("of", "/"),
         state=f"{RECORDS}/blocks",
-        out=f"{RUN}/generate/{{method}}/{ONE}",
+        out=PAIRS,
     message:
         "Generate pairs of {wildcards.dataset} {wildcards.category} with {wildcards.method}, part {params.part}"
     shell:
@@ -80,10 +80,10 @@ rule gather:
             "run.seed",
             "generate",
             "train.methods.{method}",
-            result=f"{RUN}/generate/{{method}}/{ONE}/manifest.csv",
+            result=f"{PAIRS}/manifest.csv",
         ),
     output:
-        manifest=f"{RUN}/generate/{{method}}/{ONE}/manifest.csv",
+        manifest=f"{PAIRS}/manifest.csv",
     log:
         f"{LOGS}/gather/{{method}}/{ONE}.log",
     benchmark:
@@ -98,7 +98,7 @@ rule gather:
     params:
         state=rules.generate.params.state,
         records=lambda wildcards, input: [f"--record {path}" for path in input.records],
-        out=subpath(output.manifest, parent=True),
+        out=PAIRS,
     message:
         "Gather the pairs of {wildcards.dataset} {wildcards.category} with {wildcards.method}"
     shell:

@@ -20,7 +20,7 @@ rule draw:
         mem_mb=more_each_try(1000),
         runtime="15m",
     params:
-        out=subpath(output.pictures, parent=True),
+        out=f"{RUN}/prepare/raw/{{dataset}}",
     message:
         "Draw the procedural category {wildcards.category}"
     shell:
@@ -40,15 +40,13 @@ rule prepare:
             "prepare.raw_mask_cells",
             "prepare.datasets.{dataset}.layout",
             "prepare.datasets.{dataset}.procedural",
-            result=f"{RUN}/prepare/{ONE}/manifest.json",
+            result=f"{PREPARED}/manifest.json",
         ),
     output:
-        samples=f"{RUN}/prepare/{ONE}/samples.csv",
-        split=f"{RUN}/prepare/{ONE}/split.json",
-        sheet=report(
-            f"{RUN}/prepare/{ONE}/sheet.png", caption="../report/sheet.rst", category="Data"
-        ),
-        manifest=f"{RUN}/prepare/{ONE}/manifest.json",
+        samples=f"{PREPARED}/samples.csv",
+        split=f"{PREPARED}/split.json",
+        sheet=report(f"{PREPARED}/sheet.png", caption="../report/sheet.rst", category="Data"),
+        manifest=f"{PREPARED}/manifest.json",
     log:
         f"{LOGS}/prepare/{ONE}.log",
     benchmark:
@@ -63,7 +61,7 @@ rule prepare:
     params:
         layout=PLAN.raw_layout,
         raw=PLAN.raw_root,
-        out=subpath(output.manifest, parent=True),
+        out=PREPARED,
     message:
         "Prepare {wildcards.dataset} {wildcards.category}"
     shell:

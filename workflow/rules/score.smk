@@ -26,8 +26,8 @@ rule score:
         mem_mb=more_each_try(8000),
         runtime="4h",
     params:
-        prepared=subpath(input.prepared, parent=True),
-        pairs=subpath(input.pairs, parent=True),
+        prepared=PREPARED,
+        pairs=PAIRS,
     message:
         "Score {wildcards.method} on {wildcards.dataset} {wildcards.category}"
     shell:

@@ -25,9 +25,9 @@ rule train_base:
         mem_mb=more_each_try(16000),
         runtime="4h",
     params:
-        prepared=subpath(input.prepared, parent=True),
+        prepared=PREPARED,
         state=f"{SCRATCH}/train/base/{ONE}",
-        out=subpath(output.manifest, parent=True),
+        out=f"{RUN}/train/base/{ONE}",
     message:
         "Train the base model of {wildcards.dataset} {wildcards.category}"
     shell:
@@ -44,8 +44,10 @@ rule train_base:
 if CONFIG.train.base == "scratch":
     BASE = BASE_VERSION = rules.train_base.output.manifest
     BASE_FILES = PLAN.each(BASE)
+    BASE_FOLDER = f"{RUN}/train/base/{ONE}"
 else:
     BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")
+    BASE_FOLDER = CONFIG.train.pretrained.path
     BASE_VERSION = BASE_FILES = GUARD.base_version
 
 
@@ -61,10 +63,10 @@ rule train:
             "train.pretrained.repository",
             "train.pretrained.revision",
             "train.methods.{method}",
-            result=f"{RUN}/train/{{method}}/{ONE}/manifest.json",
+            result=f"{MODEL}/manifest.json",
         ),
     output:
-        manifest=f"{RUN}/train/{{method}}/{ONE}/manifest.json",
+        manifest=f"{MODEL}/manifest.json",
     log:
         f"{LOGS}/train/{{method}}/{ONE}.log",
     benchmark:
@@ -79,10 +81,10 @@ rule train:
         mem_mb=more_each_try(32000),
         runtime="12h",
     params:
-        prepared=subpath(input.prepared, parent=True),
-        base=subpath(input.base, parent=True),
+        prepared=PREPARED,
+        base=BASE_FOLDER,
         state=f"{SCRATCH}/train/{{method}}/{ONE}",
-        out=subpath(output.manifest, parent=True),
+        out=MODEL,
     message:
         "Train {wildcards.method} on {wildcards.dataset} {wildcards.category}"
     shell:
