@@ -14,7 +14,7 @@ Of a finished run (`snakemake ... --configfile OVERLAYS`), on its own plan and s
         [--picture guidance.png] [--out results/measured/guidance.csv] [--pairs-to FOLDER]
 
 --pairs-to keeps the pairs of each way in a folder of its own, in the layout of MVTec AD, for
-`helixbench detect --pairs`.
+`helixbench judge --pairs`.
 """
 
 from __future__ import annotations

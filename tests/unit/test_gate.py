@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from helixbench import cli
+from helixbench.cli.judge import read_settings
 from helixbench.config import Slice
 from helixbench.datasets import layouts
 from helixbench.generate import by_hand, stage
@@ -243,19 +244,21 @@ def test_the_judge_learns_its_limits_from_the_real_defects(command, tmp_path, ca
 def test_settings_of_the_judge_reach_the_gate(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(
-        "gate: {limits: fixed, max_border: 0.5}\nic_lpips: {shuffles: 2}\n", encoding="utf-8"
+        "generate: {gate: {limits: fixed, max_border: 0.5}}\nscore: {ic_lpips: {shuffles: 2}}\n",
+        encoding="utf-8",
     )
-    values = cli._settings("score", {}, file, 0)
-    assert (
-        values["generate.gate"] == Gate(limits="fixed", max_border=0.5)
-        and values["score"].ic_lpips.shuffles == 2
-    )
+    scoring, training = read_settings(file, 0)
+    assert scoring["generate.gate"] == Gate(limits="fixed", max_border=0.5)
+    assert scoring["score"].ic_lpips.shuffles == 2
+    assert training["detect.localization"].optim.steps == 12500
 
 
 def test_a_wrong_setting_of_the_gate_is_one_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "settings.yaml").write_text("gate: {max_bordr: 0.5}\n", encoding="utf-8")
+    (tmp_path / "settings.yaml").write_text(
+        "generate: {gate: {max_bordr: 0.5}}\n", encoding="utf-8"
+    )
     line = [
-        "score",
+        "judge",
         "--pairs",
         "p",
         "--real",

@@ -9,11 +9,33 @@ localrules:
 RECORDS = f"{SCRATCH}/generate/{{method}}/{ONE}"
 
 
+def trained(wildcards) -> list[str]:
+    """Manifest of the trained model; nothing for a method that does not learn."""
+    return [rules.train.output.manifest] if wildcards.method in PLAN.learning else []
+
+
+def model_flag(wildcards, input) -> str:
+    """The flag that names the trained model, if there is one."""
+    return f"--model {Path(input.model[0]).parent}" if input.model else ""
+
+
+def records_of(wildcards) -> list[str]:
+    """Records that the manifest of a category's pairs is made of, one per shard.
+
+    Where pairs are finished, as many as made them: another number of shards makes nothing run again.
+    """
+    manifest = Path(rules.gather.output.manifest.format(**wildcards)).with_name("manifest.json")
+    parts = parts_of(manifest) or CONFIG.run.shards
+    return [f"{RECORDS}/{part}of{parts}.jsonl" for part in range(1, parts + 1)]
+
+
 rule generate:
     input:
         prepared=rules.prepare.output.manifest,
         model=trained,
-        config=config_slice("run.seed", "generate", "train.methods.{method}"),
+        config=GUARD.config_slice(
+            "generate/{method}", "run.seed", "generate", "train.methods.{method}"
+        ),
     output:
         record=temp(f"{RECORDS}/{{part}}.jsonl"),
     log:
@@ -30,11 +52,11 @@ rule generate:
         mem_mb=more_each_try(16000),
         runtime="12h",
     params:
-        prepared=subpath(input.prepared, parent=True),
+        prepared=PREPARED,
         model=model_flag,
         part=lambda wildcards: wildcards.part.replace("of", "/"),
         state=f"{RECORDS}/blocks",
-        out=f"{RUN}/generate/{{method}}/{ONE}",
+        out=PAIRS,
     message:
         "Generate pairs of {wildcards.dataset} {wildcards.category} with {wildcards.method}, part {params.part}"
     shell:
@@ -53,9 +75,15 @@ rule generate:
 rule gather:
     input:
         records=records_of,
-        config=config_slice("run.seed", "generate", "train.methods.{method}"),
+        config=GUARD.config_slice(
+            "generate/{method}",
+            "run.seed",
+            "generate",
+            "train.methods.{method}",
+            result=f"{PAIRS}/manifest.csv",
+        ),
     output:
-        manifest=f"{RUN}/generate/{{method}}/{ONE}/manifest.csv",
+        manifest=f"{PAIRS}/manifest.csv",
     log:
         f"{LOGS}/gather/{{method}}/{ONE}.log",
     benchmark:
@@ -70,7 +98,7 @@ rule gather:
     params:
         state=rules.generate.params.state,
         records=lambda wildcards, input: [f"--record {path}" for path in input.records],
-        out=subpath(output.manifest, parent=True),
+        out=PAIRS,
     message:
         "Gather the pairs of {wildcards.dataset} {wildcards.category} with {wildcards.method}"
     shell:

@@ -5,7 +5,13 @@ rule score:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.gather.output.manifest,
-        config=config_slice("run.seed", "score"),
+        config=GUARD.config_slice(
+            "score",
+            "run.seed",
+            "score",
+            result=f"{RUN}/score/{{method}}/{ONE}.csv",
+            needs=lambda wildcards: networks.check_scoring(CONFIG),
+        ),
     output:
         scores=f"{RUN}/score/{{method}}/{ONE}.csv",
     log:
@@ -20,8 +26,8 @@ rule score:
         mem_mb=more_each_try(8000),
         runtime="4h",
     params:
-        prepared=subpath(input.prepared, parent=True),
-        pairs=subpath(input.pairs, parent=True),
+        prepared=PREPARED,
+        pairs=PAIRS,
     message:
         "Score {wildcards.method} on {wildcards.dataset} {wildcards.category}"
     shell:
