@@ -532,32 +532,25 @@ def detect(
             "--state": state,
         }
         _all_given(given, "detect")
-        from helixbench.detect import stage
+        from helixbench.detect.detector import Job
+        from helixbench.detect.localization import Localization
 
-        stage.run(
-            method,
-            dataset,
-            category,
-            _slice(config),
-            seed=seed,
-            prepared=prepared,
-            pairs=pairs,
-            state=state,
-            out=out,
-        )
+        job = Job(method, dataset, category, seed, prepared, pairs, state, out)
+        Localization(job, _slice(config)).run()
         return
     _all_given({"--normals": normals, "--test": test}, "detect")
     optim = {"steps": 12500, "batch": 8, "lr": 1e-4, "decay": "multistep"}
     values = _settings("detect.localization", {"optim": optim}, settings, 0)
-    from helixbench.detect import stage
+    from helixbench.detect.detector import Job
+    from helixbench.detect.localization import Localization
     from helixbench.prepare import judge
 
     name = name or pairs.resolve().name
     state = state or out.with_name(f"{out.name}.state")
     gate = values["generate.gate"]
     with judge.to_detect(pairs, normals, test, name=name, size=size, settings=gate) as given:
-        folders = {"prepared": given.prepared, "pairs": given.pairs, "state": state, "out": out}
-        stage.run(name, judge.DATASET, given.category, values, seed=seed, **folders)
+        one = (name, judge.DATASET, given.category, seed)
+        Localization(Job(*one, given.prepared, given.pairs, state, out), values).run()
 
 
 @app.command()
@@ -574,20 +567,12 @@ def classify(
     threads: Threads = None,
 ) -> None:
     """Train a classifier of defect types on pairs, test it on held-out real defects."""
-    from helixbench.detect import classification
+    from helixbench.detect.classification import Classification
+    from helixbench.detect.detector import Job
 
     _threads(threads)
-    classification.run(
-        method,
-        dataset,
-        category,
-        _slice(config),
-        seed=seed,
-        prepared=prepared,
-        pairs=pairs,
-        state=state,
-        out=out,
-    )
+    job = Job(method, dataset, category, seed, prepared, pairs, state, out)
+    Classification(job, _slice(config)).run()
 
 
 @app.command()
@@ -605,13 +590,12 @@ def segment(
     threads: Threads = None,
 ) -> None:
     """Train a segmenter on pairs and normals, test it on held-out real defects."""
-    from helixbench.detect import segmentation
+    from helixbench.detect.detector import Job
+    from helixbench.detect.segmentation import Segmentation
 
     _threads(threads)
-    folders = {"prepared": prepared, "pairs": pairs, "state": state, "out": out}
-    segmentation.run(
-        method, dataset, category, _slice(config), architecture=architecture, seed=seed, **folders
-    )
+    job = Job(method, dataset, category, seed, prepared, pairs, state, out)
+    Segmentation(job, _slice(config), architecture).run()
 
 
 @app.command()
@@ -629,19 +613,12 @@ def compare(
     """Train an anomaly detector on normals alone, test it on held-out real pictures."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # anomalib draws its bars into log files, too
-    from helixbench.detect import comparators
+    from helixbench.detect.comparators import Comparator
+    from helixbench.detect.detector import Job
 
     _threads(threads)
-    comparators.run(
-        comparator,
-        dataset,
-        category,
-        _slice(config),
-        seed=seed,
-        prepared=prepared,
-        state=state,
-        out=out,
-    )
+    job = Job(comparator, dataset, category, seed, prepared, None, state, out)
+    Comparator(job, _slice(config)).run()
 
 
 report_app = typer.Typer(help="Render tables and figures.", no_args_is_help=True)

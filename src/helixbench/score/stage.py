@@ -417,7 +417,7 @@ def run(
         for metric in shared
     ]
     numbers[ALL] = [_category(rows) for rows in by_metric]
-    settings = pair_settings(pairs)
+    settings = f"; pairs: {text}" if (text := pair_settings(pairs)) else ""
     rows = [
         Score(
             dataset=dataset,
