@@ -182,8 +182,8 @@ def test_resume_after_a_kill_equals_the_unbroken_run(
 ):
     (name, folder), real = trained, loop._State.save
 
-    def dies(state, path, facts):
-        real(state, path, facts)
+    def dies(state):
+        real(state)
         if state.step == 3:
             raise KeyboardInterrupt
 

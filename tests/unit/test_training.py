@@ -315,8 +315,8 @@ def test_training_learns(prepared, base, tmp_path):
 def test_resume_after_a_kill_equals_the_unbroken_run(prepared, base, model, tmp_path, monkeypatch):
     real, options = loop._State.save, small.optim(save_every_s=1e-9)
 
-    def dies(state, path, facts):
-        real(state, path, facts)
+    def dies(state):
+        real(state)
         if state.step == 2:
             raise KeyboardInterrupt
 

@@ -128,7 +128,8 @@ def judge(
     out = out or Path(f"{name}.judged")
     set_threads(threads)
     with quick_imports():
-        from helixbench.detect import stage as detect
+        from helixbench.detect.detector import Job
+        from helixbench.detect.localization import Localization
         from helixbench.prepare import judge as outside
         from helixbench.score import stage as score
 
@@ -152,14 +153,7 @@ def judge(
                 out=out / "scores.csv",
             )
         if test is not None:
-            detect.run(
-                name,
-                outside.DATASET,
-                trained.category,
-                training,
-                seed=seed,
-                prepared=trained.prepared,
-                pairs=trained.pairs,
-                state=out / "detector.state",
-                out=out / "detector",
-            )
+            state, folder = out / "detector.state", out / "detector"
+            one = (name, outside.DATASET, trained.category, seed)
+            job = Job(*one, trained.prepared, trained.pairs, state, folder)
+            Localization(job, training).run()

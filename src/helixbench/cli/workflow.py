@@ -197,9 +197,10 @@ def detect(
     """Train and test the localization U-Net on pairs and normals."""
     set_threads(threads)
     with quick_imports():
-        from helixbench.detect import stage
-    folders = {"prepared": prepared, "pairs": pairs, "state": state, "out": out}
-    stage.run(method, dataset, category, read_slice(config), seed=seed, **folders)
+        from helixbench.detect.detector import Job
+        from helixbench.detect.localization import Localization
+    job = Job(method, dataset, category, seed, prepared, pairs, state, out)
+    Localization(job, read_slice(config)).run()
 
 
 @app.command()
@@ -218,9 +219,10 @@ def classify(
     """Train and test a classifier of defect types on pairs."""
     set_threads(threads)
     with quick_imports():
-        from helixbench.detect import classification
-    folders = {"prepared": prepared, "pairs": pairs, "state": state, "out": out}
-    classification.run(method, dataset, category, read_slice(config), seed=seed, **folders)
+        from helixbench.detect.classification import Classification
+        from helixbench.detect.detector import Job
+    job = Job(method, dataset, category, seed, prepared, pairs, state, out)
+    Classification(job, read_slice(config)).run()
 
 
 @app.command()
@@ -240,12 +242,10 @@ def segment(
     """Train and test a segmenter on pairs and normals."""
     set_threads(threads)
     with quick_imports():
-        from helixbench.detect import segmentation
-    folders = {"prepared": prepared, "pairs": pairs, "state": state, "out": out}
-    values = read_slice(config)
-    segmentation.run(
-        method, dataset, category, values, architecture=architecture, seed=seed, **folders
-    )
+        from helixbench.detect.detector import Job
+        from helixbench.detect.segmentation import Segmentation
+    job = Job(method, dataset, category, seed, prepared, pairs, state, out)
+    Segmentation(job, read_slice(config), architecture).run()
 
 
 @app.command()
@@ -265,6 +265,7 @@ def compare(
         os.environ.setdefault("TQDM_DISABLE", "1")  # anomalib draws its bars into log files as well
     set_threads(threads)
     with quick_imports():
-        from helixbench.detect import comparators
-    folders = {"prepared": prepared, "state": state, "out": out}
-    comparators.run(comparator, dataset, category, read_slice(config), seed=seed, **folders)
+        from helixbench.detect.comparators import Comparator
+        from helixbench.detect.detector import Job
+    job = Job(comparator, dataset, category, seed, prepared, None, state, out)
+    Comparator(job, read_slice(config)).run()

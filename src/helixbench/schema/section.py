@@ -81,6 +81,7 @@ class Optim(Section):
     adam: Literal["fp32", "8bit"] = Field(
         "fp32", description="moments of Adam; 8bit: blockwise quantised, a quarter of the memory"
     )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="decays of Adam's two moments")
     grad_clip: float | None = Field(1.0, gt=0, description="gradient-norm clip; null: none")
     ema: float = Field(0.0, ge=0, lt=1, description="decay of the averaged weights; 0: no average")
     precision: Literal["auto", "fp32", "bf16"] = Field(
@@ -99,6 +100,12 @@ class Optim(Section):
         return self.batch // self.accumulate
 
     @model_validator(mode="after")
+    def _decays(self):
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {list(self.betas)} must be two numbers from 0 to below 1")
+        return self
+
+    @model_validator(mode="after")
     def _whole_passes(self):
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} must divide batch {self.batch}")
@@ -111,9 +118,7 @@ class AdversarialOptim(Optim):
     betas: tuple[float, float] = Field((0.0, 0.99), description="decays of Adam's two moments")
 
     @model_validator(mode="after")
-    def _decays(self):
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas {list(self.betas)} must be two numbers from 0 to below 1")
+    def _halves(self):
         if self.per_pass % 2:
             raise ValueError(
                 f"batch {self.batch} in {self.accumulate} passes: halves of a pass are compared, "

@@ -31,9 +31,7 @@ from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_
 from helixbench.engine.checkpoint import load_published
 from helixbench.errors import UserError
 from helixbench.score import networks
-from helixbench.weights import IS_ORDER, choose, weights_file
-
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from helixbench.weights import IMAGENET_MEAN, IMAGENET_STD, IS_ORDER, choose, weights_file
 
 
 class _SqueezeNet(FeatureExtractorBase):
@@ -47,8 +45,8 @@ class _SqueezeNet(FeatureExtractorBase):
         super().__init__(name, features_list)
         self.net = torchvision.models.squeezenet1_1(weights=None)
         self._fill()
-        self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
 
     def _fill(self) -> None:
         self.net.load_state_dict(load_published("squeezenet1_1"))
