@@ -122,7 +122,7 @@ class Classification(PairDetector):
         return metrics
 
     def protocol(self, checkpoint_name: str) -> Protocol:
-        """Facts of the network; its steps are those of each defect type."""
+        """With the facts of the network; the steps are those of each defect type."""
         facts = super().protocol(checkpoint_name)
         own = {"network": self.section.network, "weights": self.start}
         return facts.having(**own, steps_per_defect=facts.get("steps")).without("steps")

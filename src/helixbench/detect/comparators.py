@@ -286,7 +286,7 @@ class Comparator(Detector[Maps]):
         self.tests.write(self.job.out, *predictions, display=ends)
 
     def protocol(self, checkpoint_name: str = "last") -> Protocol:
-        """Facts of network, weights and pictures to learn from."""
+        """With the facts of the network, its weights and the pictures it learns from."""
         section = self.section
         facts: dict[str, Any] = {"method": section.label, "anomalib": version("anomalib")}
         facts |= settings(section, "kind", "label", "seeds", *_TOLD)

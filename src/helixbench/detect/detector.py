@@ -241,7 +241,7 @@ class PairDetector(Detector[np.ndarray]):
         }
 
     def protocol(self, checkpoint_name: str) -> Protocol:
-        """Facts of the pairs, of the checkpoint and of its training."""
+        """With the facts of the pairs, of the checkpoint and of its training."""
         optim, facts = self.section.optim, {"gated": True, "checkpoint": checkpoint_name}
         if checkpoint_name == "best_on_test":
             facts["validate_every"] = optim.validate_every

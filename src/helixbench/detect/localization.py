@@ -160,6 +160,7 @@ class PixelDetector(PairDetector):
     """Smoothing of the loss, see `focal_loss`."""
 
     reading = Reading()
+    """How the true masks are read."""
 
     def __init__(self, job: Job, config: Slice, section: Section, *seeded_by: str):
         super().__init__(job, config, section, *seeded_by)
@@ -203,9 +204,13 @@ class Localization(PixelDetector):
     smooth = SMOOTH
 
     def __init__(self, job: Job, config: Slice):
-        section = config["detect.localization"]
-        self.reading = Reading(section.ground_truth, section.pro_limit, section.pro_thresholds)
-        super().__init__(job, config, section, "localization")
+        super().__init__(job, config, config["detect.localization"], "localization")
+
+    @property
+    def reading(self) -> Reading:
+        """How the true masks are read."""
+        section = self.section
+        return Reading(section.ground_truth, section.pro_limit, section.pro_thresholds)
 
     def build(self) -> nn.Module:
         """U-Net (B, 3, H, W) -> logits (B, 2, H, W)."""
@@ -228,7 +233,7 @@ class Localization(PixelDetector):
         self.tests.write(self.job.out, predictions, self._image_scores(predictions))
 
     def protocol(self, checkpoint_name: str) -> Protocol:
-        """Facts of the network, too."""
+        """With the facts of the network."""
         network = {"network": "unet", "width": self.section.width, "weights": "none"}
         return super().protocol(checkpoint_name).having(**network)
 

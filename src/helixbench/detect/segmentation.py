@@ -88,7 +88,7 @@ class Segmentation(localization.PixelDetector):
         return metrics
 
     def protocol(self, checkpoint_name: str) -> Protocol:
-        """Facts of the network and of the test pictures."""
+        """With the facts of the network and of the test pictures."""
         facts = super().protocol(checkpoint_name).without("networks")
         network = {"network": self.architecture, "encoder": self.encoder, "weights": "none"}
         return facts.having(**network, defective_only=True)
