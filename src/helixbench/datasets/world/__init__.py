@@ -116,6 +116,10 @@ class World:
         picture = Image.fromarray(np.ascontiguousarray(photo))
         rgb = np.asarray(picture.resize((2 * self.size,) * 2, Image.Resampling.BICUBIC), np.float32)
         rgb = (rgb / 255) ** rng.uniform(0.7, 1.4)
+        if rng.random() < 0.7:  # many textures of games are dark: expose them like a photograph
+            level = rgb.mean()
+            contrast = min(between(rng, 0.04, 0.2) / (rgb.std() + 0.01), 4)
+            rgb = rng.uniform(0.25, 0.75) + (rgb - level) * max(contrast, 0.5)
         if rng.random() < 0.35:
             rgb = rgb + rng.uniform(0.4, 1) * (rgb.mean(axis=2, keepdims=True) - rgb)
         return np.clip(rgb * rng.uniform(0.75, 1.25) * rng.uniform(0.92, 1.08, 3), 0, 1).astype(
