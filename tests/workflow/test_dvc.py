@@ -14,7 +14,6 @@ import yaml
 from conftest import NO_SETTINGS, ROOT
 
 from helixbench.config import load
-from helixbench.report.published import datasets_shown
 
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
 RUNS = DVC["vars"][0]["runs"]
@@ -282,32 +281,3 @@ def test_metrics_and_plots_are_what_dvc_shows(dvc):
         assert set(answer["data"]) == set(names)
         for name in names:
             assert all(label in json.dumps(answer["data"][name]) for label in labels)
-
-
-def test_every_model_has_a_name():
-    """Of the methods one a category; of the ablations' arms one for each category of the data set
-    that Tables VIII and IX show."""
-    expected = set()
-    for run in RUNS:
-        config = load(ROOT / "params.yaml", ROOT / RUNS[run]["overlay"])
-        for name, method in config.train.everything.items():
-            shown = (
-                datasets_shown(ROOT / "resources/published", 8, config.prepare.datasets)
-                if name in config.train.arms
-                else None
-            )
-            places = [
-                (d, c)
-                for d, dataset in config.prepare.datasets.items()
-                for c in dataset.categories
-                if shown is None or d in shown
-            ]
-            if hasattr(method, "optim") and (
-                name in config.train.methods or {8, 9} & set(config.report.tables)
-            ):
-                expected |= {
-                    f"results/{run}/train/{name}/{dataset}/{category}"
-                    for dataset, category in places
-                }
-    assert {artifact["path"] for artifact in DVC["artifacts"].values()} == expected
-    assert all(artifact["type"] == "model" for artifact in DVC["artifacts"].values())
