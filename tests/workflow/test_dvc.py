@@ -90,12 +90,13 @@ def slices(tmp_path_factory) -> dict[str, set[str]]:
         rules.add(rule := node.split("<")[0])
         # A rule reads the slices that are called like it; `gather` reads those of `generate`.
         config, name = project.root / "results/smoke/config", {"gather": "generate"}.get(rule, rule)
-        keys = {
-            key
-            for file in [config / f"{name}.json", *(config / name).glob("*.json")]
-            if file.is_file()
-            for key in json.loads(file.read_text())
-        }
+        single, several = config / f"{name}.json", (config / name).glob("*.json")
+        keys = set(json.loads(single.read_text())) if single.is_file() else set()
+        for file in several:  # one per method, data set or comparator
+            keys |= {
+                re.sub(rf"\.{file.stem}(?=\.|$)", ".{name}", key)
+                for key in json.loads(file.read_text())
+            }
         outputs = (
             re.findall(r">results/smoke/([\w.]+)", node.split("output &rarr;")[-1])
             if "output &rarr;" in node
