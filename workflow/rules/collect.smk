@@ -1,11 +1,6 @@
 # Targets that a person types, and that dvc.yaml uses: rules with nothing but inputs.
 
 
-def grids(figure: int) -> list[str]:
-    """The pages of a picture grid, one per data set."""
-    return expand(rules.report_grid.output, figure=figure, dataset=PLAN.grid_datasets(figure))
-
-
 rule prepared:
     input:
         PLAN.each(rules.prepare.output.manifest),

@@ -47,3 +47,37 @@ GUARD = Guard(workflow, CONFIG, RUN, SCRATCH)
 def more_each_try(mem_mb: int):
     """Memory of a job [MB]: twice as much in a second try, and so on; how many tries is up to the profile (`retries`)."""
     return lambda wildcards, attempt: attempt * mem_mb
+
+
+def trained(wildcards) -> list[str]:
+    """Manifest of the trained model; nothing for a method that does not learn."""
+    return [rules.train.output.manifest] if wildcards.method in PLAN.learning else []
+
+
+def model_flag(wildcards, input) -> str:
+    """The flag that names the trained model, if there is one."""
+    return f"--model {Path(input.model[0]).parent}" if input.model else ""
+
+
+def records_of(wildcards) -> list[str]:
+    """Records that the manifest of a category's pairs is made of, one per shard.
+
+    Where pairs are finished, as many as made them: another number of shards makes nothing run again.
+    """
+    manifest = Path(rules.gather.output.manifest.format(**wildcards)).with_name("manifest.json")
+    parts = parts_of(manifest) or CONFIG.run.shards
+    return [f"{RECORDS}/{part}of{parts}.jsonl" for part in range(1, parts + 1)]
+
+
+def pictures_of(wildcards) -> list[str]:
+    """Prepared and generated pictures of one data set; of the arms of Table VIII for figure 9."""
+    methods = PLAN.arms[8] if wildcards.figure == "9" else PLAN.methods
+    return [
+        *PLAN.each(rules.prepare.output.manifest, [wildcards.dataset]),
+        *PLAN.each(rules.gather.output.manifest, [wildcards.dataset], method=methods),
+    ]
+
+
+def grids(figure: int) -> list[str]:
+    """The pages of a picture grid, one per data set."""
+    return expand(rules.report_grid.output, figure=figure, dataset=PLAN.grid_datasets(figure))

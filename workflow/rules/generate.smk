@@ -9,26 +9,6 @@ localrules:
 RECORDS = f"{SCRATCH}/generate/{{method}}/{ONE}"
 
 
-def trained(wildcards) -> list[str]:
-    """Manifest of the trained model; nothing for a method that does not learn."""
-    return [rules.train.output.manifest] if wildcards.method in PLAN.learning else []
-
-
-def model_flag(wildcards, input) -> str:
-    """The flag that names the trained model, if there is one."""
-    return f"--model {Path(input.model[0]).parent}" if input.model else ""
-
-
-def records_of(wildcards) -> list[str]:
-    """Records that the manifest of a category's pairs is made of, one per shard.
-
-    Where pairs are finished, as many as made them: another number of shards makes nothing run again.
-    """
-    manifest = Path(rules.gather.output.manifest.format(**wildcards)).with_name("manifest.json")
-    parts = parts_of(manifest) or CONFIG.run.shards
-    return [f"{RECORDS}/{part}of{parts}.jsonl" for part in range(1, parts + 1)]
-
-
 rule generate:
     input:
         prepared=rules.prepare.output.manifest,

@@ -6,15 +6,6 @@ SCORES = {
 }
 
 
-def pictures_of(wildcards) -> list[str]:
-    """Prepared and generated pictures of one data set; of the arms of Table VIII for figure 9."""
-    methods = PLAN.arms[8] if wildcards.figure == "9" else PLAN.methods
-    return [
-        *PLAN.each(rules.prepare.output.manifest, [wildcards.dataset]),
-        *PLAN.each(rules.gather.output.manifest, [wildcards.dataset], method=methods),
-    ]
-
-
 rule report_table:
     input:
         scores=lambda wildcards: PLAN.table_scores(int(wildcards.number), SCORES),
