@@ -42,7 +42,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Block:
+class DefectType:
     """A defect type: the real pictures first, then one group per method."""
 
     title: str
@@ -99,7 +99,7 @@ def evenly(items: Sequence[_Item], n: int) -> list[_Item]:
 
 def _blocks(
     results: Path, dataset: str, category: str, named: dict[str, str], columns: int
-) -> list[Block]:
+) -> list[DefectType]:
     prepared = Path(results) / "prepare" / dataset / category
     samples = [
         s
@@ -127,7 +127,7 @@ def _blocks(
                     columns,
                 )
             )
-        blocks.append(Block(f"{category} / {defect}", tuple(groups)))
+        blocks.append(DefectType(f"{category} / {defect}", tuple(groups)))
     return blocks
 
 
@@ -163,19 +163,19 @@ def _picture(path: Path, mode: str) -> np.ndarray:
 # layout
 
 
-def _block_size(block: Block, columns: int) -> tuple[int, int]:
+def _block_size(block: DefectType, columns: int) -> tuple[int, int]:
     """Width and height of a block [pixel]."""
     height = _TITLE + len(block.groups) * (2 * TILE + _GAP) + (len(block.groups) - 1) * _GROUP_GAP
     return _LABEL + columns * TILE + (columns - 1) * _GAP, height
 
 
-def _across(blocks: list[Block], columns: int) -> int:
+def _across(blocks: list[DefectType], columns: int) -> int:
     """Blocks side by side so that the sheet is about as tall as a page."""
     width, height = _block_size(blocks[0], columns)
     return max(1, min(len(blocks), round(math.sqrt(len(blocks) * height / width / _PAPER))))
 
 
-def compose(blocks: list[Block], columns: int, across: int) -> Figure:
+def compose(blocks: list[DefectType], columns: int, across: int) -> Figure:
     """All blocks on one sheet, `across` side by side; one figure pixel is one picture pixel at 100
     dpi.
     """
@@ -202,7 +202,7 @@ def compose(blocks: list[Block], columns: int, across: int) -> Figure:
     return figure
 
 
-def _draw(axes, block: Block, columns: int, left: float, top: float) -> None:
+def _draw(axes, block: DefectType, columns: int, left: float, top: float) -> None:
     points = 72 / _DPI
     axes.text(
         left + _LABEL,
@@ -248,7 +248,7 @@ def _draw(axes, block: Block, columns: int, left: float, top: float) -> None:
         top += 2 * TILE + _GAP + _GROUP_GAP
 
 
-def _write_pdf(path: Path, pages: list[list[Block]], columns: int) -> None:
+def _write_pdf(path: Path, pages: list[list[DefectType]], columns: int) -> None:
     from matplotlib.backends.backend_pdf import PdfPages
 
     with PdfPages(path, metadata={"CreationDate": None}) as document:

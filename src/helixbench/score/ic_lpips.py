@@ -308,10 +308,16 @@ def ic_lpips(
     if len(images) + len(anchors) <= pairwise.capacity(images):
         held = pairwise.embed(images)
         nearest = squared_distances(held, pairwise.embed(anchors))
-        within = lambda rows: squared_distances(held, rows=rows)
+
+        def within(rows: np.ndarray) -> np.ndarray:
+            return squared_distances(held, rows=rows)
+
     else:
         nearest = pairwise.distances(anchors, images).T
-        within = lambda rows: pairwise.distances(images[rows])
+
+        def within(rows: np.ndarray) -> np.ndarray:
+            return pairwise.distances(images[rows])
+
     tied = nearest <= nearest.min(1, keepdims=True) + TIE
     assigned = nearest.shape[1] - 1 - tied[:, ::-1].argmax(1)
     means = cluster_means(assigned, within, cap, shuffles, seed)
