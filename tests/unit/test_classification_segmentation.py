@@ -163,7 +163,7 @@ def test_what_is_not_configured_is_an_error(folders, tmp_path):  # noqa: F811
     config = Slice({"detect.segmentation": None, "detect.classification": None, "run.seed": 0})
     with pytest.raises(UserError, match="detect.segmentation.networks: unet is not there"):
         Segmentation(job(folders, tmp_path), config, "unet")
-    with pytest.raises(UserError, match="detect.classification is null"):
+    with pytest.raises(UserError, match="detect.classification is not used"):
         Classification(job(folders, tmp_path), config)
     with pytest.raises(ValueError, match="no dilated mit_b0"):
         Section(networks={"deeplabv3plus": "mit_b0"}, optim=OPTIM)

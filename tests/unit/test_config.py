@@ -379,6 +379,17 @@ def test_what_a_run_does_not_use_is_not_checked(section):
         config.validate(values)
 
 
+def test_classifiers_and_segmenters_are_used_by_name():
+    values = changed("detect.classification", {"optim": {**OPTIM, "lr": "wrong"}})
+    values["detect"]["segmentation"] = {"networks": {"unet": "resnet18"}, "optim": OPTIM}
+    values["detect"]["use"] = ["segmentation"]
+    found = config.validate(values).detect
+    assert found.segmentation is not None and found.classification is None
+    values["detect"]["use"] = ["segmentation", "clasification"]
+    with pytest.raises(UserError, match="did you mean classification"):
+        config.validate(values)
+
+
 def test_a_scratch_base_is_described_only_where_a_method_learns():
     values = changed("train.base", "scratch")
     values["train"]["use"] = ["cp"]

@@ -31,8 +31,8 @@ EVERYTHING = {
     },
     "report": PARAMS["report"],
     "detect": {
-        "classification": {**PARAMS["detect"]["classification"], "weights": "none"},
-        "segmentation": PARAMS["detect"]["segmentation"],
+        "use": ["classification", "segmentation", "patchcore"],
+        "classification": {"weights": "none"},
     },
 }
 CHOOSE_JOBS = {

@@ -41,7 +41,7 @@ class Classification(PairDetector):
     def __init__(self, job: Job, config: Slice):
         section = config["detect.classification"]
         if section is None:
-            raise UserError("detect.classification is null; give it a section, as params.yaml does")
+            raise UserError("detect.classification is not used; name it in detect.use")
         super().__init__(job, config, section, "classification")
         tests = [s for s in self.samples if s.tests and s.defect != GOOD]
         if not tests:

@@ -129,12 +129,14 @@ class Detect(Section):
     """Downstream detectors, and detectors that use no pairs."""
 
     localization: Localization
-    classification: Classification | None = Field(None, description="null: none is trained")
-    segmentation: Segmentation | None = Field(None, description="null: none is trained")
+    classification: Classification | None = Field(None, description="trained if `use` names it")
+    segmentation: Segmentation | None = Field(None, description="trained if `use` names it")
     use: tuple[Name, ...] | None = Field(
-        None, description="comparators of this run, by their keys in `comparators`; null: all"
+        None,
+        description="detectors of this run beside the localizer: `classification`, "
+        "`segmentation`, and comparators by their keys; null: all",
     )
     comparators: dict[Name, Comparator] = Field(
         {}, description="detectors of Tables IV to VII that learn from normals alone, by key"
     )
-    _used = used_only("comparators")
+    _used = used_only("comparators", "classification", "segmentation")

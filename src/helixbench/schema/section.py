@@ -39,9 +39,11 @@ def rising(**limits: tuple[float, float]):
     return check
 
 
-def used_only(entries: str):
+def used_only(entries: str, *parts: str):
     """Check of a section before its values are: leaves out the entries that `use` does not name,
     so that what a run does not use is not checked, and brings the others into the order of `use`.
+
+    parts: fields of the section that `use` names, too; without their name they are None.
     """
 
     def choose(values):
@@ -50,14 +52,16 @@ def used_only(entries: str):
         known, used = values.get(entries) or {}, values["use"]
         if not isinstance(known, Mapping) or not isinstance(used, list | tuple):
             return values  # wrong types, which are reported as such
+        there = [*(part for part in parts if values.get(part) is not None), *known]
         for name in used:
-            if name not in known:
-                near = difflib.get_close_matches(str(name), map(str, known), 1)
+            if name not in there:
+                near = difflib.get_close_matches(str(name), map(str, there), 1)
                 raise ValueError(
-                    f"use names {name!r}, which is not in {entries} ({', '.join(map(str, known))})"
+                    f"use names {name!r}, which is not in {entries} ({', '.join(map(str, there))})"
                     + (f"; did you mean {near[0]}?" if near else "")
                 )
-        return {**values, entries: {name: known[name] for name in used}}
+        unused = dict.fromkeys(part for part in parts if part not in used)
+        return {**values, **unused, entries: {name: known[name] for name in used if name in known}}
 
     return model_validator(mode="before")(choose)
 
