@@ -72,7 +72,7 @@ def test_a_bar_along_a_side_is_what_real_masks_say_it_is():
     assert mask_gate.verdict(bar(12), mask_gate.learn([bar(4)], Gate())) == "ok"
     assert mask_gate.verdict(bar(12), mask_gate.learn([bar(4)], Gate(limits="fixed"))) == "border"
     assert mask_gate.verdict(bar(63), mask_gate.learn([bar(4)], Gate())) == "large"
-    assert mask_gate.learn([], Gate()) == mask_gate.Limits(0.0005, 0.6, 1 / 3, 0)
+    assert mask_gate.learn([], Gate()) == mask_gate.Limits(0.0005, 0.6, 0.333, 0)
     dot = np.zeros((64, 64), bool)
     dot[5, 5] = True
     learned = mask_gate.learn([dot, bar(48)], Gate(margin=1.2))
@@ -162,7 +162,7 @@ def test_generated_pairs_are_held_to_the_limits_of_their_type(tmp_path):
     pairs, manifest = generated(prepared, tmp_path / "learned", Gate(min_area=0.2, margin=2))
     assert {pair.gate for pair in pairs} == {"ok"} and manifest["redraws"] == 0
     smallest = round(48 / small.SIZE**2 / 2, 6)
-    limits = {"min_area": smallest, "max_area": 0.6, "max_border": 0.333333, "real_masks": 4}
+    limits = {"min_area": smallest, "max_area": 0.6, "max_border": 0.333, "real_masks": 4}
     assert manifest["gate_limits"] == {"hole": limits, "scratch": limits}
     settings = Gate(limits="fixed", min_area=0.2, redraws=1)
     pairs, manifest = generated(prepared, tmp_path / "fixed", settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -146,9 +145,14 @@ def config_check(
     load(*files)
 
 
-@config_app.command("schema")
-def config_schema() -> None:
-    """Print the JSON schema of params.yaml."""
+@config_app.command("write")
+def config_write(
+    root: Annotated[Path, typer.Option(help="Folder of the project")] = Path(),
+) -> None:
+    """Write params.yaml and its JSON schema from the classes of the settings."""
     from helixbench.config import json_schema
+    from helixbench.provenance import write_json, write_text
+    from helixbench.schema.params import SCHEMA, params_yaml
 
-    print(json.dumps(json_schema(), indent=2, sort_keys=True))
+    write_text(root / "params.yaml", params_yaml())
+    write_json(root / SCHEMA, json_schema())

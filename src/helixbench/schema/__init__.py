@@ -43,6 +43,8 @@ from helixbench.schema.section import (
     Section,
     Symmetries,
     rising,
+    setting,
+    values,
 )
 from helixbench.schema.train import Ablation, Train
 
@@ -50,11 +52,21 @@ from helixbench.schema.train import Ablation, Train
 class Report(Section):
     """Tables and figures."""
 
-    tables: tuple[Literal[1, 2, 3, 4, 5, 6, 7, 8, 9], ...] = Field(
-        (1, 2, 3, 4, 5, 6, 7, 8, 9), description="paper tables to render"
+    tables: tuple[Literal[1, 2, 3, 4, 5, 6, 7, 8, 9], ...] = setting(
+        (1, 2, 3, 4, 5, 6, 7, 8, 9),
+        description="paper tables to render",
+        source="paper Tables I to IX",
     )
-    grid_columns: int = Field(6, ge=1, le=32, description="pictures per row of the generation grid")
-    gallery: int = Field(2000, ge=0, description="pairs on the HTML page at most, about 5 kB each")
+    grid_columns: int = setting(
+        6,
+        ge=1,
+        le=32,
+        description="pictures per row of the generation grid",
+        source="paper Figure 5: columns not counted; ours",
+    )
+    gallery: int = setting(
+        2000, ge=0, description="pairs on the HTML page at most, about 5 kB each", source="ours"
+    )
 
 
 class Config(Section):

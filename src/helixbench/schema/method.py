@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
@@ -28,11 +28,21 @@ STAR = r"^[^*]*\*[^*]*$"
 STAR_OR_TEMPLATES = r"^(templates|[^*]*\*[^*]*)$"
 
 
+class Arm(NamedTuple):
+    """An arm of Tables VIII and IX: what it changes, its row in each table, and its source."""
+
+    change: dict[str, Any]
+    rows: dict[int, str]
+    source: str
+
+
 class MethodSettings(Section):
     """Settings of a method under `train.methods`; a subclass adds its own.
 
-    A method learns if it has a field `optim`.
+    A method learns if it has a field `optim`. arms: its ablations in params.yaml, by key.
     """
+
+    arms: ClassVar[Mapping[str, Arm]] = {}
 
     kind: str = Field(description="which method this key configures")
     label: str = Field(description="name in the tables")

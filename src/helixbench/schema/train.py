@@ -10,7 +10,7 @@ from pydantic import Field, SerializeAsAny, ValidationError, field_validator, mo
 
 from helixbench.schema.base import Pretrained, Scratch
 from helixbench.schema.method import MethodConfig
-from helixbench.schema.section import Name, Section, used_only
+from helixbench.schema.section import Name, Section, setting, used_only
 
 
 class Ablation(Section):
@@ -30,13 +30,17 @@ class Ablation(Section):
 class Train(Section):
     """The base model and the methods that grow on it."""
 
-    base: Literal["stable-diffusion-v1-5", "scratch"] = Field(
-        "stable-diffusion-v1-5", description="base model (reading 1)"
+    base: Literal["stable-diffusion-v1-5", "scratch"] = setting(
+        "stable-diffusion-v1-5",
+        description="base model",
+        source="paper II-C and IV-E, without a version: reading 1",
     )
     pretrained: Pretrained = Pretrained()
     scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
-    use: tuple[Name, ...] | None = Field(
-        None, description="methods of this run, by their keys in `methods`; null: all"
+    use: tuple[Name, ...] | None = setting(
+        None,
+        description="methods of this run, by their keys in `methods`; null: all",
+        source="ours",
     )
     methods: dict[Name, SerializeAsAny[MethodConfig]] = Field(
         min_length=1, description="methods by key"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from helixbench.schema.method import MethodSettings
+from helixbench.schema.section import setting
 
 
 class CropPaste(MethodSettings):
@@ -15,12 +16,20 @@ class CropPaste(MethodSettings):
     """
 
     kind: Literal["crop_paste"]
-    label: str = Field("Crop&Paste", description="name in the tables")
-    max_rotation: float = Field(180.0, ge=0, le=180, description="rotation of the cut [degree]")
-    scale: tuple[float, float] = Field(
-        (0.8, 1.25), description="range of the isotropic scale factor"
+    label: str = setting("Crop&Paste", description="name in the tables", source="paper Table I")
+    max_rotation: float = setting(
+        180.0,
+        ge=0,
+        le=180,
+        description="rotation of the cut [degree]",
+        source="ours, after Lin et al. (ICME 2021)",
     )
-    feather: float = Field(1.0, ge=0, description="standard deviation of the soft edge [pixel]")
+    scale: tuple[float, float] = setting(
+        (0.8, 1.25), description="range of the isotropic scale factor", source="ours"
+    )
+    feather: float = setting(
+        1.0, ge=0, description="standard deviation of the soft edge [pixel]", source="ours"
+    )
 
     @model_validator(mode="after")
     def _scale_is_a_range(self):

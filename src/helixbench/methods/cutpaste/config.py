@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from helixbench.schema.method import MethodSettings
-from helixbench.schema.section import rising
+from helixbench.schema.section import rising, setting
 
 
 class CutPaste(MethodSettings):
@@ -16,29 +16,48 @@ class CutPaste(MethodSettings):
     """
 
     kind: Literal["cutpaste"]
-    label: str = Field(
-        "CutPaste synthesis", description="name in the tables; CutPaste there is its own detector"
+    label: str = setting(
+        "CutPaste synthesis",
+        description="name in the tables; CutPaste there is its own detector",
+        source="ours",
     )
-    area: tuple[float, float] = Field(
-        (0.02, 0.15), description="area of a patch [share of the picture]"
+    area: tuple[float, float] = setting(
+        (0.02, 0.15),
+        description="area of a patch [share of the picture]",
+        source="CutPaste, section 2",
     )
-    aspect: tuple[float, float] = Field((0.3, 3.3), description="height by width of a patch")
-    jitter: float = Field(
-        0.1, ge=0, lt=1, description="change of brightness, contrast and saturation"
+    aspect: tuple[float, float] = setting(
+        (0.3, 3.3), description="height by width of a patch", source="CutPaste"
     )
-    scar_share: float = Field(0.5, ge=0, le=1, description="share of scars among the pairs")
-    scar_width: tuple[float, float] = Field(
-        (2.0, 16.0), description="width of a scar [pixel of 256]"
+    jitter: float = setting(
+        0.1,
+        ge=0,
+        lt=1,
+        description="change of brightness, contrast and saturation",
+        source="CutPaste",
     )
-    scar_length: tuple[float, float] = Field(
-        (10.0, 25.0), description="length of a scar [pixel of 256]"
+    scar_share: float = setting(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of scars among the pairs",
+        source="CutPaste: union of both kinds",
     )
-    scar_rotation: float = Field(45.0, ge=0, le=180, description="rotation of a scar [degree]")
-    min_overlap: float = Field(
-        2 / 3,
+    scar_width: tuple[float, float] = setting(
+        (2.0, 16.0), description="width of a scar [pixel of 256]", source="CutPaste"
+    )
+    scar_length: tuple[float, float] = setting(
+        (10.0, 25.0), description="length of a scar [pixel of 256]", source="CutPaste"
+    )
+    scar_rotation: float = setting(
+        45.0, ge=0, le=180, description="rotation of a scar [degree]", source="CutPaste"
+    )
+    min_overlap: float = setting(
+        0.667,
         ge=0,
         le=1,
         description="share of the pasted piece that lies on the object; 0: anywhere",
+        source="ours, as Crop&Paste: on the object",
     )
 
     _ranges = model_validator(mode="after")(

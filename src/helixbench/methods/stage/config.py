@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from helixbench.schema.method import STAR, MethodSettings
-from helixbench.schema.section import Optim, Symmetries
+from helixbench.schema.section import Optim, Symmetries, setting, values
 
 
 class Stage(MethodSettings):
@@ -16,29 +16,62 @@ class Stage(MethodSettings):
     """
 
     kind: Literal["stage"]
-    label: str = Field("STAGE", description="name in the tables")
-    vectors: int = Field(4, ge=1, le=16, description="vectors of the learned word of a defect type")
-    prompt: str = Field("Anomaly *", pattern=STAR, description="prompt; * is the learned word")
-    widths: tuple[int, ...] = Field(
-        (64, 256, 512, 256, 64), min_length=1, description="channels of the mask guidance adapters"
+    label: str = setting("STAGE", description="name in the tables", source="ours")
+    vectors: int = setting(
+        4,
+        ge=1,
+        le=16,
+        description="vectors of the learned word of a defect type",
+        source="STAGE's code",
     )
-    mask_end: int = Field(
+    prompt: str = setting(
+        "Anomaly *",
+        pattern=STAR,
+        description="prompt; * is the learned word",
+        source="STAGE's code",
+    )
+    widths: tuple[int, ...] = setting(
+        (64, 256, 512, 256, 64),
+        min_length=1,
+        description="channels of the mask guidance adapters",
+        source="STAGE's code",
+    )
+    mask_end: int = setting(
         200,
         ge=0,
         lt=1000,
         description="time step from which down M_t is the exact mask (alignment)",
+        source="STAGE's code",
     )
-    windows: tuple[tuple[int, int], ...] = Field(
-        ((700, 800), (300, 400)), description="time steps led by the anomaly-only branch"
+    windows: tuple[tuple[int, int], ...] = setting(
+        ((700, 800), (300, 400)),
+        description="time steps led by the anomaly-only branch",
+        source="STAGE's code",
     )
-    sampling_steps: int = Field(
-        1000, ge=1, le=1000, description="DDPM steps of a pair; generate.sampling is not read"
+    sampling_steps: int = setting(
+        1000,
+        ge=1,
+        le=1000,
+        description="DDPM steps of a pair; generate.sampling is not read",
+        source="STAGE's code",
     )
-    augment: Symmetries = Field((), description="random symmetries of a training pair")
-    trainable: Literal["adapters", "all"] = Field(
-        "adapters", description="words and adapters, or also the U-Net, for a scratch base"
+    augment: Symmetries = setting(
+        (), description="random symmetries of a training pair", source="STAGE's code: none"
     )
-    optim: Optim
+    trainable: Literal["adapters", "all"] = setting(
+        "adapters",
+        description="words and adapters, or also the U-Net, for a scratch base",
+        source="STAGE",
+    )
+    optim: Optim = values(
+        steps=(80000, "STAGE's code: at most, for each defect type; ours: for a category"),
+        batch=(8, "STAGE's code"),
+        lr=(0.016, "STAGE's code: 2e-3 times the batch"),
+        warmup=(0, "STAGE's code"),
+        decay=("constant", "STAGE's code"),
+        weight_decay=(0.01, "STAGE's code: the default of AdamW"),
+        validate_every=(250, "ours"),
+    )
 
     @field_validator("windows")
     @classmethod
