@@ -2,7 +2,7 @@
 
 Data, batching, resume, seeds, logging and writing are outside it. A method is a folder here with
 its settings, `config.py`, and one subclass of Method, `method.py`; or either from outside this
-package, as `kind` says (docs/own_method.md).
+package, as `kind` says (docs/extend.md).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@ elsewhere.
 
 `kind: draem` is the package helixbench.methods.draem, `kind: package.module` any other package:
 its module `config` has the settings, its module `method` the method. `kind: package.module:Class`
-is a method in one file, whose class attribute `Config` has the settings (docs/own_method.md).
+is a method in one file, whose class attribute `Config` has the settings (docs/extend.md).
 """
 
 from __future__ import annotations
@@ -39,9 +39,11 @@ class Arm(NamedTuple):
 class MethodSettings(Section):
     """Settings of a method under `train.methods`; a subclass adds its own.
 
-    A method learns if it has a field `optim`. arms: its ablations in params.yaml, by key.
+    A method learns if it has a field `optim`. in_paper_run: whether `train.use` of params.yaml
+    names it; arms: its ablations there, by key.
     """
 
+    in_paper_run: ClassVar[bool] = False
     arms: ClassVar[Mapping[str, Arm]] = {}
 
     kind: str = Field(description="which method this key configures")

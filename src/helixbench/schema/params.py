@@ -46,7 +46,10 @@ def params_yaml() -> str:
     said: set[tuple[str, str]] = set()
     lines = [HEAD.rstrip()]
     for name, field in Config.model_fields.items():
-        lines += ["", f"{name}:", *_section(Entry(field.annotation, {}, {}, ""), 1, said)]
+        # Methods that are added to the repository have a section, and no part in the paper run.
+        used = [kind for kind, entry in _methods().items() if entry.model.in_paper_run]
+        given = {"use": used} if name == "train" else {}
+        lines += ["", f"{name}:", *_section(Entry(field.annotation, given, {}, ""), 1, said)]
     return "\n".join(lines) + "\n"
 
 

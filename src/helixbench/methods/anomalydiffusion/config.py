@@ -15,6 +15,7 @@ class AnomalyDiffusion(MethodSettings):
     docs/rivals.md.
     """
 
+    in_paper_run = True
     kind: Literal["anomalydiffusion"]
     label: str = setting(
         "AnomalyDiffusion", description="name in the tables", source="paper Table I"

@@ -15,6 +15,7 @@ class CropPaste(MethodSettings):
     normal's foreground.
     """
 
+    in_paper_run = True
     kind: Literal["crop_paste"]
     label: str = setting("Crop&Paste", description="name in the tables", source="paper Table I")
     max_rotation: float = setting(

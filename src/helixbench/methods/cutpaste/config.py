@@ -15,6 +15,7 @@ class CutPaste(MethodSettings):
     as scar.
     """
 
+    in_paper_run = True
     kind: Literal["cutpaste"]
     label: str = setting(
         "CutPaste synthesis",

@@ -13,6 +13,7 @@ class DFMGAN(MethodSettings):
     deviations: docs/rivals.md.
     """
 
+    in_paper_run = True
     kind: Literal["dfmgan"]
     label: str = setting("DFMGAN", description="name in the tables", source="paper Table I")
     backbone_steps: int = setting(

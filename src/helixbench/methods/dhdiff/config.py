@@ -25,6 +25,7 @@ def _layers(dda_encoder: int, dda_decoder: int, ssm_encoder: int, ssm_decoder: i
 class DHDiff(MethodSettings):
     """Double Helix Diffusion (readings of docs/readings.md in parentheses)."""
 
+    in_paper_run = True
     arms = {
         "dhdiff_full": Arm(
             {},

@@ -15,6 +15,7 @@ class Draem(MethodSettings):
     Perlin noise.
     """
 
+    in_paper_run = True
     kind: Literal["draem"]
     label: str = setting(
         "DRAEM synthesis",

@@ -15,6 +15,7 @@ class DualAnoDiff(MethodSettings):
     deviations: docs/rivals.md.
     """
 
+    in_paper_run = True
     kind: Literal["dualanodiff"]
     label: str = setting(
         "DualAnoDiff",

@@ -15,6 +15,7 @@ class Nsa(MethodSettings):
     Poisson's equation.
     """
 
+    in_paper_run = True
     kind: Literal["nsa"]
     label: str = setting("NSA", description="name in the tables", source="ours")
     patches: int = setting(

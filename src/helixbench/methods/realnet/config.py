@@ -15,6 +15,7 @@ class RealNet(MethodSettings):
     deviations: docs/rivals.md.
     """
 
+    in_paper_run = True
     kind: Literal["realnet"]
     label: str = setting(
         "RealNet synthesis",

@@ -15,6 +15,7 @@ class Stage(MethodSettings):
     deviations: docs/rivals.md.
     """
 
+    in_paper_run = True
     kind: Literal["stage"]
     label: str = setting("STAGE", description="name in the tables", source="ours")
     vectors: int = setting(

@@ -1,4 +1,4 @@
-"""The metrics of pairs, one file each (docs/own_metric.md): `METRICS`, what there is to know about
+"""The metrics of pairs, one file each (docs/extend.md): `METRICS`, what there is to know about
 its numbers, and `measure(case)`, which gives them for one defect type.
 
 No file here imports torch when it is imported, so that a report may ask for the facts alone.

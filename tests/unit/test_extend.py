@@ -1,14 +1,18 @@
-"""docs/own_method.md is true: its file and its overlay work as they stand there."""
+"""docs/extend.md is true: its files and its overlays work as they stand there."""
 
 from __future__ import annotations
 
-import re
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import small
 import yaml
+from pages import FILES
 from PIL import Image
 from test_generate import generate
 
@@ -19,21 +23,106 @@ from helixbench.methods.method import method_class
 from helixbench.records import Pair, read_csv
 
 ROOT = Path(__file__).resolve().parents[2]
-BLOCKS = dict(
-    re.findall(
-        r"```(python|yaml)\n(.*?)```",
-        (ROOT / "docs/own_method.md").read_text(encoding="utf-8"),
-        flags=re.S,
+
+WASH = {path: text for path, text in FILES.items() if "wash" in path}
+WITHOUT_THEM = """
+import pkgutil
+from importlib import import_module
+
+import yaml
+
+import helixbench
+from helixbench.config import json_schema, load
+
+values = yaml.safe_load(open("before.yaml", encoding="utf-8"))
+for kind in KINDS:
+    del values["train"]["methods"][kind]
+    values["train"]["use"].remove(kind)
+assert yaml.safe_load(open("params.yaml", encoding="utf-8")) == values, "its section and name, no more"
+assert list(load("params.yaml").train.methods) == values["train"]["use"]
+assert not [kind for kind in KINDS if kind in str(json_schema()["$defs"].keys()).lower()]
+for module in pkgutil.walk_packages(helixbench.__path__, "helixbench."):
+    if not module.name.endswith("__main__"):
+        import_module(module.name)
+"""
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A copy of what a method is a part of."""
+    for folder in ("src/helixbench", "config"):
+        shutil.copytree(
+            ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for file in ("params.yaml", "workflow/schemas/params.schema.json", "tests/small.py"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / file, tmp_path / file)
+    return tmp_path
+
+
+def python(project: Path, *arguments: str) -> str:
+    """Output of Python with the package of a project."""
+    places = os.pathsep.join(str(project / folder) for folder in ("src", "tests"))
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=project,
+        env={**os.environ, "PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
-)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def contents(project: Path) -> dict[str, bytes]:
+    """Files of a project, but for what Python and pytest cache."""
+    return {
+        str(file.relative_to(project)): file.read_bytes()
+        for file in project.rglob("*")
+        if file.is_file() and "cache" not in str(file.relative_to(project))
+    }
+
+
+def test_a_method_of_the_repository_is_its_folder_its_test_and_its_paragraph(project):
+    before = contents(project)
+    for path, text in WASH.items():
+        (project / path).parent.mkdir(parents=True, exist_ok=True)
+        (project / path).write_text(text, encoding="utf-8")
+    python(project, "-m", "helixbench.cli", "config", "write")
+    python(
+        project,
+        *("-m", "helixbench.cli", "config", "check"),
+        *("params.yaml", "config/mini.yaml"),
+        "config/wash.yaml",
+    )
+    assert "1 passed" in python(
+        project, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/unit/test_wash.py"
+    )
+    after = contents(project)
+    written = {"params.yaml", "workflow/schemas/params.schema.json"}
+    assert {path for path in before if after[path] != before[path]} == written
+    assert after.keys() - before.keys() == WASH.keys()
+    methods = yaml.safe_load(after["params.yaml"])["train"]["methods"]
+    assert methods["wash"]["strength"] == 0.8 and methods["wash"]["optim"]["steps"] == 2000
+    assert b"Wash: a defect drawn by the base model's U-Net" in after["params.yaml"]
+
+
+def test_the_folder_of_a_rival_can_be_deleted(project):
+    gone = ["cutpaste", "dfmgan"]
+    (project / "params.yaml").rename(project / "before.yaml")
+    for kind in gone:
+        shutil.rmtree(project / "src/helixbench/methods" / kind)
+    python(project, "-m", "helixbench.cli", "config", "write")
+    python(project, "-c", f"KINDS = {gone}\n{WITHOUT_THEM}")
 
 
 @pytest.fixture
 def overlay(tmp_path, monkeypatch) -> dict:
     """The document's file, importable, and its overlay."""
-    (tmp_path / "my_stain.py").write_text(BLOCKS["python"], encoding="utf-8")
+    (tmp_path / "my_stain.py").write_text(FILES["my_stain.py"], encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    return yaml.safe_load(BLOCKS["yaml"])
+    return yaml.safe_load(FILES["config/mine.yaml"])
 
 
 def validated(tmp_path, overlay: dict) -> config.Config:

@@ -1,22 +1,23 @@
-"""docs/own_method.md as a user follows it: its file, its overlay and its command in a project, up
+"""docs/extend.md as a user follows it: its file, its overlay and its command in a project, up
 to the tables."""
 
 from __future__ import annotations
 
 import csv
+import json
 import os
 import re
 import shlex
 
 import pytest
-from conftest import ROOT, Project
+from conftest import Project
+from pages import EXTEND, FILES
 
+from helixbench.protocol import Protocol
 from helixbench.records import Pair, Score, read_csv, write_csv
 
-PAGE = (ROOT / "docs/own_method.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"```(python|yaml)\n(.*?)```", PAGE, flags=re.S))
 VARIABLE, *COMMAND = shlex.split(
-    re.search(r"^PYTHONPATH=\. snakemake .*$", PAGE, flags=re.M).group()
+    re.search(r"^PYTHONPATH=\. snakemake .*$", EXTEND, flags=re.M).group()
 )
 PLACES = ("disc", "weave")
 
@@ -24,10 +25,8 @@ PLACES = ("disc", "weave")
 @pytest.fixture
 def mine(project: Project) -> Project:
     """A project with the page's two files in it."""
-    (project.root / re.match(r'"""(\w+\.py):', BLOCKS["python"]).group(1)).write_text(
-        BLOCKS["python"], encoding="utf-8"
-    )
-    (project.root / COMMAND[-1]).write_text(BLOCKS["yaml"], encoding="utf-8")
+    for path in ("my_stain.py", COMMAND[-1]):
+        (project.root / path).write_text(FILES[path], encoding="utf-8")
     return project
 
 
@@ -82,7 +81,7 @@ def test_the_page_s_command_adds_the_jobs_of_the_new_method_and_changes_no_other
         "pages and tables show one more method"
     )
     assert {name for name in known if known[name] != now[name]} == {
-        name for name in known if re.search(r"train\.methods(\+|\.json)", name)
+        name for name, text in known.items() if "train.methods" in json.loads(text)
     }
     assert all("stain" in name for name in now.keys() - known.keys())
 
@@ -119,7 +118,7 @@ def test_the_tables_have_a_column_of_the_new_method(mine, number, metric):
             0,
             "half",
             "0" * 64,
-            "one protocol",
+            Protocol("one_protocol").cell(),
             "d" * 16,
         )
         (mine.root / file).parent.mkdir(parents=True, exist_ok=True)
