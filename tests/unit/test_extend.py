@@ -38,7 +38,7 @@ values = yaml.safe_load(open("before.yaml", encoding="utf-8"))
 for kind in KINDS:
     del values["train"]["methods"][kind]
     values["train"]["use"].remove(kind)
-assert yaml.safe_load(open("params.yaml", encoding="utf-8")) == values, "its section and name, no more"
+assert yaml.safe_load(open("params.yaml", encoding="utf-8")) == values, "no more is gone"
 assert list(load("params.yaml").train.methods) == values["train"]["use"]
 assert not [kind for kind in KINDS if kind in str(json_schema()["$defs"].keys()).lower()]
 for module in pkgutil.walk_packages(helixbench.__path__, "helixbench."):
