@@ -207,6 +207,19 @@ def test_a_mistake_is_one_line(overlay, tmp_path, change, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_package_from_elsewhere_has_the_shape_of_the_package_s_own(tmp_path, monkeypatch):
+    for name in ("config", "method"):
+        text = WASH[f"src/helixbench/methods/wash/{name}.py"]
+        text = text.replace("helixbench.methods.wash", "lab.wash")
+        (tmp_path / "lab/wash").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"lab/wash/{name}.py").write_text(text.replace('Literal["wash"]', "str"))
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = {"kind": "lab.wash", "optim": {"steps": 1, "batch": 1, "lr": 1e-3}}
+    loaded = validated(tmp_path, {"train": {"use": ["mine"], "methods": {"mine": mine}}})
+    assert loaded.train.methods["mine"].strength == 0.8
+    assert method_class("lab.wash").__module__ == "lab.wash.method"
+
+
 def test_a_broken_file_is_one_line(overlay, tmp_path):
     (tmp_path / "my_broken.py").write_text("class Stain(:\n", encoding="utf-8")
     overlay["train"]["methods"]["stain"]["kind"] = "my_broken:Stain"

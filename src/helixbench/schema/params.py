@@ -24,9 +24,9 @@ HEAD = f"""\
 # file from the schema (src/helixbench/schema, src/helixbench/methods/*/config.py): change a value
 # there, or for a run in an overlay (config/*.yaml, given with --configfile).
 #
-# A comment says what a key means, where the key first stands, and after the bar where the value is
-# from: a section of the paper; our reading of what the paper leaves open, by its number in
-# docs/readings.md; the paper or code of another method; or "ours".
+# A comment says what a key means and, after the bar, where its value is from: a section of the
+# paper; our reading of what the paper leaves open, by its number in docs/readings.md; the paper or
+# code of another method; or "ours". What a key means is said once, where it first stands.
 """
 
 
@@ -150,9 +150,7 @@ def _methods(*_: Any) -> dict[str, Entry]:
 
 def _ablations(*_: Any) -> dict[str, Entry]:
     return {
-        key: Entry(
-            Ablation, {"of": kind, "change": arm.change, "rows": arm.rows}, {}, f"| {arm.source}"
-        )
+        key: Entry(Ablation, {"of": kind, "change": arm.change, "rows": arm.rows}, {}, arm.source)
         for kind in kinds()
         for key, arm in settings_class(kind).arms.items()
     }
