@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from helixbench.diffusion.base import build_scheduler
 from helixbench.diffusion.data import Pictures
-from helixbench.methods import realnet
+from helixbench.methods.realnet import method as realnet
 from helixbench.methods.realnet.method import RealNetMethod, perturbed_step
 from helixbench.methods.synthetic import Draws
 

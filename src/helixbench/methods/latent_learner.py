@@ -132,13 +132,13 @@ class LatentLearner(Learner):
             pictures: (H, W, 3) uint8, masks (H, W) bool, which become three channels of 0 and 1
                 (reading 10), or tensors (3, H, W) in [0, 1].
         """
-        for key, picture in zip(keys, pictures, strict=True):
-            if key in self._known:
-                continue
-            # One at a time: a latent must not depend on what else a resumed run has not encoded
-            # yet.
+        new = {k: p for k, p in zip(keys, pictures, strict=True) if k not in self._known}
+        if new:
             with torch.autocast(self.device.type, enabled=False), self.present(self.base.vae):
-                self._known[key] = self.base.encode(_one(picture))[0].cpu()
+                # One at a time: a latent must not depend on what else a resumed run has not
+                # encoded yet.
+                for key, picture in new.items():
+                    self._known[key] = self.base.encode(_one(picture))[0].cpu()
         return torch.stack([self._known[key] for key in keys]).to(self.device)
 
     @staticmethod
