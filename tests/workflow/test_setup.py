@@ -13,6 +13,7 @@ from conftest import ROOT, below
 
 from helixbench.cli.tools import config_write
 from helixbench.config import json_schema, load
+from helixbench.errors import UserError
 from helixbench.schema import params
 from helixbench.schema.params import SCHEMA
 
@@ -50,6 +51,8 @@ def test_lock_file_pins_every_declared_dependency():
 
 @pytest.mark.parametrize("name", ["params.yaml", SCHEMA])
 def test_configuration_and_schema_are_what_the_code_says(tmp_path, name):
+    with pytest.raises(UserError, match="--root"):
+        config_write(tmp_path)
     (tmp_path / SCHEMA).parent.mkdir(parents=True)
     config_write(tmp_path)
     assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes(), (

@@ -154,5 +154,7 @@ def config_write(
     from helixbench.provenance import write_json, write_text
     from helixbench.schema.params import SCHEMA, params_yaml
 
+    if not (root / SCHEMA).parent.is_dir():
+        raise UserError(f"{root / SCHEMA}: no such folder; give the project's by --root")
     write_text(root / "params.yaml", params_yaml())
     write_json(root / SCHEMA, json_schema())
