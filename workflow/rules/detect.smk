@@ -36,8 +36,8 @@ rule detect:
         mem_mb=more_each_try(16000),
         runtime="6h",
     params:
-        prepared=PREPARED,
-        pairs=PAIRS,
+        prepared=subpath(input.prepared, parent=True),
+        pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/detect/{{method}}/{ONE}/seed{{seed}}",
         out=DETECTOR,
     message:
@@ -80,8 +80,8 @@ rule classify:
         mem_mb=more_each_try(16000),
         runtime="6h",
     params:
-        prepared=PREPARED,
-        pairs=PAIRS,
+        prepared=subpath(input.prepared, parent=True),
+        pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/classify/{{method}}/{ONE}/seed{{seed}}",
         out=CLASSIFIER,
     message:
@@ -123,8 +123,8 @@ rule segment:
         mem_mb=more_each_try(16000),
         runtime="6h",
     params:
-        prepared=PREPARED,
-        pairs=PAIRS,
+        prepared=subpath(input.prepared, parent=True),
+        pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/segment/{{method}}/{ONE}/{{architecture}}{{seed}}",
         out=SEGMENTER,
     message:
@@ -175,7 +175,7 @@ rule compare:
         mem_mb=more_each_try(24000),
         runtime="12h",
     params:
-        prepared=PREPARED,
+        prepared=subpath(input.prepared, parent=True),
         state=f"{SCRATCH}/compare/{{comparator}}/{ONE}/seed{{seed}}",
         out=COMPARATOR,
     message:

@@ -32,7 +32,7 @@ rule generate:
         mem_mb=more_each_try(16000),
         runtime="12h",
     params:
-        prepared=PREPARED,
+        prepared=subpath(input.prepared, parent=True),
         model=model_flag,
         part=lambda wildcards: wildcards.part.replace("of", "/"),
         state=f"{RECORDS}/blocks",

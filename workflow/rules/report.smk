@@ -117,7 +117,7 @@ rule report_attention:
         mem_mb=more_each_try(16000),
         runtime="30m",
     params:
-        prepared=PREPARED,
+        prepared=subpath(input.prepared, parent=True),
         models=lambda wildcards, input: [
             f"{arm}={Path(path).parent}" for arm, path in zip(PLAN.dda_and_plain(), input.models)
         ],
@@ -155,7 +155,7 @@ rule report_control:
         mem_mb=more_each_try(16000),
         runtime="30m",
     params:
-        prepared=PREPARED,
+        prepared=subpath(input.prepared, parent=True),
         model=lambda wildcards, input: Path(input.model[0]).parent,
     message:
         "Draw pairs of {wildcards.dataset} {wildcards.category} under control"

@@ -26,8 +26,8 @@ rule score:
         mem_mb=more_each_try(8000),
         runtime="4h",
     params:
-        prepared=PREPARED,
-        pairs=PAIRS,
+        prepared=subpath(input.prepared, parent=True),
+        pairs=subpath(input.pairs, parent=True),
     message:
         "Score {wildcards.method} on {wildcards.dataset} {wildcards.category}"
     shell:

@@ -25,7 +25,7 @@ rule train_base:
         mem_mb=more_each_try(16000),
         runtime="4h",
     params:
-        prepared=PREPARED,
+        prepared=subpath(input.prepared, parent=True),
         state=f"{SCRATCH}/train/base/{ONE}",
         out=f"{RUN}/train/base/{ONE}",
     message:
@@ -44,10 +44,8 @@ rule train_base:
 if CONFIG.train.base == "scratch":
     BASE = BASE_VERSION = rules.train_base.output.manifest
     BASE_FILES = PLAN.each(BASE)
-    BASE_FOLDER = f"{RUN}/train/base/{ONE}"
 else:
     BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")
-    BASE_FOLDER = CONFIG.train.pretrained.path
     BASE_VERSION = BASE_FILES = GUARD.base_version
 
 
@@ -81,8 +79,8 @@ rule train:
         mem_mb=more_each_try(32000),
         runtime="12h",
     params:
-        prepared=PREPARED,
-        base=BASE_FOLDER,
+        prepared=subpath(input.prepared, parent=True),
+        base=subpath(input.base, parent=True),
         state=f"{SCRATCH}/train/{{method}}/{ONE}",
         out=MODEL,
     message:
