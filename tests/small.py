@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderDC
 from PIL import Image
 
 from helixbench.config import Slice
 from helixbench.diffusion import base as base_model
 from helixbench.diffusion.base import BaseModel
-from helixbench.diffusion.data import Pictures
+from helixbench.diffusion.linear import Components, linear_autoencoder
 from helixbench.generate import stage as generate_stage
 from helixbench.pictures.raw_mask import raw_mask_cells
 from helixbench.records import Pair, Sample, format_cells, read_csv, write_csv
@@ -40,24 +41,25 @@ def optim(**changes) -> Optim:
 
 def scratch(**changes) -> Scratch:
     values = {
-        "autoencoder": Autoencoder(channels=(16, 16, 16), optim=optim()),
+        "autoencoder": Autoencoder(latent_channels=4, pictures=20),
         "text_encoder": TextEncoder(width=32, layers=1, heads=2, max_tokens=12),
         "unet": Unet(channels=(16, 16, 32, 32), head_dim=8),
     }
     return Scratch(**(values | changes))
 
 
-def base(seed: int = 0) -> BaseModel:
-    return base_model.build(scratch(), SIZE, ["disc", "scratch", "hole"], seed)
+def autoencoder(latent_channels: int = 4) -> AutoencoderDC:
+    """Principal components of patches of noise that is smooth, and of its steps."""
+    rng = torch.Generator().manual_seed(0)
+    coarse = torch.rand((32, 3, SIZE // 8, SIZE // 8), generator=rng) * 2 - 1
+    pictures = torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic")
+    weights = torch.ones(len(pictures), 1, SIZE, SIZE)
+    return linear_autoencoder(Components([(pictures, weights)], 4), latent_channels, 0.5)
 
 
-def scale_latents(model: BaseModel, data: Pictures) -> BaseModel:
-    """The model, with its random autoencoder's latents scaled to unit variance, as a trained one's
-    are."""
-    pictures, _ = data.autoencoder_batch(16, 0.25, torch.Generator().manual_seed(0))
-    scale = model.vae.config.scaling_factor / float(model.encode(pictures).std())
-    model.vae.register_to_config(scaling_factor=scale)
-    return model
+def base(seed: int = 0, settings: Scratch | None = None) -> BaseModel:
+    words = ["disc", "scratch", "hole"]
+    return base_model.build(settings or scratch(), autoencoder(), SIZE, words, seed)
 
 
 def method(kind: str, **values) -> MethodSettings:

@@ -137,7 +137,7 @@ class Run:
         arguments = {
             "draw": ["draw", *one, "--out", self.folder / "raw"],
             "prepare": ["prepare", *one, "--raw", self.folder / "raw", "--out", out],
-            "base": ["train", "base", *one, *prepared, *kept, *there],
+            "base": ["base", *one, *prepared, *there],
             "train": [
                 "train",
                 "dhdiff",

@@ -10,7 +10,6 @@ import small
 import torch
 from diffusers.models.attention_processor import Attention
 
-from helixbench.diffusion import base as base_model
 from helixbench.diffusion.data import Pictures
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.anomalydiffusion import method as anomalydiffusion
@@ -219,7 +218,7 @@ def test_templates_are_80_phrases_with_one_star():
 
 
 def test_every_pair_and_every_picture_has_a_template_of_its_own(data, monkeypatch):
-    base = base_model.build(small.scratch(text_encoder=long_text()), 32, ["hole", "scratch"], 0)
+    base = small.base(settings=small.scratch(text_encoder=long_text()))
     options = small.anomalydiffusion(prompt="templates", mask_prompt="templates")
     learner, asked = AnomalyDiffusionMethod.create(options, base, 0), []
     learner.begin(data)

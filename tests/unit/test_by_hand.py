@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import small
 from PIL import Image, ImageDraw
-from test_training import train, train_base
+from test_training import build_base, train
 
 import helixbench
 from helixbench.errors import UserError
@@ -27,7 +27,7 @@ def files(tmp_path_factory):
     prepared = small.prepared(folder / "disc")
     model = train(
         prepared,
-        train_base(prepared, folder),
+        build_base(prepared, folder),
         folder,
         reference="background",
         reference_noise="none",
@@ -188,7 +188,7 @@ def test_a_raw_mask_alone_moves_the_pair(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     prepared = small.prepared(folder / "disc")
     model = helixbench.DHDiffPipeline.from_pretrained(
-        train(prepared, train_base(prepared, folder), folder, reference="cells"), "cpu"
+        train(prepared, build_base(prepared, folder), folder, reference="cells"), "cpu"
     )
     small.randomise(model.method.unet.inputs, 0.2)
     pairs = [

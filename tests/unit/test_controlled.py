@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import small
 from PIL import Image
-from test_training import train, train_base
+from test_training import build_base, train
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
@@ -22,7 +22,7 @@ CONFIG = Slice({"generate": Generate(sampling=small.sampling()).model_dump(), "r
 def files(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("figure")
     prepared = small.prepared(folder / "disc")
-    model = train(prepared, train_base(prepared, folder), folder, reference=request.param)
+    model = train(prepared, build_base(prepared, folder), folder, reference=request.param)
     return {"prepared": prepared, "model": model}
 
 

@@ -6,7 +6,6 @@ import pytest
 import small
 import torch
 
-from helixbench.diffusion.base import build
 from helixbench.diffusion.data import Pictures
 from helixbench.engine.loop import fit
 from helixbench.methods.dhdiff.guidance import Probe, coupling, guidance, x0_error
@@ -19,12 +18,10 @@ def data(tmp_path_factory) -> Pictures:
 
 
 def untrained(data: Pictures, **changes) -> DHDiffMethod:
-    """On a random base that predicts v, whose autoencoder is scaled to latents of unit variance as
-    a trained one is."""
+    """On a random base that predicts v."""
     settings = small.scratch()
     unet = settings.unet.model_copy(update={"prediction": "v_prediction"})
-    base = build(settings.model_copy(update={"unet": unet}), small.SIZE, ["disc"], 0)
-    small.scale_latents(base, data)
+    base = small.base(settings=settings.model_copy(update={"unet": unet}))
     config = {
         "reference": "background",
         "reference_noise": "none",

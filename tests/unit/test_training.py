@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -10,13 +11,12 @@ import numpy as np
 import pytest
 import small
 import torch
-from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from test_generate import a_slice, generate
 
 from helixbench import schema
 from helixbench.config import Slice
-from helixbench.diffusion.base import BaseModel, build, words_of
+from helixbench.diffusion.base import PARTS, BaseModel, words_of
 from helixbench.diffusion.data import Pictures
 from helixbench.engine import loop
 from helixbench.errors import UserError
@@ -54,13 +54,12 @@ def method_config(**changes) -> Slice:
     )
 
 
-def train_base(prepared: Path, folder: Path) -> Path:
+def build_base(prepared: Path, folder: Path) -> Path:
     base_stage.run(
         "Data",
         "disc",
         base_config(),
         prepared=prepared,
-        state=folder / "state",
         out=folder / "base",
     )
     return folder / "base"
@@ -83,7 +82,7 @@ def train(prepared: Path, base: Path, folder: Path, **changes) -> Path:
 
 @pytest.fixture(scope="module")
 def base(prepared, tmp_path_factory) -> Path:
-    return train_base(prepared, tmp_path_factory.mktemp("base"))
+    return build_base(prepared, tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +100,17 @@ def test_base_is_a_diffusers_folder_of_safetensors_with_unit_latents(base, prepa
     } <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     assert loaded.scheduler.config.beta_schedule == "scaled_linear"
-    whole = StableDiffusionPipeline.from_pretrained(base)
-    assert whole.unet.state_dict().keys() == loaded.unet.state_dict().keys(), (
-        "diffusers finds all parts by model_index.json, which train.pretrained.path needs, too"
-    )
+    index = json.loads((base / "model_index.json").read_text())
+    for part in PARTS:  # diffusers finds all parts by it, and train.pretrained.path needs it, too
+        package, kind = index[part]
+        assert type(getattr(importlib.import_module(package), kind).from_pretrained(base / part))
     pictures = Pictures.load(prepared).autoencoder_batch(
         32, 0.25, torch.Generator().manual_seed(1)
     )[0]
     assert 0.5 < loaded.encode(pictures).std() < 2
     assert loaded.decode(loaded.encode(pictures)).shape == pictures.shape
     facts = json.loads((base / "manifest.json").read_text())
-    assert (
-        facts["files"].keys() | {"manifest.json", "stats.jsonl"} == names and facts["psnr_db"] > 0
-    )
+    assert facts["files"].keys() | {"manifest.json"} == names and facts["psnr_db"] > 30
 
 
 def test_the_autoencoder_s_batch_says_where_the_defects_are(prepared):
@@ -134,38 +131,6 @@ def test_the_autoencoder_s_batch_says_where_the_defects_are(prepared):
     )
 
 
-def test_the_autoencoder_sees_defects_alone_on_grey(prepared):
-    data = Pictures.load(prepared)
-    pictures, defects = data.autoencoder_batch(16, 0.25, torch.Generator().manual_seed(1), 0.25)
-    inside = defects[4:8].expand(-1, 3, -1, -1) > 0
-    assert inside.flatten(1).any(1).all()
-    assert (
-        torch.allclose(pictures[4:8][~inside], torch.tensor(127 / 255))
-        and not (pictures[8:] == 127 / 255).flatten(1).all(1).any()
-    )
-    assert (pictures[4:8][inside] - 0.5).abs().min() > 0.3, (
-        "the test's defects are bright or dark squares"
-    )
-    same = data.autoencoder_batch(16, 0.25, torch.Generator().manual_seed(1))[0]
-    assert torch.equal(same[:4], pictures[:4]) and torch.equal(same[8:], pictures[8:])
-
-
-def test_defective_pixels_weigh_more(base):
-    vae = BaseModel.load(base).vae
-    g = torch.Generator().manual_seed(0)
-    pictures, noise = torch.rand(1, 3, 16, 16, generator=g) * 2 - 1, torch.zeros(1, 4, 4, 4)
-    weight = torch.ones(1, 1, 16, 16)
-    plain = base_stage.autoencoder_loss(vae, pictures, weight, noise, 0.0)
-    weight[..., :8] = 5.0
-    out = vae.decode(vae.encode(pictures).latent_dist.mean).sample
-    error = (out - pictures).abs()
-    expected = (5 * error[..., :8].mean() + error[..., 8:].mean()) / 2
-    torch.testing.assert_close(plain["pixel"], error.mean())
-    torch.testing.assert_close(
-        base_stage.autoencoder_loss(vae, pictures, weight, noise, 0.0)["pixel"], expected
-    )
-
-
 def test_prompts_are_told_apart(base):
     loaded = BaseModel.load(base)
     text = loaded.embed(["a photo of a disc with hole", "a photo of a disc with scratch", ""])
@@ -181,7 +146,7 @@ def test_a_base_that_predicts_v_gives_noise(tmp_path):
     settings = settings.model_copy(
         update={"unet": settings.unet.model_copy(update={"prediction": "v_prediction"})}
     )
-    built = build(settings, small.SIZE, ["hole"], 0)
+    built = small.base(settings=settings)
     built.save(tmp_path)
     loaded = BaseModel.load(tmp_path)
     assert (

@@ -157,7 +157,7 @@ def test_named_targets(paper, target, expected):
 
 def test_a_scratch_base_is_trained_and_an_overlay_takes_a_data_set_out(project):
     counts = project.job_counts("models", "base", overlays=("config/smoke.yaml",))
-    assert counts == {"draw": 1, "prepare": 1, "train_base": 1, "train": 1, "models": 1, "base": 1}
+    assert counts == {"draw": 1, "prepare": 1, "build_base": 1, "train": 1, "models": 1, "base": 1}
 
 
 def test_a_method_that_does_not_learn_needs_no_model(project):

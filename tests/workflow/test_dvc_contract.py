@@ -184,7 +184,7 @@ def made(tmp_path_factory, s3) -> Project:
     (project.root / OVERLAY).write_text(yaml.safe_dump(smoke))
     run(project, sys.executable, "-c", BASE)
     with open(project.root / "profiles/default/profile.yaml", "a", encoding="utf-8") as handle:
-        handle.write("set-threads: {train_base: 1, train: 1, generate: 1, score: 1, detect: 1}\n")
+        handle.write("set-threads: {train: 1, generate: 1, score: 1, detect: 1}\n")
     stages = project.root / "dvc.yaml"
     stages.write_text(re.sub(r"^( +)mini: \{", rf"\1{RUN}\n\g<0>", stages.read_text(), flags=re.M))
     git(project, "init", "--quiet")

@@ -26,7 +26,7 @@ TWO_AT_ONCE = [
     "--resources",
     "gpu=2",
     "--set-threads",
-    *(f"{rule}=1" for rule in ("train_base", "train", "generate", "score", "detect")),
+    *(f"{rule}=1" for rule in ("train", "generate", "score", "detect")),
 ]
 
 
@@ -302,7 +302,7 @@ def test_every_job_is_logged_and_measured(finished):
     for rule in (
         "draw",
         "prepare",
-        "train_base",
+        "build_base",
         "train",
         "generate",
         "score",

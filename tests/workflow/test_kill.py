@@ -19,9 +19,11 @@ HELIXBENCH = Path(sys.executable).with_name("helixbench")
 def command(folder: Path, prepared: Path, state: Path, out: Path) -> list[str]:
     options = [
         "--config",
-        folder / "base.json",
+        folder / "train.json",
         "--prepared",
         prepared,
+        "--base",
+        folder / "base",
         "--state",
         state,
         "--out",
@@ -29,16 +31,16 @@ def command(folder: Path, prepared: Path, state: Path, out: Path) -> list[str]:
         "--threads",
         "1",
     ]
-    return [str(part) for part in (HELIXBENCH, "train", "base", "Data", "disc", *options)]
+    return [str(part) for part in (HELIXBENCH, "train", "dhdiff", "Data", "disc", *options)]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("kill")
-    options = small.scratch().model_dump(mode="json")
-    options["autoencoder"]["optim"] |= {"steps": 40, "save_every_s": 1e-9, "log_every_s": 1e-9}
-    values = {"run.seed": 0, "train.base": "scratch", "train.scratch": options}
-    (folder / "base.json").write_text(json.dumps(values))
+    options = small.dhdiff(optim=small.optim(steps=40, save_every_s=1e-9, log_every_s=1e-9))
+    values = {"run.seed": 0, "train.methods.dhdiff": options.model_dump(mode="json")}
+    (folder / "train.json").write_text(json.dumps(values))
+    small.base().save(folder / "base")
     small.prepared(folder / "prepared")
     return folder
 
@@ -66,9 +68,9 @@ def test_sigkill_and_resume_give_the_bytes_of_an_unbroken_run(folder):
     )
     assert "resuming at step" in again.stderr
     for name in (
-        "vae/diffusion_pytorch_model.safetensors",
+        "dhdiff.safetensors",
         "unet/diffusion_pytorch_model.safetensors",
-        "vae/config.json",
+        "unet/config.json",
     ):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
     steps = [json.loads(line)["step"] for line in (cut / "stats.jsonl").read_text().splitlines()]

@@ -1,11 +1,11 @@
 # Base models and methods, one a category. A killed training resumes from scratch/<run>/train.
 
 
-rule train_base:
+rule build_base:
     input:
         prepared=rules.prepare.output.manifest,
         config=GUARD.config_slice(
-            "train_base",
+            "build_base",
             "run.seed",
             "train.base",
             "train.scratch",
@@ -14,35 +14,32 @@ rule train_base:
     output:
         manifest=f"{RUN}/train/base/{ONE}/manifest.json",
     log:
-        f"{LOGS}/train_base/{ONE}.log",
+        f"{LOGS}/build_base/{ONE}.log",
     benchmark:
-        f"{LOGS}/train_base/{ONE}.tsv"
+        f"{LOGS}/build_base/{ONE}.tsv"
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: 1
     resources:
-        gpu=1,
-        mem_mb=more_each_try(16000),
-        runtime="4h",
+        gpu=0,
+        mem_mb=more_each_try(4000),
+        runtime="1h",
     params:
         prepared=subpath(input.prepared, parent=True),
-        state=f"{SCRATCH}/train/base/{ONE}",
-        out=f"{RUN}/train/base/{ONE}",
+        out=subpath(output.manifest, parent=True),
     message:
-        "Train the base model of {wildcards.dataset} {wildcards.category}"
+        "Build the base model of {wildcards.dataset} {wildcards.category}"
     shell:
-        "helixbench train base {wildcards.dataset} {wildcards.category} "
+        "helixbench base {wildcards.dataset} {wildcards.category} "
         "--config {input.config:q} "
         "--prepared {params.prepared:q} "
-        "--state {params.state:q} "
         "--out {params.out:q} "
-        "--threads {threads} "
         "2>&1 | tee {log:q}"
 
 
 # The folder that a method grows on, trained here or downloaded before, and the file that changes when it does.
 if CONFIG.train.base == "scratch":
-    BASE = BASE_VERSION = rules.train_base.output.manifest
+    BASE = BASE_VERSION = rules.build_base.output.manifest
     BASE_FILES = PLAN.each(BASE)
 else:
     BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")

@@ -63,44 +63,44 @@ def prepare(
 
 
 @app.command()
+def base(
+    dataset: Dataset, category: Category, config: ConfigFile, prepared: Prepared, out: Out
+) -> None:
+    """Build the base model of a category from scratch."""
+    with quick_imports():
+        from helixbench.train import base as stage
+
+    stage.run(dataset, category, read_slice(config), prepared=prepared, out=out)
+
+
+@app.command()
 def train(
-    method: Annotated[
-        str, typer.Argument(help="Method key of params.yaml, or `base` for the base model")
-    ],
+    method: Method,
     dataset: Dataset,
     category: Category,
     config: ConfigFile,
     prepared: Prepared,
     state: State,
     out: Out,
-    base: Annotated[
-        Path | None, typer.Option(help="Base-model folder (not for `base` itself)")
-    ] = None,
+    base: Annotated[Path, typer.Option(help="Base-model folder")],
     threads: Threads = None,
     processes: Annotated[
         int,
-        typer.Option(
-            min=0, help="Processes that share the training, one GPU each (not for `base`); 0 is 1"
-        ),
+        typer.Option(min=0, help="Processes that share the training, one GPU each; 0 is 1"),
     ] = 1,
 ) -> None:
-    """Train the base model or a method on one category."""
-    processes = 1 if method == "base" else max(1, processes)
+    """Train a method on one category."""
+    processes = max(1, processes)
     if processes > 1:
         from helixbench.engine import distributed
 
         if not distributed.launched():
             raise typer.Exit(distributed.launch(processes, sys.argv[1:]))
     set_threads(threads and max(1, threads // processes))
+    with quick_imports():
+        from helixbench.train import stage
     folders = {"prepared": prepared, "state": state, "out": out}
-    if method == "base":
-        with quick_imports():
-            from helixbench.train import base as train_base
-        train_base.run(dataset, category, read_slice(config), **folders)
-    else:
-        with quick_imports():
-            from helixbench.train import stage
-        stage.run(method, dataset, category, read_slice(config), base=base, **folders)
+    stage.run(method, dataset, category, read_slice(config), base=base, **folders)
 
 
 @app.command()

@@ -6,6 +6,7 @@ kinds.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
@@ -24,9 +25,13 @@ from transformers.utils import logging as transformers_logging
 from helixbench.errors import UserError
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed
-from helixbench.schema import Autoencoder, Scratch, TextEncoder, Unet
+from helixbench.schema import Scratch, TextEncoder, Unet
 
 transformers_logging.disable_progress_bar()
+
+Autoencoders = AutoencoderKL | AutoencoderDC
+AUTOENCODERS = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderDC)}
+"""By the class name that a diffusers folder gives."""
 
 PARTS = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _WORDS = (
@@ -48,7 +53,7 @@ class BaseModel:
     """
 
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: Autoencoders
     text_encoder: CLIPTextModel
     tokenizer: PreTrainedTokenizerFast
     scheduler: DDPMScheduler
@@ -93,7 +98,9 @@ class BaseModel:
             unet=UNet2DConditionModel.from_pretrained(
                 folder / "unet", use_safetensors=True, **offline
             ),
-            vae=AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True, **offline),
+            vae=_autoencoder(folder / "vae").from_pretrained(
+                folder / "vae", use_safetensors=True, **offline
+            ),
             text_encoder=CLIPTextModel.from_pretrained(
                 folder / "text_encoder", use_safetensors=True, **offline
             ),
@@ -165,7 +172,8 @@ class BaseModel:
     @torch.no_grad()
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, 3, H, W) in [0, 1] -> scaled latents (B, C, H/f, W/f): the posterior mean."""
-        latents = self.vae.encode(pictures.to(self.vae.device) * 2 - 1).latent_dist.mode()
+        code = self.vae.encode(pictures.to(self.vae.device) * 2 - 1)
+        latents = code.latent if isinstance(self.vae, AutoencoderDC) else code.latent_dist.mode()
         return latents.float() * self.vae.config.scaling_factor
 
     @torch.no_grad()
@@ -178,7 +186,17 @@ class BaseModel:
     @property
     def latent_factor(self) -> int:
         """Pixels per latent position, along one side."""
+        if isinstance(self.vae, AutoencoderDC):
+            return self.vae.spatial_compression_ratio
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+
+def _autoencoder(folder: Path) -> type[Autoencoders]:
+    """The class of the autoencoder in a diffusers folder."""
+    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    if name not in AUTOENCODERS:
+        raise ValueError(f"the autoencoder is a {name}; {' and '.join(AUTOENCODERS)} can be used")
+    return AUTOENCODERS[name]
 
 
 def give_noise(unet: UNet2DConditionModel, alphas_cumprod: torch.Tensor) -> None:
@@ -254,19 +272,6 @@ def build_text_encoder(vocabulary_size: int, config: TextEncoder) -> CLIPTextMod
     )
 
 
-def build_autoencoder(config: Autoencoder) -> AutoencoderKL:
-    """AutoencoderKL shrinking by 2^(levels-1)."""
-    levels = len(config.channels)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.channels,
-        layers_per_block=config.layers,
-        latent_channels=config.latent_channels,
-        norm_num_groups=math.gcd(32, *config.channels),
-    )
-
-
 def build_unet(
     config: Unet, latent_channels: int, latent_size: int, text_width: int
 ) -> UNet2DConditionModel:
@@ -300,20 +305,20 @@ def build_scheduler() -> DDPMScheduler:
     )
 
 
-def build(config: Scratch, size: int, texts: Iterable[str], seed: int) -> BaseModel:
-    """A whole small base model with seeded random weights for pictures of `size` x `size`
-    pixels.
+def build(
+    config: Scratch, vae: Autoencoders, size: int, texts: Iterable[str], seed: int
+) -> BaseModel:
+    """A whole small base model for pictures of `size` x `size` pixels: an autoencoder, and U-Net
+    and text encoder of seeded random weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "base"))
         tokenizer = build_tokenizer(texts, config.text_encoder)
-        vae = build_autoencoder(config.autoencoder)
-        latent_size = size // 2 ** (len(config.autoencoder.channels) - 1)
         return BaseModel(
             unet=build_unet(
                 config.unet,
-                config.autoencoder.latent_channels,
-                latent_size,
+                vae.config.latent_channels,
+                size // config.autoencoder.factor,
                 config.text_encoder.width,
             ),
             vae=vae,

@@ -95,29 +95,25 @@ class Pictures:
         return content.hexdigest()
 
     def autoencoder_batch(
-        self, batch: int, mask_share: float, rng: torch.Generator, part_share: float = 0.0
+        self, batch: int, mask_share: float, rng: torch.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Random pictures and masks (B, 3, S, S) in [0, 1], each in one of the eight symmetries of
         the square.
 
-        First masks, then defects alone on mid-grey, then pictures, half of them defective ones,
-        which are few and hold what matters. Second: where in them the defect is, (B, 1, S, S) in
-        {0, 1}; empty for a mask that is the picture itself.
+        First masks, then pictures, half of them defective ones, which are few and hold what
+        matters. Second: where in them the defect is, (B, 1, S, S) in {0, 1}; empty for a mask that
+        is the picture itself.
         """
         masks = round(batch * mask_share)
-        parts = masks + round(batch * part_share)
         all_symmetries = symmetries(("hflip", "vflip", "rot90"))
         out, defects = [], []
         for position in range(batch):
-            defective = position < parts or position % 2 == 0
-            pool = self.defective if defective else self.normal
+            pool = self.defective if position < masks or position % 2 == 0 else self.normal
             i = pool[int(torch.randint(len(pool), (), generator=rng))]
             name = all_symmetries[int(torch.randint(len(all_symmetries), (), generator=rng))]
-            picture, mask = self.images[i], self.masks[i][..., None]
+            picture = self.images[i]
             if position < masks:
-                picture = np.repeat(mask * np.uint8(255), 3, axis=2)
-            elif position < parts:
-                picture = np.where(mask, picture, np.uint8(127))
+                picture = np.repeat(self.masks[i][..., None] * np.uint8(255), 3, axis=2)
             out.append(transform(picture, name))
             defects.append(transform(self.masks[i], name) & (position >= masks))
         return to_tensor(out), to_tensor(defects)

@@ -6,32 +6,39 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from helixbench.schema.section import Optim, Section, setting
+from helixbench.schema.section import Section, setting
 
 
 class Autoencoder(Section):
-    """AutoencoderKL of the scratch base, trained on the pictures and the masks."""
+    """Autoencoder of the scratch base: the principal components of patches, computed from the
+    pictures and masks that the generator sees (diffusion/linear.py).
+    """
 
-    channels: tuple[int, ...] = Field(
-        (64, 128, 128), min_length=1, description="per level; n levels shrink by 2^(n-1)"
+    factor: Literal[2, 4, 8] = Field(
+        4, description="side of a patch [pixel], by which latents are smaller than pictures"
     )
-    layers: int = Field(1, ge=1, description="ResNet layers a level")
-    latent_channels: int = Field(4, ge=1, le=32, description="latent channels")
-    kl_weight: float = Field(1e-6, ge=0, description="weight of the KL term")
-    mask_share: float = Field(0.25, ge=0, le=0.5, description="share of masks in a batch")
-    part_share: float = Field(
-        0.0,
-        ge=0,
-        le=0.25,
-        description="share of defects alone on mid-grey in a batch, as DualAnoDiff's part shows "
-        "them",
+    latent_channels: int = Field(
+        16, ge=1, description="latent channels: components kept, of 3 factor^2"
     )
+    whitening: float = Field(
+        0.5, ge=0, le=1, description="0 leaves the components their variances, 1 makes all equal"
+    )
+    pictures: int = Field(
+        1000, ge=1, description="random pictures and masks from which the components are computed"
+    )
+    mask_share: float = Field(0.25, ge=0, le=0.5, description="share of masks among them")
     defect_weight: float = Field(
-        0.0,
-        ge=0,
-        description="what a defective pixel weighs more than others in the reconstruction",
+        4.0, ge=0, description="what a defective pixel weighs more than others in the squared error"
     )
-    optim: Optim
+
+    @model_validator(mode="after")
+    def _no_more_than_there_are(self):
+        if self.latent_channels > 3 * self.factor**2:
+            raise ValueError(
+                f"latent_channels {self.latent_channels}: patches of {self.factor} x {self.factor} "
+                f"pixels have {3 * self.factor**2} components"
+            )
+        return self
 
 
 class TextEncoder(Section):
@@ -65,11 +72,11 @@ class Unet(Section):
 
 
 class Scratch(Section):
-    """A diffusers-format base model built small and random from here; only its autoencoder is
-    trained as a base.
+    """A diffusers-format base model built small from here: a computed autoencoder, and a U-Net and
+    a text encoder of random weights.
     """
 
-    autoencoder: Autoencoder
+    autoencoder: Autoencoder = Autoencoder()
     text_encoder: TextEncoder = TextEncoder()
     unet: Unet = Unet()
 

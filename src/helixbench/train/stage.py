@@ -29,7 +29,7 @@ def run(
     config: Slice,
     *,
     prepared: Path,
-    base: Path | None,
+    base: Path,
     state: Path,
     out: Path,
 ) -> None:
@@ -40,8 +40,6 @@ def run(
     kind = method_class(options.kind)
     if not issubclass(kind, Learner):
         raise UserError(f"{method}: does not learn; nothing to train")
-    if base is None:
-        raise UserError(f"{method}: needs --base, a diffusers-format folder")
     team, device = Team.current(), pick_device()
     seed = derive_seed(config["run.seed"], dataset, category, method)
     about = {"device": describe(device), "method": method, "processes": team.size}
