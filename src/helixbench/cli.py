@@ -102,10 +102,10 @@ def draw(
     ] = None,
 ) -> None:
     """Draw a category of the procedural data set in a raw layout."""
-    from helixbench.datasets import procedural
+    from helixbench.datasets.procedural import render
 
     values = _slice(config)
-    procedural.draw(
+    render.draw(
         out,
         dataset,
         category,

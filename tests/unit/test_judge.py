@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from helixbench import cli
-from helixbench.datasets import procedural
+from helixbench.datasets.procedural import render
 from helixbench.errors import UserError
 from helixbench.prepare import judge
 from helixbench.records import Score, read_csv
@@ -26,7 +26,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", DOCS.read_text(encoding="utf-8"), fla
 
 def draw(root, seed):
     sizes = Procedural(size=72, train_good=6, test_good=3, per_defect=3)
-    procedural.draw(root, "D", "disc", sizes, seed)
+    render.draw(root, "D", "disc", sizes, seed)
     return root / "disc"
 
 

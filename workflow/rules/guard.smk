@@ -35,15 +35,13 @@ def check_clock() -> None:
 
 def check_inputs() -> None:
     """Raw pictures and all weights are there; their fingerprints become inputs of `prepare` and `train`."""
-    from helixbench.datasets import fingerprint, layouts
+    from helixbench.datasets import fingerprint
+    from helixbench.datasets.layout import Layout
 
-    read = {
-        name: dataset
-        for name, dataset in CONFIG.prepare.datasets.items()
-        if dataset.layout != layouts.DRAWN
-    }
+    layouts = {name: Layout.named(d.layout) for name, d in CONFIG.prepare.datasets.items()}
+    read = {name: d for name, d in CONFIG.prepare.datasets.items() if not layouts[name].drawn}
     for name, dataset in read.items():
-        layouts.check(dataset.layout, Path(dataset.root), dataset.categories, name)
+        layouts[name].check(Path(dataset.root), dataset.categories, name)
     base = Path(CONFIG.train.pretrained.path)
     downloaded = CONFIG.train.base != "scratch" and LEARNING
     if downloaded and not (base / "model_index.json").is_file():
@@ -61,7 +59,7 @@ def check_inputs() -> None:
     for name, dataset in read.items():
         for category in dataset.categories:
             cache = Path(SCRATCH, "fingerprints", name, f"{category}.json")
-            shared = layouts.shared_files(dataset.layout, dataset.root, category)
+            shared = layouts[name].shared_files(Path(dataset.root), category)
             text = fingerprint.fingerprint(Path(dataset.root), category, cache, shared)
             write_input(f"{RUN}/config/data/{name}/{category}.json", text)
     if downloaded:

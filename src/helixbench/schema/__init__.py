@@ -44,7 +44,7 @@ from helixbench.schema.methods import (
     RealNet,
     Stage,
 )
-from helixbench.schema.prepare import DRAWN, Dataset, Prepare, Procedural, RawLayout, Run
+from helixbench.schema.prepare import Dataset, Prepare, Procedural, Run
 from helixbench.schema.score import IcLpips, InceptionScore, Kid, MaskAgreement, ScoreSection
 from helixbench.schema.section import NAME, AdversarialOptim, Name, Optim, Section, rising
 from helixbench.schema.train import Ablation, MethodConfig, MethodSettings, Train, outside_class
