@@ -10,14 +10,13 @@ configfile: "params.yaml"
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/guard.smk"
 
 
 wildcard_constraints:
-    dataset=one_of(CONFIG.prepare.datasets),
-    category=one_of(c for d in CONFIG.prepare.datasets.values() for c in d.categories),
-    method=one_of(EVERYTHING),
-    comparator=one_of(COMPARATORS) or "(?!)",
+    dataset=one_of(PLAN.datasets),
+    category=one_of(category for _, category in PLAN.categories),
+    method=one_of(PLAN.everything),
+    comparator=one_of(PLAN.comparators),
     seed=r"\d+",
     number=r"[1-9]",
     figure=r"[5-9]",
@@ -36,15 +35,11 @@ include: "workflow/rules/check.smk"
 
 
 onsuccess:
-    end_of_work()
+    GUARD.end()
 
 
 onerror:
-    end_of_work()
-
-
-localrules:
-    all,
+    GUARD.end()
 
 
 rule all:

@@ -63,7 +63,8 @@ def detect(folder: Path, way: str, seed: int, size: int) -> dict[str, float]:
         sys.executable,
         "-m",
         "helixbench.cli",
-        "detect",
+        "judge",
+        "--no-scores",
         "--size",
         str(size),
         "--seed",
@@ -79,7 +80,7 @@ def detect(folder: Path, way: str, seed: int, size: int) -> dict[str, float]:
     ]
     command += ["--settings", folder / "detect.yaml", "-o", folder / f"{way}{seed}"]
     subprocess.run(list(map(str, command)), check=True)
-    with (folder / f"{way}{seed}/scores.csv").open(encoding="utf-8", newline="") as file:
+    with (folder / f"{way}{seed}/detector/scores.csv").open(encoding="utf-8", newline="") as file:
         return {
             row["metric"]: float(row["value"])
             for row in csv.DictReader(file)
@@ -120,7 +121,9 @@ def main() -> None:
             if name == "real":
                 write(folder / "decoded", own, decoded(base, images), masks)
         section = settings.detect.localization.model_dump(mode="json", exclude={"seeds"})
-        (folder / "detect.yaml").write_text(yaml.safe_dump(section), encoding="utf-8")
+        (folder / "detect.yaml").write_text(
+            yaml.safe_dump({"detect": {"localization": section}}), encoding="utf-8"
+        )
         for way in WAYS:
             found = [detect(folder, way, seed, settings.prepare.size) for seed in options.seeds]
             for metric in METRICS:

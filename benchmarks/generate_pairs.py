@@ -26,9 +26,10 @@ from helixbench import config
 from helixbench.diffusion.base import build
 from helixbench.diffusion.sampler import guided
 from helixbench.engine.devices import autocast, describe, pick_device
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.method import DHDiffMethod
 from helixbench.methods.method import Conditions
-from helixbench.schema import DHDiff, Optim, Sampling
+from helixbench.schema import Optim, Sampling
 
 
 def clock(function, device: torch.device) -> float:

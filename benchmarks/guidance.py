@@ -14,7 +14,7 @@ Of a finished run (`snakemake ... --configfile OVERLAYS`), on its own plan and s
         [--picture guidance.png] [--out results/measured/guidance.csv] [--pairs-to FOLDER]
 
 --pairs-to keeps the pairs of each way in a folder of its own, in the layout of MVTec AD, for
-`helixbench detect --pairs`.
+`helixbench judge --pairs`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from helixbench.pictures.raw import write_png
 from helixbench.pictures.transforms import to_tensor
 from helixbench.records import Sample, read_csv
 from helixbench.score.alignment import MaskAgreement
-from helixbench.score.stage import mask_in_cells
+from helixbench.score.metrics.mask_in_cells import mask_in_cells
 
 BATCH = 20
 

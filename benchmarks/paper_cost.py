@@ -18,7 +18,7 @@ import csv
 from pathlib import Path
 
 from helixbench.config import load
-from helixbench.schema import DHDiff
+from helixbench.methods.dhdiff.config import DHDiff
 
 ROOT = Path(__file__).resolve().parents[1]
 GPUS = (1, 8, 64)

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from helixbench.diffusion.data import Pictures
 from helixbench.engine.devices import describe, pick_device
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.method import DHDiffMethod
-from helixbench.schema import DHDiff, Sampling
+from helixbench.schema import Sampling
 
 RANGES = ((0, 250), (250, 500), (500, 750), (750, 1000))
 

@@ -28,8 +28,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from helixbench import config
 from helixbench.engine.devices import describe, pick_device
 from helixbench.engine.loop import adam
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.unet import DHDiffUNet
-from helixbench.schema import DHDiff
 
 GIB = 2**30
 TOKENS = 16

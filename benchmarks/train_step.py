@@ -23,8 +23,9 @@ from diffusers import UNet2DConditionModel
 from helixbench import config
 from helixbench.diffusion.base import build_unet
 from helixbench.engine.devices import autocast, describe, pick_device
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.unet import DHDiffUNet
-from helixbench.schema import DHDiff, Optim
+from helixbench.schema import Optim
 
 
 def clock(function, device: torch.device) -> float:

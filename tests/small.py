@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from helixbench.config import Slice
 from helixbench.diffusion import base as base_model
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
+from helixbench.generate import stage as generate_stage
 from helixbench.pictures.raw_mask import raw_mask_cells
-from helixbench.records import Sample, format_cells, write_csv
+from helixbench.records import Pair, Sample, format_cells, read_csv, write_csv
 from helixbench.schema import (
-    DFMGAN,
     AdversarialOptim,
-    AnomalyDiffusion,
     Autoencoder,
-    CropPaste,
-    DHDiff,
-    DualAnoDiff,
+    Gate,
+    Generate,
+    MethodSettings,
     Optim,
-    RealNet,
     Sampling,
     Scratch,
-    Stage,
     TextEncoder,
     Unet,
 )
+from helixbench.schema.method import settings_class
+from helixbench.train import stage as train_stage
 
 SIZE = 32
 
@@ -59,62 +60,40 @@ def scale_latents(model: BaseModel, data: Pictures) -> BaseModel:
     return model
 
 
-def dhdiff(**changes) -> DHDiff:
-    return DHDiff(
-        **{
-            "kind": "dhdiff",
-            "trainable": "all",
-            "text_tokens": "prompt",
-            "optim": optim(),
-            **changes,
-        }
-    )
+def method(kind: str, **values) -> MethodSettings:
+    """Settings of a method, whose folder is looked for only now."""
+    return settings_class(kind)(**{"kind": kind, **values})
 
 
-def dualanodiff(**changes) -> DualAnoDiff:
-    return DualAnoDiff(
-        **{
-            "kind": "dualanodiff",
-            "sampling_steps": None,
-            "guidance": None,
-            "rank": 2,
-            "text_rank": 2,
-            "background_width": 8,
-            "optim": optim(),
-            **changes,
-        }
-    )
+def learner(kind: str, **values) -> MethodSettings:
+    """The same with a few steps."""
+    return method(kind, **{"optim": optim(), **values})
 
 
-def stage(**changes) -> Stage:
-    return Stage(
-        **{
-            "kind": "stage",
-            "widths": (16, 32, 16),
-            "sampling_steps": 10,
-            "optim": optim(),
-            **changes,
-        }
-    )
+def dhdiff(**changes) -> MethodSettings:
+    return learner("dhdiff", **{"trainable": "all", "text_tokens": "prompt", **changes})
 
 
-def anomalydiffusion(**changes) -> AnomalyDiffusion:
-    values = {
-        "kind": "anomalydiffusion",
-        "sampling_steps": 6,
-        "mask_sampling_steps": 4,
-        "mask_vectors": 3,
-        "optim": optim(),
-    }
-    values |= {"prompt": "*", "mask_prompt": "*"}  # the small text encoder reads 12 tokens
-    return AnomalyDiffusion(**{**values, **changes})
+def dualanodiff(**changes) -> MethodSettings:
+    sizes = {"rank": 2, "text_rank": 2, "background_width": 8}
+    return learner("dualanodiff", **{"sampling_steps": None, "guidance": None, **sizes, **changes})
 
 
-def realnet(**changes) -> RealNet:
-    return RealNet(**{"kind": "realnet", "sampling_steps": 6, "optim": optim(), **changes})
+def stage(**changes) -> MethodSettings:
+    return learner("stage", **{"widths": (16, 32, 16), "sampling_steps": 10, **changes})
 
 
-def dfmgan(**changes) -> DFMGAN:
+def anomalydiffusion(**changes) -> MethodSettings:
+    steps = {"sampling_steps": 6, "mask_sampling_steps": 4, "mask_vectors": 3}
+    prompts = {"prompt": "*", "mask_prompt": "*"}  # the small text encoder reads 12 tokens
+    return learner("anomalydiffusion", **{**steps, **prompts, **changes})
+
+
+def realnet(**changes) -> MethodSettings:
+    return learner("realnet", **{"sampling_steps": 6, **changes})
+
+
+def dfmgan(**changes) -> MethodSettings:
     sizes = {
         "z": 16,
         "w": 16,
@@ -125,11 +104,11 @@ def dfmgan(**changes) -> DFMGAN:
         "defect_side": 16,
     }
     steps = AdversarialOptim(**{**optim().model_dump(), "lr": 2.5e-3, "grad_clip": None})
-    return DFMGAN(**{"kind": "dfmgan", "backbone_steps": 2, **sizes, "optim": steps, **changes})
+    return method("dfmgan", **{"backbone_steps": 2, **sizes, "optim": steps, **changes})
 
 
-def crop_paste(**changes) -> CropPaste:
-    return CropPaste(kind="crop_paste", **changes)
+def crop_paste(**changes) -> MethodSettings:
+    return method("crop_paste", **changes)
 
 
 def sampling(**changes) -> Sampling:
@@ -193,3 +172,22 @@ def prepared(
             add(defect, "test", number)
     write_csv(folder / "samples.csv", sorted(samples, key=lambda s: s.id), Sample)
     return folder
+
+
+def train_and_generate(options: MethodSettings, folder: Path) -> tuple[Path, list[Pair]]:
+    """A method that learns, from its settings to two pairs of each of two defect types: the folder
+    of its model, and the rows of the pairs' manifest.
+    """
+    key, section = options.kind, Generate(pairs=2, sampling=sampling(), gate=Gate(min_area=0.0))
+    plain = {"generate": section, f"train.methods.{key}": options}
+    config = Slice(
+        {"run.seed": 0}
+        | {name: json.loads(value.model_dump_json()) for name, value in plain.items()}
+    )
+    data, model, out = prepared(folder / "disc"), folder / "model", folder / "pairs"
+    base().save(folder / "base")
+    given = {"prepared": data, "state": folder / "state"}
+    one = (key, "Data", "disc", config)
+    train_stage.run(*one, base=folder / "base", out=model, **given)
+    generate_stage.run(*one, model=model, out=out, **given)
+    return model, read_csv(out / "manifest.csv", Pair)

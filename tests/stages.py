@@ -32,7 +32,7 @@ _SERVER.set_forkserver_preload(
         "helixbench.methods.dhdiff.method",
         "helixbench.generate.stage",
         "helixbench.score.stage",
-        "helixbench.detect.stage",
+        "helixbench.detect.localization",
         "helixbench.detect.classification",
         "helixbench.detect.segmentation",
         "helixbench.report.tables",

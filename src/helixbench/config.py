@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -19,6 +20,7 @@ from pydantic_core import to_jsonable_python
 
 from helixbench.errors import UserError
 from helixbench.schema import Config
+from helixbench.schema.method import MethodSettings, settings_class
 
 
 def overlay(below: Any, above: Any) -> Any:
@@ -39,93 +41,70 @@ def _unwrap(annotation: Any) -> Any:
     return annotation
 
 
-def _walk(root: Any, location: Iterable) -> tuple[list[str], Any]:
+def _walk(root: Any, values: Any, location: Iterable) -> tuple[list[str], Any]:
     """Follow pydantic's location of an error: the key as the user wrote it, and the schema type
     there.
 
-    Pydantic names the tag of a discriminated union (`kind`) as a step of its own, which is no key
-    of the file.
+    Pydantic names the member of a union (its `kind`, or its type) as a step of its own, which is
+    no key of the file.
     """
-    parts, node = [], _unwrap(root)
+    parts, node = [], _node(root, values)
     for part in location:
         if get_origin(node) in (Union, UnionType):
-            tagged = [m for m in get_args(node) if "kind" in getattr(m, "model_fields", {})]
-            node = next(
-                (m for m in tagged if part in get_args(m.model_fields["kind"].annotation)), None
-            )
-            if node is not None:
-                continue  # otherwise a setting of a method from outside, which has no tag
+            tagged = (m for m in get_args(node) if "kind" in getattr(m, "model_fields", {}))
+            named = (m for m in tagged if part in get_args(m.model_fields["kind"].annotation))
+            node = next(named, None)
+            continue
         if part == "[key]" or str(part).startswith("function-"):
             continue
         parts.append(str(part))
+        values = values.get(part) if isinstance(values, Mapping) else None
         fields = getattr(node, "model_fields", {})
         if part in fields:
-            node = _unwrap(fields[part].annotation)
+            node = _node(fields[part].annotation, values)
         else:
-            node = _unwrap(get_args(node)[1]) if get_origin(node) is dict else None
+            node = _node(get_args(node)[1], values) if get_origin(node) is dict else None
     return parts, node
 
 
-def _one_line(error: ValidationError, source: str, root: Any) -> str:
+def _node(annotation: Any, values: Any) -> Any:
+    """The schema type of these values."""
+    node = _unwrap(annotation)
+    if node is MethodSettings and isinstance(values, Mapping):
+        with suppress(ValueError):  # an unknown kind, which is reported as such
+            return settings_class(values.get("kind", ""))
+    return node
+
+
+def _one_line(error: ValidationError, source: str, root: Any, values: Any) -> str:
     lines = []
     for item in error.errors():
         location = item["loc"]
-        key = ".".join(
-            _walk(root, location)[0] + (["kind"] if item["type"].startswith("union_tag") else [])
-        )
+        parts, _ = _walk(root, values, location)
+        if item["type"].startswith("union_tag"):
+            parts.append("kind")
         if item["type"] == "extra_forbidden":
-            known = getattr(_walk(root, location[:-1])[1], "model_fields", {})
-            near = difflib.get_close_matches(str(location[-1]), known, 1)
-            lines.append(f"{key}: no such key" + (f" (did you mean {near[0]}?)" if near else ""))
+            section = _walk(root, values, location[:-1])[1]
+            near = difflib.get_close_matches(parts[-1], getattr(section, "model_fields", {}), 1)
+            problem = "no such key" + (f" (did you mean {near[0]}?)" if near else "")
         else:
-            value = item.get("input")
-            shown = (
-                f", not {value!r}"
-                if not isinstance(value, Mapping) and item["type"] != "missing"
-                else ""
-            )
-            lines.append(f"{key}: {item['msg'].removeprefix('Value error, ')}{shown}")
+            problem = item["msg"].removeprefix("Value error, ")
+            if not isinstance(item.get("input"), Mapping) and item["type"] != "missing":
+                problem += f", not {item['input']!r}"
+        # An error of the whole configuration has no key of its own, and names those it is about.
+        lines.append(": ".join(filter(None, [".".join(parts), problem])))
     return f"{source}: " + "; ".join(lines)
-
-
-def _without_removed(values: Mapping) -> dict:
-    """A null data set, method, ablation or comparator is taken out: the one thing that merging
-    dictionaries cannot say.
-
-    The ablations of a method go with it.
-    """
-    values = dict(values)
-    removed: set[str] = set()
-    for section, key in (
-        ("prepare", "datasets"),
-        ("train", "methods"),
-        ("train", "ablations"),
-        ("detect", "comparators"),
-    ):
-        entries = values[section].get(key) if isinstance(values.get(section), Mapping) else None
-        if isinstance(entries, Mapping):
-            kept = {name: entry for name, entry in entries.items() if entry is not None}
-            if key == "ablations":
-                kept = {
-                    name: e
-                    for name, e in kept.items()
-                    if not (isinstance(e, Mapping) and e.get("of") in removed)
-                }
-            removed = entries.keys() - kept.keys()
-            values[section] = {**values[section], key: kept}
-    return values
 
 
 def validate(values: Mapping, source: str = "params.yaml") -> Config:
     """Parsed YAML in, configuration out; UserError with every wrong key's full name.
 
-    A null under `prepare.datasets`, `train.methods`, `train.ablations` or `detect.comparators`
-    removes that entry, so that an overlay can drop what it merges with.
+    What `prepare.use`, `train.use` and `detect.use` do not name is left out before it is checked.
     """
     try:
-        return Config.model_validate(_without_removed(values))
+        return Config.model_validate(values)
     except ValidationError as error:
-        raise UserError(_one_line(error, source, Config)) from None
+        raise UserError(_one_line(error, source, Config, values)) from None
 
 
 def load(path: str | Path = "params.yaml", *overlays: str | Path) -> Config:
@@ -215,7 +194,7 @@ class Slice(Mapping):
             return _type_at(key).validate_python(value)
         except ValidationError as error:
             raise UserError(
-                _one_line(error, f"configuration slice, {key}", _type_at(key)._type)
+                _one_line(error, f"configuration slice, {key}", _type_at(key)._type, value)
             ) from None
 
     def __iter__(self):

@@ -229,3 +229,19 @@ def manifest(path: str | Path, stage: str, config: Any, **facts: Any):
     }
     yield record
     write_json(path, {"cost": cost.as_dict(), **record, "versions": versions()})
+
+
+@contextmanager
+def stage_run(out: Path, state: Path, stage: str, config: Any, **facts: Any):
+    """A stage that trains: `manifest`, and when it succeeds the journal of `state` is copied to
+    out/stats.jsonl, every other file below `out` is hashed into the manifest's `files`, and `state`
+    is removed, in this order.
+
+    out: folder of the stage's files; state: folder of the resume state, which holds stats.jsonl.
+    """
+    with manifest(out / "manifest.json", stage, config, **facts) as record:
+        yield record
+        write_text(out / "stats.jsonl", (state / "stats.jsonl").read_text(encoding="utf-8"))
+        record["files"] = sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))
+    # The results are whole: what is left of the state would only make a forced rerun do nothing.
+    shutil.rmtree(state)

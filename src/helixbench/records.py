@@ -9,13 +9,17 @@ import csv
 import dataclasses
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from helixbench.errors import UserError
 from helixbench.provenance import write_text
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LEAKING = ("literal", "third_anomalydiffusion", "third_dualanodiff")
 """Splits by which a picture may be trained on and tested: each to compare with numbers that were
@@ -141,9 +145,9 @@ class Score:
 
     metric: inception_score, ic_lpips, ... or image_auroc, pixel_auroc, pixel_ap, pro, f1_max, ...;
     AUROC-like values are in percent, as the paper prints them. defect: a defect type, or `all` for
-    the category. n: images scored. protocol: readable text (network and weights, split, cap,
-    checkpoint rule, ...). seed: of the detector training or the scoring shuffle. std: over
-    shuffles, empty where there is none.
+    the category. n: images scored. protocol: cell of a Protocol (network and weights, split, cap,
+    checkpoint rule, ...), to which the seed does not belong. seed: of the detector training or the
+    scoring shuffle. std: over shuffles, empty where there is none.
     """
 
     dataset: str
@@ -161,35 +165,18 @@ class Score:
     config_digest: str
 
 
-Row = TypeVar("Row", RawSample, Sample, Plan, Pair, Score)
+Row = TypeVar("Row", bound="DataclassInstance")
+"""Any record type above, and those of a stage's own manifests."""
 
 
 def write_csv(path: Path, rows: Iterable[Row], kind: type[Row]) -> None:
     """Write rows of one record type, atomically, header first; None becomes an empty cell."""
     names = [field.name for field in dataclasses.fields(kind)]
-    lines = []
-
-    class _Lines:
-        write = staticmethod(lines.append)
-
-    writer = csv.writer(_Lines, lineterminator="\n")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow(
-            ["" if getattr(row, name) is None else getattr(row, name) for name in names]
-        )
-    write_text(path, "".join(lines))
-
-
-def _convert(text: str, annotation: str):
-    if annotation.endswith("| None") and text == "":
-        return None
-    base = annotation.removesuffix("| None").strip()
-    return {"int": int, "float": float, "Path": Path}.get(base, str)(text)
+    write_text(path, csv_text([names, *([getattr(row, name) for name in names] for row in rows)]))
 
 
 def csv_text(rows: Iterable[Iterable[object]]) -> str:
-    """Rows of cells, the header first, as the text of a CSV file."""
+    """Rows of cells, the header first, as the text of a CSV file; None becomes an empty cell."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
@@ -222,15 +209,28 @@ def read_rows(
         raise UserError(f"{path}: not a CSV file ({error}); {advice}") from None
 
 
+@cache
+def _converters(kind: type) -> dict[str, Callable[[str], Any]]:
+    """Field of a record type -> what makes its value of a cell."""
+    return {name: _converter(hint) for name, hint in get_type_hints(kind).items()}
+
+
+def _converter(hint: Any) -> Callable[[str], Any]:
+    if type(None) not in get_args(hint):
+        return hint
+    (base,) = (arm for arm in get_args(hint) if arm is not type(None))
+    return lambda text: None if text == "" else base(text)
+
+
 def read_csv(path: Path, kind: type[Row]) -> list[Row]:
     """Read what write_csv wrote; UserError naming the file when it is missing or a column is
     wrong.
     """
-    fields = dataclasses.fields(kind)
-    rows = read_rows(path, [field.name for field in fields])
+    converters = _converters(kind)
+    rows = read_rows(path, converters)
     try:
         return [
-            kind(**{field.name: _convert(row[field.name], field.type) for field in fields})
+            kind(**{name: convert(row[name]) for name, convert in converters.items()})
             for _, row in rows
         ]
     except (ValueError, TypeError) as error:

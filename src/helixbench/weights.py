@@ -39,6 +39,11 @@ IS_ORDER = ("inception-v3", "squeezenet1_1")
 LPIPS_ORDER = ("vgg", "squeeze")
 """What `auto` tries for IC-LPIPS."""
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of ImageNet's channels (RGB in [0, 1]), which the published networks
+were trained with.
+"""
+
 
 def hub_dir() -> Path:
     """Folder that `torch.hub.get_dir()` names, without importing torch."""

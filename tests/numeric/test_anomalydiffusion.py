@@ -13,15 +13,16 @@ from diffusers.models.attention_processor import Attention
 from helixbench.diffusion import base as base_model
 from helixbench.diffusion.data import Pictures
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods import anomalydiffusion
-from helixbench.methods.anomalydiffusion import (
+from helixbench.methods.anomalydiffusion import method as anomalydiffusion
+from helixbench.methods.anomalydiffusion.config import AnomalyDiffusion
+from helixbench.methods.anomalydiffusion.method import (
     AnomalyDiffusionMethod,
     Reweighting,
     SpatialEncoder,
     attention_weights,
     widened,
 )
-from helixbench.methods.inversion import embed_vectors, latent_mask, templates
+from helixbench.methods.textual_inversion import embed_vectors, latent_mask, templates
 from helixbench.schema import Generate, TextEncoder
 
 
@@ -213,8 +214,8 @@ def test_templates_are_80_phrases_with_one_star():
     known = templates("templates")
     assert len(set(known)) == 80 and all(phrase.count("*") == 1 for phrase in known)
     assert "a photo of a *" in known and templates("Anomaly *") == ("Anomaly *",)
-    assert small.AnomalyDiffusion.model_fields["prompt"].default == "templates"
-    assert small.AnomalyDiffusion.model_fields["mask_prompt"].default == "templates"
+    assert AnomalyDiffusion.model_fields["prompt"].default == "templates"
+    assert AnomalyDiffusion.model_fields["mask_prompt"].default == "templates"
 
 
 def test_every_pair_and_every_picture_has_a_template_of_its_own(data, monkeypatch):

@@ -21,7 +21,7 @@ from helixbench.methods.dualanodiff.unet import (
     DualAnoDiffUNet,
     SelfAttentionInteraction,
 )
-from helixbench.methods.latents import adapters, transformer_blocks
+from helixbench.methods.latent_learner import adapters, transformer_blocks
 from helixbench.methods.saliency import Saliency
 from helixbench.pictures.transforms import to_tensor, transform
 from helixbench.schema import Generate
@@ -260,8 +260,8 @@ def test_each_branch_learns_from_its_own_picture_noise_and_words(data):
     method = learner(
         background=True, prompt="photo of a {category} with {defect}", prompt_part="a {defect}"
     )
-    seen, asked, latents = watched(method), [], method._latents
-    method._latents = lambda rows, pictures: asked.append(rows) or latents(rows, pictures)
+    seen, asked, latents = watched(method), [], method.latents
+    method.latents = lambda rows, pictures: asked.append(rows) or latents(rows, pictures)
     terms = method.loss(data, torch.Generator().manual_seed(0))
     ((noisy, t, text, background),) = seen
     chosen = [(i, symmetry) for i, symmetry, _ in asked[0]]

@@ -11,9 +11,9 @@ from pydantic import ValidationError
 
 from helixbench.diffusion.base import build_scheduler
 from helixbench.diffusion.data import Pictures
-from helixbench.methods import realnet
-from helixbench.methods.drawing import Draws
-from helixbench.methods.realnet import RealNetMethod, perturbed_step
+from helixbench.methods.realnet import method as realnet
+from helixbench.methods.realnet.method import RealNetMethod, perturbed_step
+from helixbench.methods.synthetic import Draws
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_training_and_sampling_have_linear_betas(data, tmp_path):
     for betas, alpha in ((None, linear), ("base", base)):
         changes = {} if betas is None else {"betas": betas}
         learner = method(optim=small.optim(batch=32), **changes)
-        learner._latents = lambda rows, pictures: torch.zeros(len(rows), 4, 8, 8)
+        learner.latents = lambda rows, pictures: torch.zeros(len(rows), 4, 8, 8)
         seen = inputs_of(learner.base.unet)
         learner.loss(data, torch.Generator().manual_seed(0))
         x, t = seen[0][:2]
@@ -134,8 +134,8 @@ def test_training_and_sampling_have_linear_betas(data, tmp_path):
 
 def test_the_loss_sees_normals_only(data):
     learner, asked = method(optim=small.optim(batch=16)), []
-    real = learner._latents
-    learner._latents = lambda rows, pictures: asked.extend(rows) or real(rows, pictures)
+    real = learner.latents
+    learner.latents = lambda rows, pictures: asked.extend(rows) or real(rows, pictures)
     terms = learner.loss(data, torch.Generator().manual_seed(0))
     assert set(terms) == {"normal"} and {i for i, _ in asked} <= set(data.normal)
     torch.nn.init.zeros_(learner.base.unet.conv_out.weight)

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods.inversion import latent_mask
 from helixbench.methods.stage.method import StageMethod
 from helixbench.methods.stage.modules import MaskGuidanceAdapter, aligned_mask, in_window
+from helixbench.methods.textual_inversion import latent_mask
 from helixbench.schema import Generate
 
 

@@ -34,6 +34,7 @@ CHANGES = {
         "gate": {"min_area": 0.0, "max_area": 1.0, "max_border": 1.0},
     },
     "detect": {
+        "use": ["classification", "segmentation"],
         "localization": {"optim": {"steps": STEPS, "save_every_s": 0.2, "log_every_s": 1e-9}},
         "classification": {
             "network": "resnet18",

@@ -1,4 +1,4 @@
-"""Pairs by hand: the pipeline and `helixbench generate --model ...`."""
+"""Pairs by hand: the pipeline and `helixbench sample`."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_raw_mask_alone_moves_the_pair(tmp_path_factory):
 
 
 def command(*arguments):
-    line = [sys.executable, "-m", "helixbench.cli", "generate", *map(str, arguments)]
+    line = [sys.executable, "-m", "helixbench.cli", "sample", *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=120)
 
 
@@ -283,17 +283,6 @@ def test_bad_files_leave_nothing_behind(files, tmp_path, case):
     assert not (tmp_path / "out").exists()
 
 
-LINES = {
-    "no model": (["--prompt", "x"], "generate: --model not given"),
-    "half a workflow call": (
-        ["dhdiff", "Data"],
-        "generate: CATEGORY, --config, --prepared, --state not given",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", LINES.values(), ids=LINES)
-def test_a_bad_command_is_one_line(tmp_path, case):
-    arguments, message = case
-    done = command(*arguments, "-o", tmp_path / "out")
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+def test_a_command_without_a_model_says_so(tmp_path):
+    done = command("--prompt", "x", "-o", tmp_path / "out")
+    assert done.returncode == 2 and "Missing option '--model'" in done.stderr

@@ -1,4 +1,4 @@
-"""The stages `classify` and `segment` on tiny folders."""
+"""Classification and segmentation on tiny folders."""
 
 import dataclasses
 import json
@@ -8,46 +8,39 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from test_detect import SIZE, folders  # noqa: F401
+from test_detect import SIZE, facts, folders, job  # noqa: F401
 from torchmetrics.functional.classification import binary_jaccard_index, multiclass_accuracy
 
 from helixbench import weights
 from helixbench.config import Slice
-from helixbench.detect import classification, localization, segmentation
+from helixbench.detect import localization
+from helixbench.detect.classification import Classification
+from helixbench.detect.segmentation import Segmentation
 from helixbench.errors import UserError
 from helixbench.metrics import confusion_metrics
+from helixbench.protocol import Protocol
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
-from helixbench.schema import Classification, Segmentation
+from helixbench.schema import Segmentation as Section
 
 OPTIM = {"steps": 40, "batch": 4, "lr": 1e-3, "precision": "fp32"}
 
 
-def classify(folders, out, seed=0, **changes):  # noqa: F811
+def classifier(folders, out, **changes):  # noqa: F811
     values = {"network": "resnet18", "weights": "none", "optim": OPTIM, **changes}
     config = Slice({"detect.classification": values, "run.seed": 1})
-    given = {
-        "prepared": folders[0],
-        "pairs": folders[1],
-        "state": out / "state",
-        "out": out / "out",
-    }
-    classification.run("m", "toy", "disc", config, seed=seed, **given)
-    return {
-        row.defect: row for row in read_csv(out / "out/scores.csv", Score) if "last" in row.protocol
-    }
+    return Classification(job(folders, out), config)
+
+
+def classify(folders, out, **changes):  # noqa: F811
+    classifier(folders, out, **changes).run()
+    return {row.defect: row for row in read_csv(out / "out/scores.csv", Score)}
 
 
 def segment(folders, out, architecture="unet", **changes):  # noqa: F811
     encoders = {"unet": "resnet18", "segformer": "mit_b0", "deeplabv3plus": "resnet18"}
     values = {"networks": {architecture: encoders[architecture]}, "optim": OPTIM, **changes}
     config = Slice({"detect.segmentation": values, "run.seed": 1})
-    given = {
-        "prepared": folders[0],
-        "pairs": folders[1],
-        "state": out / "state",
-        "out": out / "out",
-    }
-    segmentation.run("m", "toy", "disc", config, architecture=architecture, seed=0, **given)
+    Segmentation(job(folders, out), config, architecture).run()
     return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
 
 
@@ -58,11 +51,14 @@ def test_a_classifier_learns_the_types(folders, tmp_path):  # noqa: F811
     assert rows["all"].value == 100 and rows["all"].n == 6 and rows["bright"].n == 3, (
         "bright and dark squares are easily told apart"
     )
-    protocol = (
-        "resnet18 (untrained start) half split, pairs past the gate, last checkpoint, 40 "
-        "steps x 4 a defect type, 32 px"
+    assert Protocol.parse(rows["all"].protocol) == Protocol(
+        "classification",
+        {
+            **{"network": "resnet18", "weights": "none", "split": "half", "size": SIZE},
+            **{"gated": True, "checkpoint": "last", "steps_per_defect": 40, "batch": 4},
+            **{"lr": 0.001, "precision": "fp32"},
+        },
     )
-    assert rows["all"].protocol == f"{protocol}, lr 0.001, precision fp32"
     record = json.loads((tmp_path / "out/manifest.json").read_text())
     assert (
         record["pairs"]["dark"] == {"used": 3, "left_out_by_gate": 1}
@@ -94,24 +90,24 @@ def test_nothing_to_learn_from_is_an_error(folders, tmp_path):  # noqa: F811
         classify(folders, tmp_path)
 
 
-def test_published_weights_are_the_start_where_they_are(tmp_path, monkeypatch):
+def test_published_weights_are_the_start_where_they_are(folders, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    config = Classification(network="resnet18", optim=OPTIM)
-    assert weights.start(config.network, config.weights) == "none"
+    assert weights.start("resnet18", "auto") == "none"
     with pytest.raises(
         UserError, match="resnet18.* missing; run .helixbench fetch weights resnet18"
     ):
-        weights.start(config.network, "imagenet")
+        weights.start("resnet18", "imagenet")
     torch.manual_seed(5)
     published = torchvision.models.resnet18(weights=None).state_dict()
     file = weights.weights_file("resnet18")
     file.parent.mkdir(parents=True)
     torch.save(published, file)
-    model = classification.build_network(config, 3, 0)
+    detector = classifier(folders, tmp_path, weights="auto")
+    model = detector.build()
     assert not isinstance(model[0], torchvision.transforms.Normalize)
     assert torch.equal(model[1].layer2[0].conv1.weight, published["layer2.0.conv1.weight"])
-    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
-    assert "ImageNet start" in classification.describe(config, "half", 32, "last")
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 2)
+    assert detector.protocol("last").get("weights") == "imagenet"
 
 
 def test_degenerate_masks_and_outputs_are_one_line(folders, tmp_path, monkeypatch):  # noqa: F811
@@ -143,16 +139,16 @@ def test_every_segmenter_runs(folders, tmp_path, architecture):  # noqa: F811
         (defect, metric) for defect in ("bright", "dark", "all") for metric in metrics
     }
     assert all(0 <= row.value <= 100 for row in rows.values()) and rows["all", "miou"].n == 6
-    assert (
-        rows["all", "miou"].protocol.startswith(f"{architecture}(")
-        and "chosen by the test pictures" in rows["all", "miou"].protocol
-    )
+    told = facts(rows["all", "miou"])
+    assert (told["network"], told["checkpoint"]) == (architecture, "best_on_test")
+    assert told["encoder"] and told["defective_only"]
 
 
 def test_segmenters_learn_by_plain_cross_entropy(folders, tmp_path, monkeypatch):  # noqa: F811
     seen, call = [], localization.focal_loss
-    keep = lambda *given: seen.append(given[2:]) or call(*given)
-    monkeypatch.setattr(localization, "focal_loss", keep)
+    monkeypatch.setattr(
+        localization, "focal_loss", lambda *given: seen.append(given[2:]) or call(*given)
+    )
     segment(folders, tmp_path, optim={**OPTIM, "steps": 1})
     assert seen == [(0.0, 0.0)], "gamma and smoothing"
 
@@ -165,19 +161,12 @@ def test_a_segmenter_learns(folders, tmp_path):  # noqa: F811
 
 def test_what_is_not_configured_is_an_error(folders, tmp_path):  # noqa: F811
     config = Slice({"detect.segmentation": None, "detect.classification": None, "run.seed": 0})
-    given = {
-        "prepared": folders[0],
-        "pairs": folders[1],
-        "state": tmp_path / "state",
-        "out": tmp_path / "out",
-        "seed": 0,
-    }
     with pytest.raises(UserError, match="detect.segmentation.networks: unet is not there"):
-        segmentation.run("m", "toy", "disc", config, architecture="unet", **given)
-    with pytest.raises(UserError, match="detect.classification is null"):
-        classification.run("m", "toy", "disc", config, **given)
+        Segmentation(job(folders, tmp_path), config, "unet")
+    with pytest.raises(UserError, match="detect.classification is not used"):
+        Classification(job(folders, tmp_path), config)
     with pytest.raises(ValueError, match="no dilated mit_b0"):
-        Segmentation(networks={"deeplabv3plus": "mit_b0"}, optim=OPTIM)
+        Section(networks={"deeplabv3plus": "mit_b0"}, optim=OPTIM)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -10,14 +10,17 @@ import torch
 import torchvision
 from PIL import Image
 from pydantic import TypeAdapter
-from test_detect import METRICS, folders  # noqa: F401
+from test_detect import METRICS, facts, folders  # noqa: F401
 
 from helixbench import weights
 from helixbench.config import Slice, load
 from helixbench.detect import comparators
+from helixbench.detect.comparators import Comparator
+from helixbench.detect.detector import Job
+from helixbench.detect.held_out import Reading
 from helixbench.errors import UserError
 from helixbench.records import Sample, Score, read_csv
-from helixbench.schema import Comparator
+from helixbench.schema import Comparator as Section
 
 SMALL = {
     "patchcore": {"backbone": "squeezenet1_1"},
@@ -48,7 +51,7 @@ def settings(kind, **changes):
     return {"kind": kind, "label": kind, "batch": 4, **SMALL[kind], **changes}
 
 
-def run(prepared, out, kind, seed=0, **changes):
+def comparator(prepared, out, kind, seed=0, **changes):
     keys = {
         "detect.localization.pro_limit": 0.3,
         "detect.localization.pro_thresholds": None,
@@ -56,16 +59,12 @@ def run(prepared, out, kind, seed=0, **changes):
         "run.seed": 1,
     }
     config = Slice({f"detect.comparators.{kind}": settings(kind, **changes), **keys})
-    comparators.run(
-        kind,
-        "toy",
-        "disc",
-        config,
-        seed=seed,
-        prepared=prepared,
-        state=out / "state",
-        out=out / "out",
-    )
+    job = Job(kind, "toy", "disc", seed, prepared, None, out / "state", out / "out")
+    return Comparator(job, config)
+
+
+def run(prepared, out, kind, seed=0, **changes):
+    comparator(prepared, out, kind, seed, **changes).run()
     return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
 
 
@@ -90,14 +89,16 @@ def test_each_detector_leaves_scores_of_all_metrics(folders, tmp_path, kind):  #
         (defect, metric) for defect in ("bright", "dark", "all") for metric in METRICS
     }
     assert all(0 <= row.value <= 100 for row in rows.values())
-    protocol = rows["all", "pro"].protocol
-    assert (
-        protocol.startswith(f"{kind} of anomalib ")
-        and f"half split, {SIZE.get(kind, 32)} px" in protocol
+    told = facts(rows["all", "pro"])
+    assert told["method"] == kind and told["anomalib"]
+    assert (told["split"], told["size"], told["batch"]) == (
+        "half",
+        SIZE.get(kind, 32),
+        SMALL[kind].get("batch", 4),
     )
-    assert ("random" in protocol) == (
-        kind != "draem"
-    )  # no network's weights are here, and it says so
+    # no network's weights are here, and it says so
+    start = {"draem": {}, "efficient_ad": {"teacher": "random", "imagenet_penalty": False}}
+    assert start.get(kind, {"weights": "none"}).items() <= told.items()
     record = json.loads((tmp_path / "out/manifest.json").read_text())
     assert record["pictures"] == {"normals": 5, "test": 10} and record["training"]["steps"] > 0
     assert (tmp_path / "out/stats.jsonl").read_text().count("\n") >= 1
@@ -105,27 +106,22 @@ def test_each_detector_leaves_scores_of_all_metrics(folders, tmp_path, kind):  #
     assert not (tmp_path / "state").exists()
 
 
-def test_whatever_changes_a_number_changes_the_protocol():
+def test_whatever_changes_a_number_changes_the_protocol(folders, tmp_path):  # noqa: F811
     paper = load(Path(__file__).parents[2] / "params.yaml").detect.comparators
-    told_by_the_start = {
-        "kind",
-        "label",
-        "seeds",
-        "weights",
-        "batch",
-    }  # of the steps of batches are told, where there are steps
+    detector = comparator(folders[0], tmp_path, "patchcore")
     for section in paper.values():
         section = section.model_copy(
             update={"weights": "none"} if hasattr(section, "weights") else {}
         )
-        usual = ("half", 256, "exact", 0.3, None)
-        for name in set(type(section).model_fields) - told_by_the_start:
-            other = section.model_copy(update={name: "resnet18" if name == "backbone" else "other"})
-            assert comparators.describe(other, *usual) != comparators.describe(section, *usual), (
-                f"{section.kind}.{name}"
-            )
-        other = comparators.describe(section, "half", 256, "full_value", 0.1, 100)
-        assert "full-value pixels, PRO to 0.1, PRO from 100 thresholds" in other
+        detector.section = section
+        usual = detector.protocol()
+        for name in set(type(section).model_fields) - {"kind", "seeds", "weights"}:
+            other = "resnet18" if name == "backbone" else "other"
+            detector.section = section.model_copy(update={name: other})
+            assert detector.protocol() != usual, f"{section.kind}.{name}"
+    detector.section, detector.reading = section, Reading("full_value", 0.1, 100)
+    read = {"ground_truth": "full_value", "pro_limit": 0.1, "pro_thresholds": 100}
+    assert detector.protocol() == usual.having(**read)
 
 
 def test_patchcore_finds_what_no_normal_shows(folders, tmp_path):  # noqa: F811
@@ -180,7 +176,7 @@ def test_a_loss_that_is_no_number_stops_with_its_step(folders, tmp_path, monkeyp
         run(folders[0], tmp_path, "cfa")
 
 
-def test_features_are_those_of_the_weights_file(tmp_path):
+def test_features_are_those_of_the_weights_file(folders, tmp_path):  # noqa: F811
     """RD4AD names its backbone and CFA downloads it: both must read the network that is put in."""
     file = weights.weights_file("resnet18")
     file.parent.mkdir(parents=True)
@@ -193,12 +189,12 @@ def test_features_are_those_of_the_weights_file(tmp_path):
         stem = network.eval().maxpool(network.relu(network.bn1(network.conv1(x))))
         expected = network.layer2(network.layer1(stem))
         for kind in ("reverse_distillation", "cfa"):
-            config = TypeAdapter(Comparator).validate_python(settings(kind))
+            config = TypeAdapter(Section).validate_python(settings(kind))
             model = comparators.build(config, 64, 0, []).model
             extractor = model.encoder if kind == "reverse_distillation" else model.feature_extractor
             assert torch.allclose(extractor.eval()(x)["layer2"], expected, atol=1e-6)
-            text = comparators.describe(config, "half", 64, "exact", 0.3, None)
-            assert "ImageNet weights f37072fd" in text
+            told = comparator(folders[0], tmp_path, kind).protocol()
+            assert (told.get("weights"), told.get("weights_hash")) == ("imagenet", "f37072fd")
 
 
 def test_pictures_that_are_too_small_are_one_line(folders, tmp_path):  # noqa: F811
@@ -227,7 +223,7 @@ def test_files_that_are_not_there(folders, tmp_path, kind, changes, message):  #
     [
         (
             "prepare: {size: 128}",
-            "detect.comparators.efficientad: EfficientAD needs 256 pixel or more",
+            "detect.comparators.efficientad: EfficientAD needs 256 pixels or more",
         ),
         ("detect: {comparators: {patchcore: {backbone: vgg}}}", "patchcore.backbone"),
         (
@@ -246,19 +242,12 @@ def test_a_configuration_that_cannot_be_is_one_line(tmp_path, text, message):
 def test_maps_are_anomalibs(folders):  # noqa: F811
     """The map of PaDiM is the Mahalanobis distance that its paper defines, smoothed as anomalib
     does."""
-    config = TypeAdapter(Comparator).validate_python(settings("padim"))
+    config = TypeAdapter(Section).validate_python(settings("padim"))
     images = np.random.default_rng(3).integers(0, 255, (12, 32, 32, 3), np.uint8)
     normals = comparators.Normals(images, 4, 0, normalised=True)
     module = comparators.build(config, 32, 0, [])
-    comparators.fit(
-        module,
-        config,
-        normals,
-        name="padim",
-        state=folders[0] / "state",
-        key="k",
-        device=torch.device("cpu"),
-    )
+    file = folders[0] / "state/k.ckpt"
+    comparators.fit(module, config, normals, "padim", file, torch.device("cpu"))
     maps, scores = comparators.predict(module, normals, images[:2], torch.device("cpu"))
     model = module.model.eval()
     with torch.no_grad():

@@ -6,8 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from helixbench import cli, config, schema
+from helixbench import config, schema
+from helixbench.cli.common import quick_imports
 from helixbench.errors import UserError
+from helixbench.methods.crop_paste.config import CropPaste
+from helixbench.methods.dhdiff.config import DHDiff
 
 ROOT = Path(__file__).parents[2]
 OPTIM = {"steps": 10, "batch": 2, "lr": 1e-4}
@@ -141,8 +144,8 @@ def test_impossible_value_names_the_full_key(key, value):
 
 
 DEAF = {
-    "control_drop": ({"control_drop": 1.0}, "dhdiff is trained without a control (control_drop 1)"),
-    "ssm": ({"ssm_encoder": 0, "ssm_decoder": 0}, "dhdiff has no SSM layer to look at it"),
+    "control_drop": ({"control_drop": 1.0}, "is trained without a control (control_drop 1)"),
+    "ssm": ({"ssm_encoder": 0, "ssm_decoder": 0}, "has no SSM layer to look at a control"),
 }
 
 
@@ -153,7 +156,7 @@ def test_a_control_that_nobody_follows_is_refused(case):
     values = changed("train.methods.dhdiff", dhdiff)
     assert config.validate(values)
     values = {**values, "generate": {**values.get("generate", {}), "sampling": {"control": "raw"}}}
-    with pytest.raises(UserError, match="generate.sampling.control raw: ") as caught:
+    with pytest.raises(UserError, match="^params.yaml: train.methods.dhdiff: ") as caught:
         config.validate(values)
     assert message in str(caught.value)
 
@@ -218,8 +221,8 @@ def test_slice_round_trips_typed_through_json(sliced):
     assert set(part) == set(KEYS) and len(part) == len(KEYS)
     for key in KEYS:
         assert part[key] == config.lookup(full, key), key
-    assert isinstance(part["train.methods.dhdiff"], schema.DHDiff)
-    assert isinstance(part["train.methods"]["cp"], schema.CropPaste)
+    assert isinstance(part["train.methods.dhdiff"], DHDiff)
+    assert isinstance(part["train.methods"]["cp"], CropPaste)
     assert isinstance(part["prepare.datasets.Procedural.procedural"], schema.Procedural)
     assert isinstance(part["prepare.datasets"]["MVTec-AD"], schema.Dataset)
     assert part["run.seed"] == 0 and part["detect.localization.seeds"] == (0, 1)
@@ -348,8 +351,69 @@ def test_an_arm_follows_what_an_overlay_says_of_its_method():
 
 def test_arms_go_with_their_method():
     values = with_arm()
-    values["train"]["methods"]["dhdiff"] = None
+    values["train"]["use"] = ["cp"]
     assert not config.validate(values).train.ablations
+
+
+UNUSED = {
+    "prepare": ("datasets", {"layout": "nowhere"}),
+    "train": ("methods", {"kind": "nothing"}),
+    "detect": ("comparators", {"kind": "patchcore", "batch": -1}),
+}
+
+
+@pytest.mark.parametrize("section", UNUSED)
+def test_what_a_run_does_not_use_is_not_checked(section):
+    entries, wrong = UNUSED[section]
+    values = changed(f"{section}.{entries}.wrong", wrong)
+    used = [key for key in values[section][entries] if key != "wrong"][::-1]
+    with pytest.raises(UserError, match=f"{section}.{entries}.wrong"):
+        config.validate(values)
+    values[section]["use"] = used
+    found = getattr(getattr(config.validate(values), section), entries)
+    assert list(found) == used, "in the order of `use`"
+    values[section]["use"] = ["rong"]
+    with pytest.raises(
+        UserError, match=f"^params.yaml: {section}: use names 'rong', which is not .* mean wrong"
+    ):
+        config.validate(values)
+
+
+def test_classifiers_and_segmenters_are_used_by_name():
+    values = changed("detect.classification", {"optim": {**OPTIM, "lr": "wrong"}})
+    values["detect"]["segmentation"] = {"networks": {"unet": "resnet18"}, "optim": OPTIM}
+    values["detect"]["use"] = ["segmentation"]
+    found = config.validate(values).detect
+    assert found.segmentation is not None and found.classification is None
+    values["detect"]["use"] = ["segmentation", "clasification"]
+    with pytest.raises(UserError, match="did you mean classification"):
+        config.validate(values)
+
+
+def test_a_scratch_base_is_described_only_where_a_method_learns():
+    values = changed("train.base", "scratch")
+    values["train"]["use"] = ["cp"]
+    assert list(config.validate(values).train.methods) == ["cp"]
+
+
+def test_an_error_of_the_whole_begins_with_the_keys_that_it_is_about():
+    with pytest.raises(UserError, match=r"^params.yaml: train.methods, detect.comparators: two "):
+        config.validate(changed("train.methods.cp.label", "DH-Diff"))
+
+
+ONE_STAGE = {
+    "prepared": "prepare: {size: 64, use: [Mine], datasets: {Mine: {layout: folder, root: a, "
+    "categories: [b]}}}\ntrain: {use: [crop_paste]}\ndetect: {use: []}",
+    "one method on one category": "prepare: {use: [MVTec-AD], datasets: {MVTec-AD: {categories: "
+    "[bottle]}}}\ntrain: {use: [dfmgan]}",
+    "one detector": "train: {use: [crop_paste]}\ndetect: {use: [patchcore]}",
+}
+
+
+@pytest.mark.parametrize("text", ONE_STAGE.values(), ids=ONE_STAGE)
+def test_five_lines_begin_a_single_stage(tmp_path, text):
+    (tmp_path / "mine.yaml").write_text(f"run: {{name: mine}}\n{text}\n")
+    assert config.load(ROOT / "params.yaml", tmp_path / "mine.yaml").run.name == "mine"
 
 
 @pytest.mark.parametrize(
@@ -388,24 +452,9 @@ def test_a_memory_preset_changes_precision_and_order_of_computation_only(preset)
     assert found.train.methods["dhdiff"].optim.batch == 32
 
 
-def test_garbage_is_looked_for_seldom_while_packages_load_and_as_usual_from_then_on(
-    tmp_path, monkeypatch
-):
-    file = tmp_path / "slice.json"
-    file.write_text("{}")
-    seen, usual = [], gc.get_threshold()
-
-    def command():
-        seen.append(gc.get_threshold())
-        cli._slice(file)
-        seen.append(gc.get_threshold())
-
-    monkeypatch.setattr(cli, "app", command)
-    cli.main()
+def test_garbage_is_not_looked_for_while_packages_load_and_as_usual_from_then_on():
+    with quick_imports():
+        assert not gc.isenabled()
+    frozen = gc.get_freeze_count()
     gc.unfreeze()
-    assert seen[0][0] > 100 * usual[0] and seen[1] == gc.get_threshold() == usual
-    monkeypatch.setattr(
-        cli, "app", lambda: None
-    )  # a command that reads no values, `--help` for one
-    cli.main()
-    assert gc.get_threshold() == usual
+    assert gc.isenabled() and frozen > 0

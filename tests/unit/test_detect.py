@@ -1,4 +1,4 @@
-"""The localization U-Net and the stage `detect` on tiny folders."""
+"""The localization U-Net on tiny folders, and what all detectors that learn from pairs share."""
 
 import csv
 import dataclasses
@@ -13,18 +13,22 @@ import torch
 from PIL import Image, ImageFilter
 
 from helixbench.config import Slice, load
-from helixbench.detect import classification, localization, segmentation, stage, trial
-from helixbench.detect.held_out import HeldOut
+from helixbench.detect import localization
+from helixbench.detect.classification import Classification
+from helixbench.detect.detector import BestOnTest, Job
+from helixbench.detect.held_out import HeldOut, Reading
+from helixbench.detect.localization import Localization
+from helixbench.detect.segmentation import Segmentation
 from helixbench.engine import loop
 from helixbench.errors import UserError
 from helixbench.pictures.outline import GREEN, outlined
 from helixbench.pictures.prepared import bilinear_file
+from helixbench.protocol import Protocol
 from helixbench.records import Pair, Sample, Score, read_csv, write_csv
-from helixbench.schema import Localization
+from helixbench.schema import Localization as Section
 
 ROOT = Path(__file__).parents[2]
 SIZE = 32
-SETTINGS = ", score_window 5, lr 0.003, precision fp32"
 METRICS = {"image_auroc", "image_ap", "pixel_auroc", "pixel_ap", "pro", "f1_max"}
 
 
@@ -123,19 +127,18 @@ def folders(tmp_path):
     return prepared, pairs
 
 
+def job(folders, out, seed=0):
+    return Job("m", "toy", "disc", seed, *folders, out / "state", out / "out")
+
+
+def facts(row):
+    """What the row's protocol says."""
+    return Protocol.parse(row.protocol).facts
+
+
 def run(folders, tmp_path, values=None, name="run", seed=0):
     out = tmp_path / name
-    stage.run(
-        "m",
-        "toy",
-        "disc",
-        values or config(),
-        seed=seed,
-        prepared=folders[0],
-        pairs=folders[1],
-        state=out / "state",
-        out=out / "out",
-    )
+    Localization(job(folders, out, seed), values or config()).run()
     return {(row.defect, row.metric): row for row in read_csv(out / "out/scores.csv", Score)}
 
 
@@ -147,10 +150,13 @@ def test_rows_and_files(folders, tmp_path):
     assert all(0 <= row.value <= 100 for row in rows.values())
     assert rows["all", "pro"].n == 10 and rows["dark", "pro"].n == 7
     assert {(row.split, row.split_sha256) for row in rows.values()} == {("half", "f" * 64)}
-    assert (
-        rows["all", "pro"].protocol
-        == f"unet(width 8) half split, pairs past the gate, last checkpoint, 6 steps x 4, 32 "
-        f"px{SETTINGS}"
+    assert Protocol.parse(rows["all", "pro"].protocol) == Protocol(
+        "localization",
+        {
+            **{"network": "unet", "width": 8, "weights": "none", "split": "half", "size": SIZE},
+            **{"gated": True, "checkpoint": "last", "steps": 6, "batch": 4, "lr": 0.003},
+            **{"score_window": 5, "precision": "fp32"},
+        },
     )
     out = tmp_path / "run/out"
     record = json.loads((out / "manifest.json").read_text())
@@ -176,22 +182,22 @@ def test_resume_after_a_kill_equals_an_unbroken_run(folders, tmp_path, monkeypat
     eager = json.loads(json.dumps(dict(values._values)))
     eager["detect.localization"]["optim"]["save_every_s"] = 0.5  # ... to be saved
     eager = Slice(eager)
-    call = localization.LocalizationLoss.__call__
+    call = Localization.loss
 
     def killed(self, step, rng):
         if step == 4:
             raise KeyboardInterrupt
         return call(self, step, rng)
 
-    monkeypatch.setattr(localization.LocalizationLoss, "__call__", killed)
+    monkeypatch.setattr(Localization, "loss", killed)
     with pytest.raises(KeyboardInterrupt):
         run(folders, tmp_path, eager, "broken")
     assert (tmp_path / "broken/state/state.safetensors").is_file()
     assert not (tmp_path / "broken/out/scores.csv").exists()
     steps = []
     monkeypatch.setattr(
-        localization.LocalizationLoss,
-        "__call__",
+        Localization,
+        "loss",
         lambda self, step, rng: (steps.append(step), call(self, step, rng))[1],
     )
     resumed = run(folders, tmp_path, eager, "broken")
@@ -214,7 +220,7 @@ def test_all_pairs_past_the_gate_train_unless_a_limit_is_set(folders, tmp_path):
         rows = run(folders, tmp_path, config(1, **changes), name)
         record = json.loads((tmp_path / name / "out/manifest.json").read_text())
         used[name] = {defect: counts["used"] for defect, counts in record["pairs"].items()}
-        assert (", max_pairs 2" in rows["all", "pro"].protocol) == (name == "two")
+        assert facts(rows["all", "pro"]).get("max_pairs") == changes.get("max_pairs")
     assert used == {"all": {"bright": 4, "dark": 3}, "two": {"bright": 2, "dark": 2}}
 
 
@@ -262,12 +268,12 @@ def test_pairs_that_all_fail_the_gate_give_a_result(folders, tmp_path, caplog):
     assert "no pair passed" in caplog.text
 
 
-def test_unet_is_seeded_and_leaves_the_global_generator_alone():
-    values = config()["detect.localization"]
+def test_unet_is_seeded_and_leaves_the_global_generator_alone(folders, tmp_path):
     torch.manual_seed(0)
     before = torch.random.get_rng_state()
     first, second, other = (
-        localization.build_unet(values, seed).state_dict() for seed in (3, 3, 4)
+        Localization(job(folders, tmp_path, seed), config()).build().state_dict()
+        for seed in (3, 3, 4)
     )
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(first[k], second[k]) for k in first)
@@ -335,18 +341,17 @@ def test_the_focal_loss_of_sure_pixels_has_a_gradient(gamma, smooth):
     assert wrong < 1e-6 if smooth else wrong == pytest.approx(0.5, abs=1e-3)
 
 
-def test_localization_smooths_its_loss_unless_told_not_to():
-    blank = np.zeros((1, 32, 32, 3), np.uint8)
-    data = localization.TrainingSet.from_arrays(blank, {})
-    section, device = config()["detect.localization"], torch.device("cpu")
+def test_localization_smooths_its_loss_unless_told_not_to(folders, tmp_path, monkeypatch):
+    detector = Localization(job(folders, tmp_path), config())
+    detector.data = localization.TrainingSet.from_arrays(np.zeros((1, 32, 32, 3), np.uint8), {})
 
     def surely_wrong(x):
         return torch.tensor([-100.0, 100.0]).view(1, 2, 1, 1).expand(len(x), 2, 32, 32)
 
-    loss = localization.LocalizationLoss(surely_wrong, data, section, device)
-    assert loss(0, torch.Generator()).item() == pytest.approx(10.819, abs=1e-3)
-    plain = localization.LocalizationLoss(surely_wrong, data, section, device, smooth=0.0)
-    assert plain(0, torch.Generator()).item() == pytest.approx(200)
+    detector.network = surely_wrong
+    assert detector.loss(0, torch.Generator()).item() == pytest.approx(10.819, abs=1e-3)
+    monkeypatch.setattr(Localization, "smooth", 0.0)
+    assert detector.loss(0, torch.Generator()).item() == pytest.approx(200)
 
 
 @pytest.mark.parametrize("window", [1, 3, 21])
@@ -391,28 +396,20 @@ def test_best_on_test_stands_beside_last_and_is_named(folders, tmp_path, monkeyp
     values = json.loads(json.dumps(dict(config(30, checkpoints=["last", "best_on_test"])._values)))
     values["detect.localization"]["optim"]["validate_every"] = 10
     seen = []
-    call = trial.BestOnTest.__call__
+    call = BestOnTest.__call__
     monkeypatch.setattr(
-        trial.BestOnTest, "__call__", lambda self, rng: seen.append(call(self, rng)) or seen[-1]
+        BestOnTest, "__call__", lambda self, rng: seen.append(call(self, rng)) or seen[-1]
     )
-    out = tmp_path / "run"
-    given = {
-        "seed": 0,
-        "prepared": folders[0],
-        "pairs": folders[1],
-        "state": out / "state",
-        "out": out / "out",
-    }
-    stage.run("m", "toy", "disc", Slice(values), **given)
-    rows = read_csv(out / "out/scores.csv", Score)
+    run(folders, tmp_path, Slice(values))
+    rows = read_csv(tmp_path / "run/out/scores.csv", Score)
     last, best = (
-        {r.metric: r for r in rows if r.defect == "all" and f"{name} checkpoint" in r.protocol}
+        {r.metric: r for r in rows if r.defect == "all" and facts(r)["checkpoint"] == name}
         for name in ("last", "best_on_test")
     )
     assert set(last) == set(best) == METRICS
-    assert "chosen by the test pictures, every 10 steps" in best["pro"].protocol
+    assert facts(best["pro"])["validate_every"] == 10
     assert len(seen) == 3
-    total = lambda row: float(sum(row[name] for name in localization.CHOSEN_BY))
+    total = lambda row: float(sum(row[name] for name in Localization.chosen_by))
     top = max(seen, key=total)
     assert {name: best[name].value for name in METRICS} == pytest.approx(
         {name: float(top[name]) for name in METRICS}, abs=1e-3
@@ -430,7 +427,7 @@ def test_best_on_test_survives_a_kill(folders, tmp_path, monkeypatch):
     values = json.loads(json.dumps(dict(config(6, checkpoints=["best_on_test"])._values)))
     values["detect.localization"]["optim"] |= {"validate_every": 1, "save_every_s": 1e-9}
     whole = run(folders, tmp_path, Slice(values), "whole")
-    call = localization.LocalizationLoss.__call__
+    call = Localization.loss
 
     def killed(self, step, rng):
         if step == 4:
@@ -438,7 +435,7 @@ def test_best_on_test_survives_a_kill(folders, tmp_path, monkeypatch):
         return call(self, step, rng)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(localization.LocalizationLoss, "__call__", killed)
+        patch.setattr(Localization, "loss", killed)
         run(folders, tmp_path, Slice(values), "broken")
     assert (tmp_path / "broken/state/best_on_test.safetensors").is_file()
     again = run(folders, tmp_path, Slice(values), "broken")
@@ -449,7 +446,7 @@ def test_best_on_test_survives_a_kill(folders, tmp_path, monkeypatch):
 
 def test_best_on_test_needs_points_to_choose_from():
     with pytest.raises(ValueError, match="needs optim.validate_every above 0"):
-        Localization(checkpoints=["best_on_test"], optim={"steps": 1, "batch": 1, "lr": 1e-4})
+        Section(checkpoints=["best_on_test"], optim={"steps": 1, "batch": 1, "lr": 1e-4})
 
 
 def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
@@ -466,14 +463,13 @@ def test_the_ground_truth_of_the_public_scripts_is_a_switch(folders, tmp_path):
     assert {key: row.value for key, row in same.items()} == {
         key: row.value for key, row in exact.items()
     }
-    assert same["all", "pro"].protocol.endswith(
-        f"32 px, ground truth resized bilinearly, full-value pixels{SETTINGS}"
-    )
+    assert facts(same["all", "pro"])["ground_truth"] == "full_value"
     for sample in tests:
         grey = np.asarray(Image.open(folders[0] / sample.mask).filter(ImageFilter.BoxBlur(2)))
         save(folders[0] / bilinear_file(sample.mask), grey)
-    read = HeldOut.read(folders[0], read_csv(folders[0] / "samples.csv", Sample), "full_value")
-    whole = HeldOut.read(folders[0], read_csv(folders[0] / "samples.csv", Sample), "exact")
+    samples = read_csv(folders[0] / "samples.csv", Sample)
+    read = HeldOut.read(folders[0], samples, Reading("full_value"))
+    whole = HeldOut.read(folders[0], samples)
     assert read.masks.sum() < whole.masks.sum() < read.regions.sum()
     other = run(folders, tmp_path, values, "other")
     with open(tmp_path / "other/out/curves.csv", encoding="utf-8") as file:
@@ -513,8 +509,8 @@ def test_the_thresholds_of_the_public_scripts_are_a_switch(folders, tmp_path, gr
     sampled = run(folders, tmp_path, values, "sampled")
     differing = {key for key, row in sampled.items() if row.value != exact[key].value}
     assert differing == {(defect, "pro") for defect in ("bright", "dark", "all")}
-    assert ", PRO from 7 thresholds, score_window" in sampled["all", "pro"].protocol
-    assert "thresholds" not in exact["all", "pro"].protocol
+    assert facts(sampled["all", "pro"])["pro_thresholds"] == 7
+    assert "pro_thresholds" not in facts(exact["all", "pro"])
 
 
 def test_maps_that_are_no_numbers_are_an_error_not_a_row(folders, tmp_path, monkeypatch):
@@ -525,45 +521,39 @@ def test_maps_that_are_no_numbers_are_an_error_not_a_row(folders, tmp_path, monk
     assert not (tmp_path / "run/out/scores.csv").exists()
 
 
-UNSEEN = {"checkpoints", "seeds", "optim", "network", "networks", "weights"}
-"""Settings that are a row's other columns, or told in words that the tests of each detector
-read."""
+UNSEEN = {"checkpoints", "seeds", "optim", "networks", "weights"}
+"""Settings that are a row's other columns, or facts of another name, which the tests of each
+detector read."""
 SPEED = {"save_every_s", "log_every_s"}
 
 
 def changed(section):
     """Copies with one value changed each; what a protocol never shows is left out."""
     for name in set(type(section).model_fields) - UNSEEN - SPEED:
-        yield (
-            name,
-            section.model_copy(update={name: "full_value" if name == "ground_truth" else "other"}),
-        )
+        value = "full_value" if name == "ground_truth" else "other"
+        value = "resnet50" if name == "network" else value
+        yield name, section.model_copy(update={name: value})
     for name in set(type(section.optim).model_fields) - SPEED - {"validate_every"}:
-        yield (
-            f"optim.{name}",
-            section.model_copy(update={"optim": section.optim.model_copy(update={name: 7})}),
-        )
+        optim = section.optim.model_copy(update={name: 7})
+        yield f"optim.{name}", section.model_copy(update={"optim": optim})
 
 
-def test_whatever_changes_a_number_changes_the_protocol():
-    detect = load(ROOT / "params.yaml").detect
-    texts = [
-        (detect.localization, lambda section: localization.describe(section, "half", (256, 256))),
-        (
-            detect.segmentation,
-            lambda section: segmentation.describe(section, "unet", "half", 256, "last"),
-        ),
-        (
-            detect.classification,
-            lambda section: classification.describe(section, "half", 256, "last"),
-        ),
-    ]
-    for section, text in texts:
-        for name, other in changed(section):
-            assert text(other) != text(section), f"{type(section).__name__}.{name}"
-
-
-def test_a_leaking_split_is_named_in_the_protocol():
-    config = Localization(optim={"steps": 1, "batch": 1, "lr": 1e-4})
-    assert "literal split (leaking" in localization.describe(config, "literal", (32, 32))
-    assert "leaking" not in localization.describe(config, "third", (32, 32))
+def test_whatever_changes_a_number_changes_the_protocol(folders, tmp_path):
+    paper, here = load(ROOT / "params.yaml").detect, job(folders, tmp_path)
+    kinds = (
+        ("localization", Localization),
+        ("segmentation", lambda *given: Segmentation(*given, "unet")),
+        ("classification", Classification),
+    )
+    for key, kind in kinds:
+        section = getattr(paper, key)
+        values = {f"detect.{key}": section.model_dump(mode="json"), "run.seed": 0}
+        detector = kind(here, Slice(values))
+        usual = detector.protocol("last")
+        assert usual != detector.protocol("best_on_test"), key
+        for name, detector.section in changed(section):
+            assert detector.protocol("last") != usual, f"{key}.{name}"
+        detector.section = section
+        (folders[1] / "manifest.json").write_text('{"settings": "20 steps"}')
+        assert detector.protocol("last") == usual.having(pairs="20 steps")
+        (folders[1] / "manifest.json").unlink()

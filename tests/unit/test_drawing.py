@@ -16,11 +16,13 @@ from test_generate import generate
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods import draem, nsa
-from helixbench.methods.draem import altered, perlin, perlin_mask
-from helixbench.methods.drawing import Draws
-from helixbench.methods.nsa import changed, poisson_blend
-from helixbench.methods.registry import method_class
+from helixbench.methods.draem import method as draem
+from helixbench.methods.draem.method import altered
+from helixbench.methods.method import method_class
+from helixbench.methods.nsa import method as nsa
+from helixbench.methods.nsa.method import changed, poisson_blend
+from helixbench.methods.perlin import perlin, perlin_mask
+from helixbench.methods.synthetic import Draws
 from helixbench.schema import MethodConfig
 
 KINDS = ("draem", "cutpaste", "nsa")

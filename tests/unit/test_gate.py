@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from helixbench import cli
+from helixbench.cli.judge import read_settings
 from helixbench.config import Slice
 from helixbench.datasets.layout import Layout
 from helixbench.generate import by_hand, stage
@@ -71,7 +72,7 @@ def test_a_bar_along_a_side_is_what_real_masks_say_it_is():
     assert mask_gate.verdict(bar(12), mask_gate.learn([bar(4)], Gate())) == "ok"
     assert mask_gate.verdict(bar(12), mask_gate.learn([bar(4)], Gate(limits="fixed"))) == "border"
     assert mask_gate.verdict(bar(63), mask_gate.learn([bar(4)], Gate())) == "large"
-    assert mask_gate.learn([], Gate()) == mask_gate.Limits(0.0005, 0.6, 1 / 3, 0)
+    assert mask_gate.learn([], Gate()) == mask_gate.Limits(0.0005, 0.6, 0.333, 0)
     dot = np.zeros((64, 64), bool)
     dot[5, 5] = True
     learned = mask_gate.learn([dot, bar(48)], Gate(margin=1.2))
@@ -161,7 +162,7 @@ def test_generated_pairs_are_held_to_the_limits_of_their_type(tmp_path):
     pairs, manifest = generated(prepared, tmp_path / "learned", Gate(min_area=0.2, margin=2))
     assert {pair.gate for pair in pairs} == {"ok"} and manifest["redraws"] == 0
     smallest = round(48 / small.SIZE**2 / 2, 6)
-    limits = {"min_area": smallest, "max_area": 0.6, "max_border": 0.333333, "real_masks": 4}
+    limits = {"min_area": smallest, "max_area": 0.6, "max_border": 0.333, "real_masks": 4}
     assert manifest["gate_limits"] == {"hole": limits, "scratch": limits}
     settings = Gate(limits="fixed", min_area=0.2, redraws=1)
     pairs, manifest = generated(prepared, tmp_path / "fixed", settings)
@@ -243,19 +244,21 @@ def test_the_judge_learns_its_limits_from_the_real_defects(command, tmp_path, ca
 def test_settings_of_the_judge_reach_the_gate(tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(
-        "gate: {limits: fixed, max_border: 0.5}\nic_lpips: {shuffles: 2}\n", encoding="utf-8"
+        "generate: {gate: {limits: fixed, max_border: 0.5}}\nscore: {ic_lpips: {shuffles: 2}}\n",
+        encoding="utf-8",
     )
-    values = cli._settings("score", {}, file, 0)
-    assert (
-        values["generate.gate"] == Gate(limits="fixed", max_border=0.5)
-        and values["score"].ic_lpips.shuffles == 2
-    )
+    scoring, training = read_settings(file, 0)
+    assert scoring["generate.gate"] == Gate(limits="fixed", max_border=0.5)
+    assert scoring["score"].ic_lpips.shuffles == 2
+    assert training["detect.localization"].optim.steps == 12500
 
 
 def test_a_wrong_setting_of_the_gate_is_one_line(tmp_path, monkeypatch, capsys):
-    (tmp_path / "settings.yaml").write_text("gate: {max_bordr: 0.5}\n", encoding="utf-8")
+    (tmp_path / "settings.yaml").write_text(
+        "generate: {gate: {max_bordr: 0.5}}\n", encoding="utf-8"
+    )
     line = [
-        "score",
+        "judge",
         "--pairs",
         "p",
         "--real",

@@ -17,7 +17,7 @@ from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.generate import gather, stage
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods.crop_paste import CropPasteMethod
+from helixbench.methods.crop_paste.method import CropPasteMethod
 from helixbench.pictures.foreground import foreground
 from helixbench.pictures.mask_gate import verdict
 from helixbench.pictures.transforms import shift, symmetries, transform

@@ -7,7 +7,7 @@ from test_report import config
 
 from helixbench.errors import UserError
 from helixbench.records import Pair, Sample, write_csv
-from helixbench.report import figures
+from helixbench.report import grid
 
 
 def draw_pair(folder, name, rng, size=96, radius=14, hue=(150, 120, 90)):
@@ -89,7 +89,7 @@ def grid_config(categories=("disc",), columns=3):
 
 def test_grid(tmp_path):
     make_run(tmp_path / "run")
-    figures.run(
+    grid.run(
         "Procedural", grid_config(), results=tmp_path / "run", out=tmp_path / "report" / "grid.png"
     )
     first = (tmp_path / "report" / "grid.png").read_bytes()
@@ -98,7 +98,7 @@ def test_grid(tmp_path):
         "grid.pdf",
         "grid.png",
     ]
-    figures.run(
+    grid.run(
         "Procedural", grid_config(), results=tmp_path / "run", out=tmp_path / "report" / "grid.png"
     )
     assert (tmp_path / "report" / "grid.png").read_bytes() == first and (
@@ -108,7 +108,7 @@ def test_grid(tmp_path):
 
 def test_grid_takes_pairs_that_passed_and_real_ones_that_train(tmp_path):
     make_run(tmp_path)
-    broken, hole = figures._blocks(
+    broken, hole = grid._blocks(
         tmp_path, "Procedural", "disc", {"dhdiff": "DH-Diff", "crop": "Crop&Paste"}, 3
     )
     assert [block.title for block in (broken, hole)] == ["disc / broken_large", "disc / hole"]
@@ -126,11 +126,11 @@ def test_grid_takes_pairs_that_passed_and_real_ones_that_train(tmp_path):
 
 def test_tiles_are_drawn_pixel_for_pixel(tmp_path):
     make_run(tmp_path)
-    (block, _) = figures._blocks(tmp_path, "Procedural", "disc", {"dhdiff": "DH-Diff"}, 2)
-    figures.compose([block], 2, 1).savefig(tmp_path / "sheet.png", dpi=100)
+    (block, _) = grid._blocks(tmp_path, "Procedural", "disc", {"dhdiff": "DH-Diff"}, 2)
+    grid.compose([block], 2, 1).savefig(tmp_path / "sheet.png", dpi=100)
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
-    left, top = figures._MARGIN + figures._LABEL, figures._MARGIN + figures._TITLE
-    shown = sheet[top : top + figures.TILE, left : left + figures.TILE]
+    left, top = grid._MARGIN + grid._LABEL, grid._MARGIN + grid._TITLE
+    shown = sheet[top : top + grid.TILE, left : left + grid.TILE]
     assert np.abs(shown - block.groups[0].images[0]).mean() < 1
 
 
@@ -138,17 +138,17 @@ def test_tiles_are_drawn_pixel_for_pixel(tmp_path):
     ("n", "chosen"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (20, list(range(10)))]
 )
 def test_evenly(n, chosen):
-    assert figures.evenly(range(10), n) == chosen
+    assert grid.evenly(range(10), n) == chosen
 
 
 def test_grid_errors_name_the_file(tmp_path):
     with pytest.raises(UserError, match="samples.csv"):
-        figures.run("Procedural", grid_config(), results=tmp_path, out=tmp_path / "grid.png")
+        grid.run("Procedural", grid_config(), results=tmp_path, out=tmp_path / "grid.png")
     make_run(tmp_path)
     (tmp_path / "generate/dhdiff/Procedural/disc/images/hole_1.png").write_bytes(b"no picture")
     with pytest.raises(UserError, match="hole_1.png: cannot be read"):
-        figures.run("Procedural", grid_config(), results=tmp_path, out=tmp_path / "grid.png")
+        grid.run("Procedural", grid_config(), results=tmp_path, out=tmp_path / "grid.png")
     (tmp_path / "generate/dhdiff/Procedural/disc/manifest.csv").unlink()
     with pytest.raises(UserError, match="manifest.csv"):
-        figures.run("Procedural", grid_config(), results=tmp_path, out=tmp_path / "grid.png")
+        grid.run("Procedural", grid_config(), results=tmp_path, out=tmp_path / "grid.png")
     assert not (tmp_path / "grid.png").exists()

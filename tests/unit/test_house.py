@@ -18,6 +18,7 @@ CORE = [
     "weights",
     "fetch",
     "protocol",
+    "catalogue",
     "records",
     "pictures",
     "metrics",
@@ -66,7 +67,9 @@ def test_imports_go_downwards_only(path):
     here = room(path)
     if here == "cli":
         return
-    if here in ASIDE:
+    if here == "report":  # which asks the others for the facts of their metrics
+        allowed = {*CORE, *ASIDE}
+    elif here in ASIDE:
         allowed = {*CORE, here}
     elif here in STAIRS:
         allowed = set(STAIRS[: STAIRS.index(here) + 1])
@@ -106,7 +109,7 @@ def test_no_workflow_engine_and_no_unsafe_reading(path):
     [
         "import helixbench.cli",
         "import helixbench.config, helixbench.records, helixbench.provenance, helixbench.errors",
-        "import helixbench.report.published, helixbench.report.tables, helixbench.report.figures",
+        "import helixbench.report.published, helixbench.report.tables, helixbench.report.plots",
         "import sys; sys.argv = ['helixbench', '--help']\n"
         "from helixbench.cli import main\n"
         "try: main()\n"

@@ -1,4 +1,4 @@
-"""`helixbench score` and `helixbench detect` on folders from elsewhere."""
+"""`helixbench judge`: pairs from elsewhere."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from helixbench import cli
 from helixbench.datasets.procedural import render
 from helixbench.errors import UserError
 from helixbench.prepare import judge
+from helixbench.protocol import Protocol
 from helixbench.records import Score, read_csv
 from helixbench.schema import Procedural
 
@@ -30,21 +31,25 @@ def draw(root, seed):
     return root / "disc"
 
 
-@pytest.fixture
-def folders(tmp_path, monkeypatch):
-    """Folders of the documented names: pairs and real ones of different draws, in another size than
-    asked for."""
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Pairs and real pictures of different draws, in another size than asked for."""
+    root = tmp_path_factory.mktemp("drawn")
     for seed, name in enumerate(("pairs", "real", "held_out")):
-        shutil.move(draw(tmp_path / str(seed), seed), tmp_path / name)
-    shutil.rmtree("pairs/train")
-    shutil.rmtree("pairs/test/good")
-    for name, text in zip(
-        ("score.yaml", "detect.yaml"),
-        (text for kind, text in BLOCKS if kind == "yaml"),
-        strict=True,
-    ):
-        Path(name).write_text(text, encoding="utf-8")
+        shutil.move(draw(root / str(seed), seed), root / name)
+    shutil.rmtree(root / "pairs/train")
+    shutil.rmtree(root / "pairs/test/good")
+    return root
+
+
+@pytest.fixture
+def folders(drawn, tmp_path, monkeypatch):
+    """Folders of the documented names."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("pairs", "real", "held_out"):
+        shutil.copytree(drawn / name, name)
+    (settings,) = [text for kind, text in BLOCKS if kind == "yaml"]
+    Path("settings.yaml").write_text(settings, encoding="utf-8")
     return tmp_path
 
 
@@ -55,11 +60,10 @@ def command(line):
 
 
 def test_the_documented_example_runs(folders):
-    (lines,) = [text for kind, text in BLOCKS if kind == "bash"]
-    for line in lines.strip().splitlines():
-        done = command([*shlex.split(line)[1:], "--threads", "1"])
-        assert done.returncode == 0, done.stderr[-3000:]
-    scores = {(row.defect, row.metric): row for row in read_csv(Path("scores.csv"), Score)}
+    (line,) = [text for kind, text in BLOCKS if kind == "bash"]
+    done = command([*shlex.split(line)[1:], "--threads", "1"])
+    assert done.returncode == 0, done.stderr[-3000:]
+    scores = {(row.defect, row.metric): row for row in read_csv(Path("judged/scores.csv"), Score)}
     assert {
         "inception_score",
         "kid",
@@ -69,20 +73,19 @@ def test_the_documented_example_runs(folders):
         "gate_failed",
     } <= {metric for _, metric in scores}
     row = scores["all", "ic_lpips"]
-    assert (row.method, row.category, row.split) == (
-        "pairs",
-        "real",
-        "given",
-    ) and "64 px, 3 images" in row.protocol
+    assert (row.method, row.category, row.split) == ("pairs", "real", "given")
+    facts = Protocol.parse(row.protocol)
+    assert (facts.get("size"), facts.get("n")) == (64, 3)
     rows = {
         row.metric: row
-        for row in read_csv(Path("detector/scores.csv"), Score)
+        for row in read_csv(Path("judged/detector/scores.csv"), Score)
         if row.defect == "all"
     }
-    assert {"image_auroc", "pixel_ap", "pro"} <= set(rows) and "unet(width 16) given split" in rows[
-        "pro"
-    ].protocol
-    assert Path("detector/predictions.png").is_file() and not Path("detector.state").exists()
+    assert {"image_auroc", "pixel_ap", "pro"} <= set(rows)
+    facts = Protocol.parse(rows["pro"].protocol)
+    assert (facts.get("width"), facts.get("split")) == (16, "given")
+    assert {path.name for path in Path("judged").iterdir()} == {"scores.csv", "detector"}
+    assert Path("judged/detector/predictions.png").is_file()
 
 
 def test_pairs_that_are_no_masks_are_counted_not_refused(folders):
@@ -128,52 +131,40 @@ def another_type():
         )
 
 
+SCORED = ["--pairs", "pairs", "--real", "real"]
+DETECTED = ["--pairs", "pairs", "--normals", "real", "--test", "held_out", "--real", "real"]
 BAD = {
     "two categories": (
-        ["score", "--pairs", "both", "--real", "real"],
+        ["--pairs", "both", "--real", "real"],
         r"both: several categories in it \(one, two\)",
         two_categories,
     ),
-    "another type": (
-        ["score", "--pairs", "pairs", "--real", "real"],
-        r"pairs: no picture of rust in real \(.+\); name",
-        another_type,
-    ),
+    "another type": (SCORED, r"pairs: no picture of rust in real \(.+\); name", another_type),
     "no such pairs": (
-        ["score", "--pairs", "nowhere", "--real", "real"],
+        ["--pairs", "nowhere", "--real", "real"],
         "nowhere: no folder test/ in it",
         None,
     ),
-    "no real": (["score", "--pairs", "pairs"], "score: --real not given", None),
-    "no test": (
-        ["detect", "--pairs", "pairs", "--normals", "real"],
-        "detect: --test not given",
-        None,
+    "nothing real": (["--pairs", "pairs", "--normals", "real"], "judge: give --test", None),
+    "no normals given": (["--pairs", "pairs", "--test", "real"], "--test needs --normals", None),
+    "nothing to do": ([*SCORED, "--no-scores"], "--no-scores leaves the detector only", None),
+    "no masks": (SCORED, "its mask .* is missing", no("pairs/ground_truth")),
+    "no good": (DETECTED, "metrics need both", no("held_out/test/good")),
+    "no normals": (DETECTED, "no normal pictures", no("real/train")),
+    "unknown section": (
+        [*SCORED, "--settings", "train.yaml"],
+        "train.yaml: train: no such key here; there are score, detect, generate",
+        lambda: Path("train.yaml").write_text("train: {}"),
     ),
-    "no masks": (
-        ["score", "--pairs", "pairs", "--real", "real"],
-        "its mask .* is missing",
-        no("pairs/ground_truth"),
+    "unknown part of a section": (
+        [*SCORED, "--settings", "detect.yaml"],
+        "detect.comparators: no such key here; there are detect.localization",
+        lambda: Path("detect.yaml").write_text("detect: {comparators: {}}"),
     ),
-    "no good": (
-        ["detect", "--pairs", "pairs", "--normals", "real", "--test", "held_out"],
-        "metrics need both",
-        no("held_out/test/good"),
-    ),
-    "no normals": (
-        ["detect", "--pairs", "pairs", "--normals", "real", "--test", "held_out"],
-        "no normal pictures",
-        no("real/train"),
-    ),
-    "settings": (
-        ["score", "--pairs", "pairs", "--real", "real", "--settings", "detect.yaml"],
+    "unknown key": (
+        [*SCORED, "--settings", "score.yaml"],
         "width: no such key",
-        None,
-    ),
-    "half a workflow call": (
-        ["score", "m", "D", "--pairs", "pairs"],
-        "score: CATEGORY, --config, --prepared not given",
-        None,
+        lambda: Path("score.yaml").write_text("score: {width: 3}"),
     ),
 }
 
@@ -183,7 +174,7 @@ def test_bad_input_is_one_line(folders, case, monkeypatch, capsys):
     line, message, damage = case
     if damage:
         damage()
-    monkeypatch.setattr(sys, "argv", ["helixbench", *line, "-o", "out"])
+    monkeypatch.setattr(sys, "argv", ["helixbench", "judge", *line, "-o", "out"])
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     text = capsys.readouterr().err.strip().splitlines()[-1]

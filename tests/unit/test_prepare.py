@@ -15,7 +15,7 @@ from PIL import Image
 from helixbench.config import Slice
 from helixbench.datasets.problems import Problems
 from helixbench.datasets.procedural.render import draw
-from helixbench.detect import data as detect_data
+from helixbench.detect.held_out import HeldOut
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.pictures.prepared import bilinear_file
@@ -564,12 +564,14 @@ def test_every_split_through_its_readers(drawn, tmp_path, rule, generator, test)
         len(trains) == generator == sum(s.defect_trains for s in bends)
         and sum(s.tests for s in bends) == test
     )
-    tested, images, masks = detect_data.test_set(tmp_path / "disc", samples)
+    tests = HeldOut.read(tmp_path / "disc", samples)
+    tested = tests.samples
     shared = set(trains) & {s.id for s in tested}
     assert shared == {"literal": set(trains), "third_anomalydiffusion": set(trains[1:])}.get(
         rule, set()
     )
-    assert len(tested) == len(images) == len(masks) and not any(s.role == "normal" for s in tested)
+    assert len(tested) == len(tests.images) == len(tests.masks)
+    assert not any(s.role == "normal" for s in tested)
     split = json.loads((tmp_path / "disc/split.json").read_text())
     assert split["rule"] == rule and split.get("leaking", False) == (rule in LEAKING)
     rest = {key: value for key, value in split.items() if key != "sha256"}

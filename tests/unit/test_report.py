@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from helixbench.config import Slice, load, slice_config
-from helixbench.detect import localization
 from helixbench.errors import UserError
-from helixbench.methods.registry import _KINDS
+from helixbench.protocol import Protocol
 from helixbench.records import Score, write_csv
-from helixbench.report import measured, published, published_only, render, tables
+from helixbench.report import layout, measured, metrics, published, published_only, render, tables
+from helixbench.report.protocol import words
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "resources" / "published"
@@ -26,8 +26,21 @@ ABLATIONS = {
     "full": {"of": "dhdiff", "change": {}, "rows": {8: "(4) DDA=yes SSM=yes", 9: "ours"}},
     "no_ssm": {"of": "dhdiff", "change": {"ssm_encoder": 0}, "rows": {8: "(2) DDA=yes SSM=no"}},
 }
-SQUEEZE = "squeezenet1_1 (ImageNet weights 1a2b), 10 splits; split half; seed 0"
-UNET = "U-Net width 64, last checkpoint; split half"
+SQUEEZE = Protocol(
+    "inception_score",
+    {
+        "library": "torch-fidelity 0.4",
+        "network": "squeezenet1_1",
+        "weights": "imagenet",
+        "weights_hash": "1a2b",
+        "splits": 10,
+        "split": "half",
+    },
+)
+UNET = Protocol(
+    "localization",
+    {"network": "unet", "width": 64, "weights": "none", "checkpoint": "last", "split": "half"},
+)
 
 
 def config(methods=METHODS, datasets=DATASETS, columns=3, ablations=ABLATIONS):
@@ -62,7 +75,7 @@ def score(
         seed,
         "half",
         "0" * 64,
-        protocol,
+        protocol.cell(),
         "d" * 16,
     )
 
@@ -252,7 +265,8 @@ def test_paper_order():
 
 def test_notes_keep_what_is_about_the_number():
     table = published.read(PUBLISHED, 1)
-    assert table.cells["MVTec-AD", "bottle", "CDC", "IS"].note == ""
+    cell = table.cells["MVTec-AD", "bottle", "CDC", "IS"]
+    assert (cell.certainty, cell.transcription, cell.note) == ("high", "row", "")
     assert "likely typo for 0.31" in table.cells["MVTec-AD", "capsule", "DH-Diff", "IC-LPIPS"].note
     assert (
         published.read(PUBLISHED, 4).cells["MVTec-AD", "average", "DevNet", "pixel_auroc"].note
@@ -288,7 +302,7 @@ def test_three_kinds_of_numbers_side_by_side(tmp_path):
     )
     assert cell["table"] == "II" and float(cell["published"]) > 99 and cell["recomputed"] == ""
     assert float(cell["measured"]) == pytest.approx(91)
-    assert cell["protocol"] == f"{UNET}; 3 seeds, std 1"
+    assert cell["protocol"] == "unet(width 64), half split, last checkpoint; 3 seeds, std 1"
     (ours,) = pick(
         rows, dataset="MVTec-AD", category="bottle", method="Crop&Paste", metric="image_auroc"
     )
@@ -369,26 +383,26 @@ def test_a_score_without_a_value_is_shown_as_such(tmp_path):
 
 
 def test_protocols_never_share_a_column(tmp_path):
-    best = UNET.replace("last", "best_on_test")
+    best = UNET.having(checkpoint="best_on_test", validate_every=5)
     rows, md, tex = render_table(
         tmp_path, 2, [score("image_auroc", 91.0), score("image_auroc", 95.0, protocol=best)]
     )
     cells = pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")
     assert [(cell["measured"], cell["protocol"].partition(";")[0]) for cell in cells] == [
-        ("91", "U-Net width 64, last checkpoint"),
-        ("95", "U-Net width 64, best_on_test checkpoint"),
+        ("91", words(UNET)),
+        ("95", words(best)),
     ]
     header = next(line for line in md.splitlines() if line.startswith("| category"))
     assert "measured: DH-Diff <sup>a</sup> | measured: DH-Diff <sup>b</sup> |" in header
-    assert f"<sup>a</sup> {UNET}" in md and f"<sup>b</sup> {best}" in md
+    assert f"<sup>a</sup> {words(UNET)}" in md and f"<sup>b</sup> {words(best)}" in md
     assert r"\textbf{91.0}" not in tex and r"\textbf{95.0}" not in tex  # nothing to compare with
 
 
 def test_the_split_is_part_of_the_protocol(tmp_path):
-    rows, _, _ = render_table(tmp_path, 2, [score("image_auroc", 91.0, protocol="U-Net")])
-    assert pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")[0][
-        "protocol"
-    ].startswith("U-Net; split half; 1 seed")
+    untold = UNET.without("split")
+    rows, _, _ = render_table(tmp_path, 2, [score("image_auroc", 91.0, protocol=untold)])
+    (cell,) = pick(rows, category="bottle", method="DH-Diff", metric="image_auroc")
+    assert cell["protocol"] == f"{words(UNET)}; 1 seed"
 
 
 def test_substitute_network_is_named_in_the_header(tmp_path):
@@ -460,19 +474,18 @@ def test_every_method_of_the_rivals_run_has_a_measured_column(tmp_path, number):
     each with its own numbers."""
     run = load(ROOT / "params.yaml", ROOT / "config/mini.yaml", ROOT / "config/mini_rivals.yaml")
     methods = run.train.methods
-    assert {method.kind for method in methods.values()} == set(
-        _KINDS
-    ) and number in run.report.tables
+    kinds = {method.kind for method in methods.values()}
+    assert kinds == set(load(ROOT / "params.yaml").train.methods) and number in run.report.tables
     values = {
         (key, place): 10 + 2 * i + j
         for i, key in enumerate(methods)
         for j, place in enumerate(("disc", "weave"))
     }
-    metrics = ("inception_score", "ic_lpips") if number == 1 else tables.METRICS[number]
+    printed = published.read(PUBLISHED, number).metrics
+    metrics = ("inception_score", "ic_lpips") if number == 1 else printed
+    made = {key: UNET.having(pairs=f"as {key} makes them") for key in methods}
     rows = [
-        score(
-            metric, value, "Procedural", place, key, protocol=f"{UNET}; pairs: as {key} makes them"
-        )
+        score(metric, value, "Procedural", place, key, protocol=made[key])
         for metric in metrics
         for (key, place), value in values.items()
     ]
@@ -491,7 +504,7 @@ def test_every_method_of_the_rivals_run_has_a_measured_column(tmp_path, number):
     lines = (tmp_path / f"table_{number}.md").read_text(encoding="utf-8").splitlines()
     heads = [i for i, line in enumerate(lines) if line.startswith("| category")]
     assert len(heads) == len(metrics)
-    for metric, head in zip(tables.METRICS[number], heads, strict=True):
+    for metric, head in zip(printed, heads, strict=True):
         names = [
             re.sub(r" <sup>.*", "", cell.strip()) for cell in lines[head].strip("|").split("|")
         ]
@@ -509,27 +522,33 @@ def test_every_method_of_the_rivals_run_has_a_measured_column(tmp_path, number):
                 assert float(re.search(r"[\d.]+", measured).group()) == values[key, place]
 
 
+def ranks(*contestants):
+    """Of (text, value, kind, protocol)."""
+    cells = [text and layout.Cell(text, value) for text, value, _, _ in contestants]
+    contests = [
+        layout.Column(kind, "any", "IS", protocol).contest for _, _, kind, protocol in contestants
+    ]
+    return [cell and cell.rank for cell in layout.ranked(cells, contests)]
+
+
 def test_best_and_second_within_a_kind():
-    columns = [tables.Column("published", name, "IS") for name in "ABCD"] + [
-        tables.Column("measured", "A", "IS", "p")
-    ]
-    cells = [
-        tables.Cell("1.50"),
-        tables.Cell("1.70"),
-        tables.Cell("1.70"),
-        None,
-        tables.Cell("9.00 ± 0.10"),
-    ]
-    ranked = tables._ranked(columns, cells)
-    assert [cell and cell.rank for cell in ranked] == [2, 1, 1, None, 0]
+    printed = [(f"{v:.2f}", v, "published", None) for v in (1.5, 1.7, 1.7)]
+    ours = ("9.00 ± 0.10", 9.0, "measured", UNET)
+    assert ranks(*printed, (None, None, "published", None), ours) == [2, 1, 1, None, 0]
+    assert ranks(("n/a", None, "measured", UNET), ours) == [0, 0], "no number, nothing to beat"
 
 
 def test_the_lowest_kid_is_the_best():
-    columns = [tables.Column("measured", name, "kid", "p") for name in "ABC"]
-    ranked = tables._ranked(
-        columns, [tables.Cell(text) for text in ("0.1200", "-0.0010", "0.0400")]
-    )
-    assert [cell.rank for cell in ranked] == [0, 1, 2]
+    contest = layout.Column("measured", "any", "kid", SQUEEZE).contest
+    cells = [layout.Cell(f"{v:.4f}", v) for v in (0.12, -0.001, 0.04)]
+    assert [cell.rank for cell in layout.ranked(cells, [contest] * 3)] == [0, 1, 2]
+
+
+def test_ranks_are_of_the_values_not_of_their_text():
+    assert ranks(*((text, v, "measured", UNET) for text, v in (("–9", 1.0), ("8", 3.0)))) == [2, 1]
+
+
+RESNET = Protocol("classification", {"network": "resnet34", "weights": "imagenet"})
 
 
 def test_what_the_paper_does_not_print_stands_in_a_block_of_its_own(tmp_path):
@@ -540,19 +559,19 @@ def test_what_the_paper_does_not_print_stands_in_a_block_of_its_own(tmp_path):
     _, md, _ = render_table(tmp_path, 1, rows)
     assert "KID (low is good)" in md and "**0.0400**" in md and "0.0512" in md
     seeds = [
-        score("accuracy", value, seed=i, protocol="resnet34 3 defect types")
-        for i, value in enumerate((60.0, 70.0))
+        score("accuracy", value, seed=i, protocol=RESNET) for i, value in enumerate((60.0, 70.0))
     ]
     _, md, _ = render_table(tmp_path, 2, seeds)
     assert "classification accuracy" in md and "65.0 ± 7.1" in md and "untrained" not in md
-    untrained = [score("accuracy", 50.0, protocol="resnet34 (untrained start) half split")]
+    untrained = [score("accuracy", 50.0, protocol=RESNET.having(weights="none"))]
     assert "(untrained network)" in render_table(tmp_path, 2, untrained)[1]
 
 
 def test_the_checkpoint_chosen_by_the_test_pictures_has_a_column_of_its_own(tmp_path):
     section = load(ROOT / "params.yaml", ROOT / "config/rival_protocol.yaml").detect.localization
+    every = section.optim.validate_every
     rows = [
-        score("pixel_ap", value, protocol=localization.describe(section, "half", (256, 256), kept))
+        score("pixel_ap", value, protocol=UNET.having(checkpoint=kept, validate_every=every))
         for kept, value in zip(section.checkpoints, (61.5, 70.25), strict=True)
     ]
     _, md, _ = render_table(tmp_path, 4, rows)
@@ -565,19 +584,81 @@ def test_the_checkpoint_chosen_by_the_test_pictures_has_a_column_of_its_own(tmp_
 
 
 def test_how_pairs_were_made_does_not_keep_methods_from_being_compared():
-    columns = [
-        tables.Column("measured", name, "IS", f"net{pairs}; split half")
-        for name, pairs in (("A", ""), ("B", "; pairs: ddim 50 steps"))
+    pairs, other = SQUEEZE.having(pairs="ddim 50 steps"), SQUEEZE.having(network="vgg")
+    rows = [(str(i), i, "measured", p) for i, p in enumerate((SQUEEZE, pairs, other), 1)]
+    assert ranks(*rows) == [2, 1, 0]
+
+
+COMPARATOR = Protocol(
+    "comparator",
+    {
+        "method": "PatchCore",
+        "anomalib": "2.7.0",
+        "network": "squeezenet1_1",
+        "weights": "imagenet",
+        "weights_hash": "b8a52dc0",
+        "split": "half",
+        "size": 256,
+        "coreset": 0.01,
+    },
+)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "text"),
+    [
+        (
+            SQUEEZE.having(pairs="ddim 50 steps"),
+            "IS torch-fidelity 0.4, squeezenet1_1 (ImageNet weights 1a2b), 10 splits, half split; "
+            "pairs: ddim 50 steps",
+        ),
+        (
+            UNET.having(steps=1000, batch=8, gated=True, size=256, lr=1e-4, max_pairs=100),
+            "unet(width 64), half split, pairs past the gate, last checkpoint, 1000 steps x 8, "
+            "256 px, lr 0.0001, max_pairs 100",
+        ),
+        (
+            COMPARATOR,
+            "PatchCore of anomalib 2.7.0 on squeezenet1_1 (ImageNet weights b8a52dc0), half split, "
+            "256 px, coreset 0.01",
+        ),
+        (
+            Protocol("mask_agreement", {"neighbours": 8, "size": 32, "shift": 2, "of": "real"}),
+            "real pictures of the generator part; AUROC in a picture of the difference to the "
+            "nearest 8 normals against the mask, 32 px, shift 2",
+        ),
+        (
+            Protocol("mine", {"n": {"either": [5, 6]}, "sizes": [3, 4], "tail": False}),
+            "mine, 5 images per defect type | 6 images per defect type, sizes 3-4, tail false",
+        ),
+        (UNET.having(split="literal"), "literal split (leaking: its test holds pictures of the"),
+    ],
+)
+def test_a_protocol_in_words(protocol, text):
+    assert text in words(protocol)
+
+
+@pytest.mark.parametrize("protocol", [SQUEEZE, UNET, COMPARATOR], ids=lambda p: p.name)
+def test_no_fact_is_dropped_in_silence(protocol):
+    assert "unheard of 7" in words(protocol.having(**{"unheard of": 7}))
+    for fact in protocol.facts:
+        assert words(protocol.having(**{fact: "otherwise"})) != words(protocol), fact
+        assert "otherwise" in words(protocol.having(**{fact: "otherwise"})), fact
+
+
+def test_the_catalogue_and_the_printed_tables_name_the_same_metrics():
+    printed = {m for n in published.ROMAN for m in published.read(PUBLISHED, n).metrics}
+    assert printed <= set(metrics.catalogue())
+    assert not any(metrics.about(name).table for name in printed), "it stands where it is printed"
+    assert [m.key for m in metrics.catalogue().values() if not m.higher_is_better] == [
+        "gate_failed",
+        "redraws",
+        "kid",
     ]
-    ranked = tables._ranked(
-        [*columns, tables.Column("measured", "C", "IS", "other net; split half")],
-        [tables.Cell(t) for t in "123"],
-    )
-    assert [cell.rank for cell in ranked] == [2, 1, 0]
 
 
 def test_many_footnotes_have_marks_of_their_own():
-    block = tables.Block(("IS",), [])
+    block = layout.Block(("IS",), [])
     marks = [block.mark(f"protocol {i}", letters=True) for i in range(60)] + [
         block.mark(f"remark {i}") for i in range(3)
     ]
@@ -667,6 +748,36 @@ def test_rendering_is_deterministic(tmp_path):
     first = render_table(tmp_path / "a", 4, detection())
     second = render_table(tmp_path / "b", 4, detection())
     assert first == second
+
+
+def test_the_tables_of_a_smoke_run_are_those_of_protocols_in_words(tmp_path):
+    """smoke_run/: scores of config/smoke.yaml, and the measured rows of the tables that were made
+    of them when a protocol was a sentence."""
+    folder = Path(__file__).with_name("smoke_run")
+    run = load(ROOT / "params.yaml", ROOT / "config/smoke.yaml")
+    keys = ("report", "prepare.datasets", "train.methods", "train.ablations", "detect.comparators")
+    found = []
+    for number in (1, 4):
+        tables.run(
+            number,
+            Slice(slice_config(run, keys)),
+            published=PUBLISHED,
+            scores=[folder / "scores.csv"],
+            out=tmp_path,
+        )
+        with open(tmp_path / f"table_{number}.csv", newline="", encoding="utf-8") as handle:
+            found += [row for row in csv.DictReader(handle) if row["measured"]]
+    with open(folder / "tables.csv", newline="", encoding="utf-8") as handle:
+        expected = list(csv.DictReader(handle))
+    numbers = [tuple(row[name] for name in expected[0]) for row in found]
+    assert sorted(numbers) == sorted(tuple(row.values()) for row in expected)
+    head = next(
+        line for line in (tmp_path / "table_4.md").read_text().splitlines() if "| category" in line
+    )
+    assert head.endswith(
+        "measured: DH-Diff <sup>a</sup> | measured: Crop&amp;Paste <sup>b</sup> | "
+        "measured: PatchCore (squeezenet1_1 network) <sup>c</sup> |"
+    )
 
 
 def test_average_over_unequal_seeds():

@@ -19,22 +19,34 @@ from helixbench.engine import loop
 from helixbench.errors import UserError
 from helixbench.generate import stage as generate_stage
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods.method import Learner
-from helixbench.methods.registry import _KINDS, method_class
+from helixbench.methods.method import method_class
 from helixbench.records import Pair, read_csv
+from helixbench.schema.method import kinds
 from helixbench.train import stage as train_stage
 
+VARIANTS = {
+    "dualanodiff": {
+        "dualanodiff": {},
+        "dualanodiff_all": {
+            "trainable": "all",
+            "background": True,
+            "prompt_drop": 0.3,
+            "text_rank": 0,
+        },
+    },
+    "stage": {"stage": {}, "stage_all": {"trainable": "all"}},
+    "anomalydiffusion": {
+        "anomalydiffusion": {"masks": "plan"},
+        "anomalydiffusion_all": {"trainable": "all", "mask_threshold": 0.0},
+    },
+    "realnet": {"realnet": {}},
+    "dfmgan": {"dfmgan": {}},
+}
 RIVALS = {
-    "dualanodiff": small.dualanodiff(),
-    "dualanodiff_all": small.dualanodiff(
-        trainable="all", background=True, prompt_drop=0.3, text_rank=0
-    ),
-    "stage": small.stage(),
-    "stage_all": small.stage(trainable="all"),
-    "anomalydiffusion": small.anomalydiffusion(masks="plan"),
-    "anomalydiffusion_all": small.anomalydiffusion(trainable="all", mask_threshold=0.0),
-    "realnet": small.realnet(),
-    "dfmgan": small.dfmgan(),
+    name: getattr(small, kind)(**changes)
+    for kind, variants in VARIANTS.items()
+    if kind in kinds()
+    for name, changes in variants.items()
 }
 FILES = {"realnet": 3, "dfmgan": 1}
 """Files of weights: the base model's three and one, but for these."""
@@ -139,10 +151,15 @@ def test_every_seed_gives_a_valid_pair_and_always_the_same(trained, prepared):
     )
 
 
-def test_every_kind_is_tested_here_or_among_those_that_draw():
-    learn = {kind for kind in _KINDS if issubclass(method_class(kind), Learner)}
-    assert learn - {"dhdiff"} == {options.kind for options in RIVALS.values()}
-    assert _KINDS.keys() - learn == {"crop_paste", *DRAWING}
+def test_every_kind_is_tested_here_or_among_those_that_draw_or_in_a_file_of_its_own():
+    here = {"crop_paste", *DRAWING, *(options.kind for options in RIVALS.values())}
+    for kind in set(kinds()) - here:
+        assert list(Path(__file__).parents[1].glob(f"*/test_{kind}.py")), kind
+
+
+def test_every_kind_has_its_paragraph():
+    page = (Path(__file__).parents[2] / "docs/rivals.md").read_text(encoding="utf-8")
+    assert [kind for kind in kinds() if kind != "dhdiff" and f"`kind: {kind}`" not in page] == []
 
 
 def test_a_trained_model_comes_back(trained, prepared, base):
@@ -182,8 +199,8 @@ def test_resume_after_a_kill_equals_the_unbroken_run(
 ):
     (name, folder), real = trained, loop._State.save
 
-    def dies(state, path, facts):
-        real(state, path, facts)
+    def dies(state):
+        real(state)
         if state.step == 3:
             raise KeyboardInterrupt
 

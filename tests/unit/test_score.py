@@ -3,11 +3,14 @@
 import dataclasses
 import hashlib
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torchvision
+from pages import FILES
 from PIL import Image
 from torch_fidelity.metric_isc import isc_features_to_metric
 
@@ -15,10 +18,16 @@ from helixbench import weights
 from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells
+from helixbench.protocol import Protocol
 from helixbench.records import Pair, Sample, Score, format_cells, parse_cells, read_csv, write_csv
-from helixbench.score import inception_score, stage
+from helixbench.report import metrics as report_metrics
+from helixbench.report import tables
+from helixbench.score import inception, metrics, stage
 from helixbench.score.ic_lpips import IcLpipsResult, PairwiseLpips, build_lpips, defect_crops
+from helixbench.score.metrics.ic_lpips_variants import first_third
+from helixbench.score.metrics.mask_in_cells import mask_in_cells
 
+ROOT = Path(__file__).parents[2]
 SIZE = 32
 
 
@@ -133,6 +142,12 @@ def run(folders, out, values=None):
     return {(row.defect, row.metric): row for row in read_csv(out, Score)}
 
 
+def facts(row, *names):
+    """Some facts of a row's protocol; all of them where none is named."""
+    found = Protocol.parse(row.protocol).facts
+    return tuple(found.get(name) for name in names) if names else found
+
+
 def test_rows(folders, tmp_path):
     rows = run(folders, tmp_path / "scores.csv")
     metrics = {
@@ -150,7 +165,7 @@ def test_rows(folders, tmp_path):
         "gate_failed",
         "redraws",
     }
-    assert set(rows) == {
+    assert set(rows) >= {
         (defect, metric) for defect in ("crack", "hole", "all") for metric in metrics
     }
     for metric in ("inception_score", "kid", "ic_lpips", "ic_lpips_defect", "mask_agreement"):
@@ -161,21 +176,16 @@ def test_rows(folders, tmp_path):
     assert rows["crack", "ic_lpips"].std is not None and rows["crack", "gate_failed"].std is None
     assert rows["hole", "gate_failed"].value == rows["all", "gate_failed"].value == 1
     assert rows["all", "redraws"].value == 2
-    protocol = rows["all", "inception_score"].protocol
-    assert "random SqueezeNet" in protocol and "3 splits" in protocol and "6 images" in protocol
-    protocol = rows["all", "ic_lpips"].protocol
-    assert "random SqueezeNet" in protocol and "cap 3" in protocol and "split half" in protocol
+    told = facts(rows["all", "inception_score"], "network", "weights", "splits", "n", "size")
+    assert told == ("random", "none", 3, 6, SIZE)
+    told = facts(rows["all", "ic_lpips"], "network", "cap", "shuffles", "split", "anchors")
+    assert told == ("random", 3, 2, "half", "generator")
     assert rows["all", "ic_lpips_defect"].value not in (0, rows["all", "ic_lpips"].value)
-    assert "cropped around the masks" in rows["all", "ic_lpips_defect"].protocol
-    protocol = rows["crack", "kid"].protocol
-    assert (
-        "KID torch-fidelity" in protocol
-        and "to all real pictures of the type, 100 subsets of at most 1000" in protocol
-    )
-    assert (
-        rows["hole", "mask_agreement_real"].n == 2
-        and "nearest 8 normals" in rows["hole", "mask_agreement"].protocol
-    )
+    assert facts(rows["all", "ic_lpips_defect"], "crop") == ("defect",)
+    assert facts(rows["crack", "kid"], "reference", "subsets", "subset_size") == ("all", 100, 1000)
+    assert facts(rows["hole", "mask_agreement"], "neighbours", "of") == (8, None)
+    real = rows["hole", "mask_agreement_real"]
+    assert real.n == 2 and facts(real, "of") == ("real",)
     assert {
         (row.split, row.split_sha256, row.seed, row.config_digest) for row in rows.values()
     } == {("half", "f" * 64, 4, config().digest)}
@@ -186,7 +196,7 @@ def test_mask_in_cells_is_a_share_and_an_overlap():
     masks, cells = np.zeros((3, 4, 4), bool), np.zeros((3, 4, 4), bool)
     masks[0, 0] = masks[1, :2, :2] = True  # four pixels each; the third mask is empty
     cells[:2, :2, :2] = True
-    share, overlap = stage.mask_in_cells(masks, cells)
+    share, overlap = mask_in_cells(masks, cells)
     assert share == pytest.approx([0.5, 1.0]) and overlap == pytest.approx([2 / 6, 1.0])
 
 
@@ -214,10 +224,8 @@ def test_masks_in_cells_are_scored_where_the_cells_were_given(folders, tmp_path)
         found["crack", "mask_in_cells"].value == pytest.approx(100 * 5 / 6)
         and found["hole", "mask_in_cells"].value == 100
     )
-    assert (
-        found["all", "mask_in_cells"].n == 12
-        and "5 x 5 cells" in found["all", "mask_in_cells"].protocol
-    )
+    share = found["all", "mask_in_cells"]
+    assert share.n == 12 and facts(share, "cells") == (5,)
     held = [square(i) > 0 for i in range(2)]
     given = [cells_to_mask(5, parse_cells(cells[i])[1], SIZE) for i in range(2)]
     real = np.mean(
@@ -250,7 +258,7 @@ def test_too_few_images_for_the_splits_is_said(folders, tmp_path):
         tmp_path / "scores.csv",
         config(inception_score={"network": "random", "splits": 10}),
     )
-    assert "6 splits (10 asked, too few images)" in rows["crack", "inception_score"].protocol
+    assert facts(rows["crack", "inception_score"], "splits", "splits_asked") == (6, 10)
 
 
 def test_pairs_without_a_defect_change_no_protocol(folders, tmp_path):
@@ -270,10 +278,7 @@ def test_pairs_without_a_defect_change_no_protocol(folders, tmp_path):
         and hole.value == 0
         and both.value == pytest.approx(crack.value / 2)
     )
-    assert (
-        crack.protocol == hole.protocol == both.protocol
-        and "6 images a defect type" in crack.protocol
-    )
+    assert crack.protocol == hole.protocol == both.protocol and facts(crack, "n") == (6,)
 
 
 def test_altered_missing_and_stray_pictures_are_noticed(folders, tmp_path):
@@ -318,7 +323,7 @@ def test_missing_weights_are_never_fetched(folders, tmp_path, monkeypatch, secti
     ):
         run(folders, tmp_path / "scores.csv", config(**{section: {"network": network}}))
     rows = run(folders, tmp_path / "auto.csv", config(**{section: {"network": "auto"}}))
-    assert "random SqueezeNet" in rows["all", section].protocol
+    assert facts(rows["all", section], "network") == ("random",)
 
 
 def test_damaged_weights_are_one_line(tmp_path, monkeypatch):
@@ -327,7 +332,7 @@ def test_damaged_weights_are_one_line(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     file.write_bytes(b"not weights")
     with pytest.raises(UserError, match="not a readable weights file") as caught:
-        inception_score.InceptionScorer("auto", torch.device("cpu"))
+        inception.InceptionScorer("auto", torch.device("cpu"))
     assert "\n" not in str(caught.value)
 
 
@@ -355,7 +360,7 @@ def tints(n):
 
 def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
     net, images = squeezenet_weights(tmp_path, monkeypatch, 10), tints(7)
-    scorer = inception_score.InceptionScorer("auto", torch.device("cpu"), batch=3)
+    scorer = inception.InceptionScorer("auto", torch.device("cpu"), batch=3)
     assert scorer.network == "squeezenet1_1"
     features = scorer.features(images)
     value, std, used = scorer.inception_score(features, 2)
@@ -374,12 +379,12 @@ def test_inception_score_is_the_formula_on_the_logits(tmp_path, monkeypatch):
 def test_a_score_that_is_not_a_number_is_refused(tmp_path, monkeypatch):
     squeezenet_weights(tmp_path, monkeypatch, 3e5)
     with pytest.raises(UserError, match="not a finite number"):
-        scorer = inception_score.InceptionScorer("squeezenet1_1", torch.device("cpu"))
+        scorer = inception.InceptionScorer("squeezenet1_1", torch.device("cpu"))
         scorer.inception_score(scorer.features(tints(3)), 1)
 
 
 def test_random_network_tells_pictures_apart():
-    scorer = inception_score.InceptionScorer("random", torch.device("cpu"))
+    scorer = inception.InceptionScorer("random", torch.device("cpu"))
     rng = np.random.default_rng(3)
     varied = np.stack(
         [np.full((SIZE, SIZE, 3), rng.integers(0, 256, 3), np.uint8) for _ in range(8)]
@@ -398,7 +403,7 @@ def cubic_mmd(x, y):
 
 
 def test_kid_is_the_formula_on_pooled_features_and_grows_with_the_distance():
-    scorer = inception_score.InceptionScorer("random", torch.device("cpu"))
+    scorer = inception.InceptionScorer("random", torch.device("cpu"))
     rng = np.random.default_rng(0)
     dark, also_dark, bright = (
         rng.integers(low, low + 90, (12, SIZE, SIZE, 3)).astype(np.uint8) for low in (0, 0, 160)
@@ -434,17 +439,11 @@ def test_variants_are_rows_of_their_own(folders, tmp_path):
         "variants": ["seas", "dfmgan", "dfmgan_zero"],
     }
     rows = run(folders, tmp_path / "scores.csv", config(ic_lpips=section))
-    assert (
-        "cap 140," in rows["all", "ic_lpips_seas"].protocol
-        and "anchors: generator part" in rows["all", "ic_lpips_seas"].protocol
-    )
-    assert (
-        "cap 200," in rows["all", "ic_lpips_dfmgan"].protocol
-        and "anchors: all real pictures" in rows["all", "ic_lpips_dfmgan"].protocol
-    )
-    assert "cap 3," in rows["all", "ic_lpips"].protocol
+    assert facts(rows["all", "ic_lpips_seas"], "cap", "anchors") == (140, "generator")
+    assert facts(rows["all", "ic_lpips_dfmgan"], "cap", "anchors") == (200, "all")
+    assert facts(rows["all", "ic_lpips"], "cap") == (3,)
     skipped, zero = rows["crack", "ic_lpips_dfmgan"], rows["crack", "ic_lpips_dfmgan_zero"]
-    assert zero.protocol == f"{skipped.protocol}, clusters without a pair count 0"
+    assert facts(zero) == facts(skipped) | {"zero": True}
     assert IcLpipsResult(
         (0.6, 0.3), empty_clusters=1, single_clusters=2, clusters=4
     ).with_zeros == pytest.approx((0.15, 0.075))
@@ -455,9 +454,9 @@ def test_the_first_third_is_that_of_the_sorted_files():
     blank = Sample("", "toy", "disc", "crack", "test", "", "", "", "", "", "", "")
     names = [f"a/{number:03d}.png" for number in (10, 2, 0, 5, 1, 7, 3)]
     known = [dataclasses.replace(blank, id=str(i), source=name) for i, name in enumerate(names)]
-    chosen = stage.first_third(known)
+    chosen = first_third(known)
     assert {names[i] for i in np.flatnonzero(chosen)} == {"a/000.png", "a/001.png"}
-    assert [stage.first_third(known[:n]).sum() for n in range(7)] == [0, 0, 0, 1, 1, 1, 2]
+    assert [first_third(known[:n]).sum() for n in range(7)] == [0, 0, 0, 1, 1, 1, 2]
 
 
 def test_anchors_of_the_first_third_are_a_variant(folders, tmp_path):
@@ -465,8 +464,8 @@ def test_anchors_of_the_first_third_are_a_variant(folders, tmp_path):
     section = {"network": "random", "cap": 3, "shuffles": 2, "variants": ["anomalydiffusion"]}
     rows = run(folders, tmp_path / "scores.csv", config(ic_lpips=section))
     row, usual = rows["crack", "ic_lpips_anomalydiffusion"], rows["crack", "ic_lpips"]
-    assert "anchors: first third of the real pictures, cap 50," in row.protocol
-    assert "anchors: generator part of split half, cap 3," in usual.protocol
+    assert facts(row, "anchors", "cap") == ("third", 50)
+    assert facts(usual, "anchors", "cap") == ("generator", 3)
     # with a single anchor the score is the mean over all pairs of pictures, at most 50
     images = [np.asarray(Image.open(folders[1] / f"disc/test/crack/{i:03d}.png")) for i in range(6)]
     pairwise = PairwiseLpips(build_lpips("random"), torch.device("cpu"))
@@ -499,3 +498,33 @@ def test_crops_hold_the_defect_and_fill_the_picture():
         [0.5, 0.5, 1], abs=0.05
     )  # 8 x 4 in 8 x 8, 4 x 2 in 4 x 4, everything
     assert len(defect_crops(images, masks & False)) == 0
+
+
+def test_the_metric_of_the_documentation_is_one_file(folders, tmp_path, monkeypatch):
+    """Put into the folder of metrics, it is measured and stands below Table I; no list names it."""
+    code = FILES["src/helixbench/score/metrics/mask_area.py"]
+    (tmp_path / "added").mkdir()
+    (tmp_path / "added/mask_area.py").write_text(code, encoding="utf-8")
+    monkeypatch.setattr(metrics, "__path__", [*metrics.__path__, str(tmp_path / "added")])
+    report_metrics.catalogue.cache_clear()
+    report_metrics.by_key.cache_clear()
+    try:
+        rows = run(folders, tmp_path / "scores.csv")
+        assert rows["crack", "mask_area"].value == pytest.approx(100 * 54 / SIZE**2)
+        assert facts(rows["all", "mask_area"]) == {"size": SIZE, "split": "half"}
+        datasets = {"toy": {"layout": "procedural", "categories": ["disc"], "procedural": {}}}
+        values = {"train.methods": {"m": {"kind": "crop_paste"}}, "prepare.datasets": datasets}
+        tables.run(
+            1,
+            Slice(values),
+            published=ROOT / "resources/published",
+            scores=[tmp_path / "scores.csv"],
+            out=tmp_path,
+        )
+    finally:
+        report_metrics.catalogue.cache_clear()
+        report_metrics.by_key.cache_clear()
+        sys.modules.pop("helixbench.score.metrics.mask_area", None)
+    table = (tmp_path / "table_1.md").read_text(encoding="utf-8")
+    assert "### mask area" in table
+    assert "| disc | 5.27 |" in table and "mask_area, half split, 32 px" in table

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import small
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 from test_generate import a_slice, generate
 
@@ -100,6 +101,10 @@ def test_base_is_a_diffusers_folder_of_safetensors_with_unit_latents(base, prepa
     } <= names
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in names)
     assert loaded.scheduler.config.beta_schedule == "scaled_linear"
+    whole = StableDiffusionPipeline.from_pretrained(base)
+    assert whole.unet.state_dict().keys() == loaded.unet.state_dict().keys(), (
+        "diffusers finds all parts by model_index.json, which train.pretrained.path needs, too"
+    )
     pictures = Pictures.load(prepared).autoencoder_batch(
         32, 0.25, torch.Generator().manual_seed(1)
     )[0]
@@ -311,8 +316,8 @@ def test_training_learns(prepared, base, tmp_path):
 def test_resume_after_a_kill_equals_the_unbroken_run(prepared, base, model, tmp_path, monkeypatch):
     real, options = loop._State.save, small.optim(save_every_s=1e-9)
 
-    def dies(state, path, facts):
-        real(state, path, facts)
+    def dies(state):
+        real(state)
         if state.step == 2:
             raise KeyboardInterrupt
 

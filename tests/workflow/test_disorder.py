@@ -1,4 +1,4 @@
-"""A clock that went back."""
+"""A clock that went back, and results that only look new."""
 
 from __future__ import annotations
 
@@ -44,3 +44,10 @@ def test_a_clock_that_went_back_stops_the_run_and_touch_puts_times_in_order(prep
         "Prepare Procedural disc",
         "All categories are prepared",
     }
+
+
+@pytest.mark.parametrize("touch", [("--touch", "--forceall"), ("-tF",), ("--tou", "-F")])
+def test_however_touching_is_asked_for_results_of_other_values_are_not_touched(prepared, touch):
+    other = prepared.write("cells.yaml", {"prepare": {"raw_mask_cells": 3}})
+    result = prepared.snakemake("prepared", *touch, overlays=(*SMOKE, other))
+    assert result.returncode != 0 and "manifest.json: damaged, or made with" in result.stdout

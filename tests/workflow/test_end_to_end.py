@@ -329,7 +329,7 @@ def test_another_number_of_shards_makes_nothing_run_again_and_the_same_pairs(fin
     )
     again = finished.write(
         "again.yaml",
-        {"run": {"name": "sharded", "shards": 3}, "train": {"methods": {"dhdiff": None}}},
+        {"run": {"name": "sharded", "shards": 3}, "train": {"use": ["crop_paste"]}},
     )
     result = finished.snakemake("pairs", overlays=(*OVERLAYS, again))
     assert result.returncode == 0 and "part 3/3" in result.stdout, result.stdout[-3000:]

@@ -21,10 +21,10 @@ STEPS, PAIRS, BATCH = 20, 24, 3
 VALUES = {
     "run": {"name": "kill"},
     "train": {
+        "use": ["dhdiff"],
         "methods": {
             "dhdiff": {"optim": {"steps": STEPS, "save_every_s": 1.0e-9, "log_every_s": 1.0e-9}},
-            "crop_paste": None,
-        }
+        },
     },
     "generate": {"pairs": PAIRS // 4, "batch": BATCH},
 }

@@ -22,10 +22,10 @@ STEPS = 80
 VALUES = {
     "run": {"name": "slurm", "shards": 2},
     "train": {
+        "use": ["dhdiff"],
         "methods": {
             "dhdiff": {"optim": {"steps": STEPS, "save_every_s": 1.0e-9, "log_every_s": 1.0e-9}},
-            "crop_paste": None,
-        }
+        },
     },
 }
 HERE = [

@@ -1,19 +1,29 @@
 # Detectors trained on the pairs and tested on the held-out real pictures; one job a seed.
 
+DETECTOR = f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}"
+CLASSIFIER = f"{RUN}/detect/{{method}}/{ONE}/classification{{seed}}"
+SEGMENTER = f"{RUN}/detect/{{method}}/{ONE}/{{architecture}}{{seed}}"
+COMPARATOR = f"{RUN}/detect/{{comparator}}/{ONE}/seed{{seed}}"
+
 
 rule detect:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.gather.output.manifest,
-        config=config_slice("run.seed", "detect.localization"),
+        config=GUARD.config_slice(
+            "detect",
+            "run.seed",
+            "detect.localization",
+            result=f"{DETECTOR}/manifest.json",
+        ),
     output:
-        scores=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/scores.csv",
+        scores=f"{DETECTOR}/scores.csv",
         predictions=report(
-            f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/predictions.png",
+            f"{DETECTOR}/predictions.png",
             caption="../report/predictions.rst",
             category="Detectors",
         ),
-        manifest=f"{RUN}/detect/{{method}}/{ONE}/seed{{seed}}/manifest.json",
+        manifest=f"{DETECTOR}/manifest.json",
     log:
         f"{LOGS}/detect/{{method}}/{ONE}/seed{{seed}}.log",
     benchmark:
@@ -29,7 +39,7 @@ rule detect:
         prepared=subpath(input.prepared, parent=True),
         pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/detect/{{method}}/{ONE}/seed{{seed}}",
-        out=subpath(output.manifest, parent=True),
+        out=DETECTOR,
     message:
         "Detect on {wildcards.dataset} {wildcards.category} with the pairs of {wildcards.method}, seed {wildcards.seed}"
     shell:
@@ -48,10 +58,16 @@ rule classify:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.gather.output.manifest,
-        config=config_slice("run.seed", "detect.classification"),
+        config=GUARD.config_slice(
+            "classify",
+            "run.seed",
+            "detect.classification",
+            result=f"{CLASSIFIER}/manifest.json",
+            needs=lambda wildcards: networks.check_classifier(CONFIG),
+        ),
     output:
-        scores=f"{RUN}/detect/{{method}}/{ONE}/classification{{seed}}/scores.csv",
-        manifest=f"{RUN}/detect/{{method}}/{ONE}/classification{{seed}}/manifest.json",
+        scores=f"{CLASSIFIER}/scores.csv",
+        manifest=f"{CLASSIFIER}/manifest.json",
     log:
         f"{LOGS}/classify/{{method}}/{ONE}/seed{{seed}}.log",
     benchmark:
@@ -67,7 +83,7 @@ rule classify:
         prepared=subpath(input.prepared, parent=True),
         pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/classify/{{method}}/{ONE}/seed{{seed}}",
-        out=subpath(output.manifest, parent=True),
+        out=CLASSIFIER,
     message:
         "Classify the defects of {wildcards.dataset} {wildcards.category} with the pairs of {wildcards.method}, seed {wildcards.seed}"
     shell:
@@ -86,10 +102,15 @@ rule segment:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.gather.output.manifest,
-        config=config_slice("run.seed", "detect.segmentation"),
+        config=GUARD.config_slice(
+            "segment",
+            "run.seed",
+            "detect.segmentation",
+            result=f"{SEGMENTER}/manifest.json",
+        ),
     output:
-        scores=f"{RUN}/detect/{{method}}/{ONE}/{{architecture}}{{seed}}/scores.csv",
-        manifest=f"{RUN}/detect/{{method}}/{ONE}/{{architecture}}{{seed}}/manifest.json",
+        scores=f"{SEGMENTER}/scores.csv",
+        manifest=f"{SEGMENTER}/manifest.json",
     log:
         f"{LOGS}/segment/{{method}}/{ONE}/{{architecture}}{{seed}}.log",
     benchmark:
@@ -105,7 +126,7 @@ rule segment:
         prepared=subpath(input.prepared, parent=True),
         pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/segment/{{method}}/{ONE}/{{architecture}}{{seed}}",
-        out=subpath(output.manifest, parent=True),
+        out=SEGMENTER,
     message:
         "Segment {wildcards.dataset} {wildcards.category} by {wildcards.architecture} with the pairs of {wildcards.method}, seed {wildcards.seed}"
     shell:
@@ -124,21 +145,24 @@ rule segment:
 rule compare:
     input:
         prepared=rules.prepare.output.manifest,
-        config=config_slice(
+        config=GUARD.config_slice(
+            "compare/{comparator}",
             "run.seed",
             "detect.localization.pro_limit",
             "detect.localization.pro_thresholds",
             "detect.localization.ground_truth",
             "detect.comparators.{comparator}",
+            result=f"{COMPARATOR}/manifest.json",
+            needs=lambda wildcards: networks.check_comparator(CONFIG, wildcards.comparator),
         ),
     output:
-        scores=f"{RUN}/detect/{{comparator}}/{ONE}/seed{{seed}}/scores.csv",
+        scores=f"{COMPARATOR}/scores.csv",
         predictions=report(
-            f"{RUN}/detect/{{comparator}}/{ONE}/seed{{seed}}/predictions.png",
+            f"{COMPARATOR}/predictions.png",
             caption="../report/predictions.rst",
             category="Detectors",
         ),
-        manifest=f"{RUN}/detect/{{comparator}}/{ONE}/seed{{seed}}/manifest.json",
+        manifest=f"{COMPARATOR}/manifest.json",
     log:
         f"{LOGS}/compare/{{comparator}}/{ONE}/seed{{seed}}.log",
     benchmark:
@@ -153,7 +177,7 @@ rule compare:
     params:
         prepared=subpath(input.prepared, parent=True),
         state=f"{SCRATCH}/compare/{{comparator}}/{ONE}/seed{{seed}}",
-        out=subpath(output.manifest, parent=True),
+        out=COMPARATOR,
     message:
         "Train and test {wildcards.comparator} on the normals of {wildcards.dataset} {wildcards.category}, seed {wildcards.seed}"
     shell:

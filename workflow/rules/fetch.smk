@@ -31,7 +31,7 @@ rule fetch_weights:
     conda:
         ENVIRONMENT
     params:
-        networks=WANTED_NETWORKS,
+        networks=networks.named(WRITTEN),
     message:
         "Fetch weights of {params.networks}"
     shell:

@@ -13,7 +13,9 @@ rule generate:
     input:
         prepared=rules.prepare.output.manifest,
         model=trained,
-        config=config_slice("run.seed", "generate", "train.methods.{method}"),
+        config=GUARD.config_slice(
+            "generate/{method}", "run.seed", "generate", "train.methods.{method}"
+        ),
     output:
         record=temp(f"{RECORDS}/{{part}}.jsonl"),
     log:
@@ -34,7 +36,7 @@ rule generate:
         model=model_flag,
         part=lambda wildcards: wildcards.part.replace("of", "/"),
         state=f"{RECORDS}/blocks",
-        out=f"{RUN}/generate/{{method}}/{ONE}",
+        out=PAIRS,
     message:
         "Generate pairs of {wildcards.dataset} {wildcards.category} with {wildcards.method}, part {params.part}"
     shell:
@@ -53,9 +55,15 @@ rule generate:
 rule gather:
     input:
         records=records_of,
-        config=config_slice("run.seed", "generate", "train.methods.{method}"),
+        config=GUARD.config_slice(
+            "generate/{method}",
+            "run.seed",
+            "generate",
+            "train.methods.{method}",
+            result=f"{PAIRS}/manifest.csv",
+        ),
     output:
-        manifest=f"{RUN}/generate/{{method}}/{ONE}/manifest.csv",
+        manifest=f"{PAIRS}/manifest.csv",
     log:
         f"{LOGS}/gather/{{method}}/{ONE}.log",
     benchmark:
@@ -70,7 +78,7 @@ rule gather:
     params:
         state=rules.generate.params.state,
         records=lambda wildcards, input: [f"--record {path}" for path in input.records],
-        out=subpath(output.manifest, parent=True),
+        out=PAIRS,
     message:
         "Gather the pairs of {wildcards.dataset} {wildcards.category} with {wildcards.method}"
     shell:

@@ -3,7 +3,9 @@
 
 rule draw:
     input:
-        config=config_slice("run.seed", "prepare.datasets.{dataset}.procedural"),
+        config=GUARD.config_slice(
+            "draw/{dataset}", "run.seed", "prepare.datasets.{dataset}.procedural"
+        ),
     output:
         pictures=f"{RUN}/prepare/raw/{ONE}.csv",
     log:
@@ -18,7 +20,7 @@ rule draw:
         mem_mb=more_each_try(1000),
         runtime="15m",
     params:
-        out=subpath(output.pictures, parent=True),
+        out=f"{RUN}/prepare/raw/{{dataset}}",
     message:
         "Draw the procedural category {wildcards.category}"
     shell:
@@ -30,21 +32,21 @@ rule draw:
 
 rule prepare:
     input:
-        raw=raw_version,
-        config=config_slice(
+        raw=GUARD.raw_version,
+        config=GUARD.config_slice(
+            "prepare/{dataset}",
             "prepare.size",
             "prepare.split",
             "prepare.raw_mask_cells",
             "prepare.datasets.{dataset}.layout",
             "prepare.datasets.{dataset}.procedural",
+            result=f"{PREPARED}/manifest.json",
         ),
     output:
-        samples=f"{RUN}/prepare/{ONE}/samples.csv",
-        split=f"{RUN}/prepare/{ONE}/split.json",
-        sheet=report(
-            f"{RUN}/prepare/{ONE}/sheet.png", caption="../report/sheet.rst", category="Data"
-        ),
-        manifest=f"{RUN}/prepare/{ONE}/manifest.json",
+        samples=f"{PREPARED}/samples.csv",
+        split=f"{PREPARED}/split.json",
+        sheet=report(f"{PREPARED}/sheet.png", caption="../report/sheet.rst", category="Data"),
+        manifest=f"{PREPARED}/manifest.json",
     log:
         f"{LOGS}/prepare/{ONE}.log",
     benchmark:
@@ -57,9 +59,9 @@ rule prepare:
         mem_mb=more_each_try(2000),
         runtime="30m",
     params:
-        layout=raw_layout,
-        raw=raw_root,
-        out=subpath(output.manifest, parent=True),
+        layout=PLAN.raw_layout,
+        raw=PLAN.raw_root,
+        out=PREPARED,
     message:
         "Prepare {wildcards.dataset} {wildcards.category}"
     shell:

@@ -1,12 +1,22 @@
 # Tables with the published, the recomputed and the measured numbers side by side, and picture grids.
 
+SCORES = {
+    name: getattr(rules, name).output.scores
+    for name in ("score", "detect", "compare", "classify", "segment")
+}
+
 
 rule report_table:
     input:
-        scores=lambda wildcards: sources(int(wildcards.number)),
+        scores=lambda wildcards: PLAN.table_scores(int(wildcards.number), SCORES),
         published=lambda wildcards: f"{PUBLISHED}/table_{wildcards.number}.csv",
-        config=config_slice(
-            "report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"
+        config=GUARD.config_slice(
+            "report_table",
+            "report",
+            "train.methods",
+            "train.ablations",
+            "prepare.datasets",
+            "detect.comparators",
         ),
     output:
         csv=report(
@@ -44,7 +54,9 @@ rule report_table:
 rule report_grid:
     input:
         pictures=pictures_of,
-        config=config_slice("report", "train.methods", "train.ablations", "prepare.datasets"),
+        config=GUARD.config_slice(
+            "report_grid", "report", "train.methods", "train.ablations", "prepare.datasets"
+        ),
     output:
         grid=report(
             f"{REPORT}/figure_{{figure}}_{{dataset}}.png",
@@ -80,9 +92,12 @@ rule report_grid:
 rule report_attention:
     input:
         prepared=rules.prepare.output.manifest,
-        models=expand(rules.train.output.manifest, method=dda_and_plain(), allow_missing=True),
-        config=config_slice(
-            "run.seed", "generate", *(f"train.methods.{arm}" for arm in dda_and_plain())
+        models=expand(rules.train.output.manifest, method=PLAN.dda_and_plain(), allow_missing=True),
+        config=GUARD.config_slice(
+            "report_attention",
+            "run.seed",
+            "generate",
+            *(f"train.methods.{arm}" for arm in PLAN.dda_and_plain()),
         ),
     output:
         figure=report(
@@ -104,7 +119,7 @@ rule report_attention:
     params:
         prepared=subpath(input.prepared, parent=True),
         models=lambda wildcards, input: [
-            f"{arm}={Path(path).parent}" for arm, path in zip(dda_and_plain(), input.models)
+            f"{arm}={Path(path).parent}" for arm, path in zip(PLAN.dda_and_plain(), input.models)
         ],
     message:
         "Draw the attention of {wildcards.dataset} {wildcards.category}"
@@ -120,8 +135,8 @@ rule report_attention:
 rule report_control:
     input:
         prepared=rules.prepare.output.manifest,
-        model=expand(rules.train.output.manifest, method=first_dhdiff(), allow_missing=True),
-        config=config_slice("run.seed", "generate"),
+        model=expand(rules.train.output.manifest, method=PLAN.first_dhdiff(), allow_missing=True),
+        config=GUARD.config_slice("report_control", "run.seed", "generate"),
     output:
         figure=report(
             f"{REPORT}/figure_1/{ONE}.png", caption="../report/control.rst", category="Control"
@@ -155,9 +170,9 @@ rule report_control:
 
 rule report_plots:
     input:
-        scores=all_scores(),
-        manifests=all_manifests(),
-        config=config_slice(
+        scores=PLAN.all_scores(SCORES),
+        config=GUARD.config_slice(
+            "report_plots",
             "report",
             "train.methods",
             "train.ablations",
@@ -167,14 +182,14 @@ rule report_plots:
         ),
     output:
         plots=report(
-            [f"{REPORT}/{name}.png" for name in PLOTS],
+            [f"{REPORT}/{name}.png" for name in PLAN.plots()],
             caption="../report/plots.rst",
             category="Plots",
         ),
-        pages=[f"{REPORT}/{name}.pdf" for name in PLOTS],
+        pages=[f"{REPORT}/{name}.pdf" for name in PLAN.plots()],
         curves=[
             f"{REPORT}/{kind}_{name}.csv"
-            for name in CONFIG.prepare.datasets
+            for name in PLAN.datasets
             for kind in ("image_roc", "pixel_pr", "pro")
         ],
         cost=f"{REPORT}/cost.csv",
@@ -234,9 +249,14 @@ rule report_numbers:
 
 rule report_summary:
     input:
-        scores=all_scores(),
-        config=config_slice(
-            "report", "train.methods", "train.ablations", "prepare.datasets", "detect.comparators"
+        scores=PLAN.all_scores(SCORES),
+        config=GUARD.config_slice(
+            "report_summary",
+            "report",
+            "train.methods",
+            "train.ablations",
+            "prepare.datasets",
+            "detect.comparators",
         ),
     output:
         summary=f"{RUN}/summary.json",
@@ -266,10 +286,18 @@ rule report_summary:
 rule report_page:
     input:
         tables=expand(rules.report_table.output.html, number=CONFIG.report.tables),
-        plots=[f"{REPORT}/{name}.png" for name in PLOTS],
-        grids=[path for figure in (5, 6, 7, 8) for path in grids(figure) if path.endswith(".png")],
-        manifests=all_manifests(),
-        config=config_slice(
+        plots=[f"{REPORT}/{name}.png" for name in PLAN.plots()],
+        grids=[
+            path
+            for figure in (5, 6, 7, 8)
+            for path in expand(
+                rules.report_grid.output.grid,
+                figure=figure,
+                dataset=PLAN.grid_datasets(figure),
+            )
+        ],
+        config=GUARD.config_slice(
+            "report_page",
             "report",
             "train.methods",
             "train.ablations",

@@ -5,7 +5,13 @@ rule score:
     input:
         prepared=rules.prepare.output.manifest,
         pairs=rules.gather.output.manifest,
-        config=config_slice("run.seed", "score"),
+        config=GUARD.config_slice(
+            "score",
+            "run.seed",
+            "score",
+            result=f"{RUN}/score/{{method}}/{ONE}.csv",
+            needs=lambda wildcards: networks.check_scoring(CONFIG),
+        ),
     output:
         scores=f"{RUN}/score/{{method}}/{ONE}.csv",
     log:

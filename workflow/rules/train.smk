@@ -4,7 +4,13 @@
 rule train_base:
     input:
         prepared=rules.prepare.output.manifest,
-        config=config_slice("run.seed", "train.base", "train.scratch"),
+        config=GUARD.config_slice(
+            "train_base",
+            "run.seed",
+            "train.base",
+            "train.scratch",
+            result=f"{RUN}/train/base/{ONE}/manifest.json",
+        ),
     output:
         manifest=f"{RUN}/train/base/{ONE}/manifest.json",
     log:
@@ -21,7 +27,7 @@ rule train_base:
     params:
         prepared=subpath(input.prepared, parent=True),
         state=f"{SCRATCH}/train/base/{ONE}",
-        out=subpath(output.manifest, parent=True),
+        out=f"{RUN}/train/base/{ONE}",
     message:
         "Train the base model of {wildcards.dataset} {wildcards.category}"
     shell:
@@ -37,9 +43,10 @@ rule train_base:
 # The folder that a method grows on, trained here or downloaded before, and the file that changes when it does.
 if CONFIG.train.base == "scratch":
     BASE = BASE_VERSION = rules.train_base.output.manifest
+    BASE_FILES = PLAN.each(BASE)
 else:
     BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")
-    BASE_VERSION = f"{RUN}/config/base.json"
+    BASE_VERSION = BASE_FILES = GUARD.base_version
 
 
 rule train:
@@ -47,21 +54,23 @@ rule train:
         prepared=rules.prepare.output.manifest,
         base=BASE,
         version=BASE_VERSION,
-        config=config_slice(
+        config=GUARD.config_slice(
+            "train/{method}",
             "run.seed",
             "train.base",
             "train.pretrained.repository",
             "train.pretrained.revision",
             "train.methods.{method}",
+            result=f"{MODEL}/manifest.json",
         ),
     output:
-        manifest=f"{RUN}/train/{{method}}/{ONE}/manifest.json",
+        manifest=f"{MODEL}/manifest.json",
     log:
         f"{LOGS}/train/{{method}}/{ONE}.log",
     benchmark:
         f"{LOGS}/train/{{method}}/{ONE}.tsv"
     wildcard_constraints:
-        method=one_of(LEARNING) or "(?!)",
+        method=one_of(PLAN.learning),
     conda:
         ENVIRONMENT
     threads: 8
@@ -73,7 +82,7 @@ rule train:
         prepared=subpath(input.prepared, parent=True),
         base=subpath(input.base, parent=True),
         state=f"{SCRATCH}/train/{{method}}/{ONE}",
-        out=subpath(output.manifest, parent=True),
+        out=MODEL,
     message:
         "Train {wildcards.method} on {wildcards.dataset} {wildcards.category}"
     shell:

@@ -9,9 +9,6 @@ are.
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,170 +18,115 @@ from torch.nn import functional as F
 
 from helixbench import weights
 from helixbench.config import Slice
-from helixbench.detect import data, trial
+from helixbench.detect.detector import Job, Metrics, PairDetector
 from helixbench.engine import checkpoint
-from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
-from helixbench.pictures.prepared import load_pairs, read_split, sample_images
-from helixbench.records import ALL, GOOD, Sample, derive_seed, read_csv
-from helixbench.schema import Classification
-
-log = logging.getLogger(__name__)
-
-CHOSEN_BY = ("accuracy",)
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from helixbench.pictures.prepared import sample_images
+from helixbench.protocol import Protocol
+from helixbench.records import ALL, GOOD
+from helixbench.schema.section import Optim
 
 
-def build_network(config: Classification, classes: int, seed: int) -> nn.Module:
-    """ResNet (B, 3, H, W) in [0, 1] -> logits (B, classes); its last layer is new and seeded."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = getattr(torchvision.models, config.network)(weights=None)
-        if weights.start(config.network, config.weights) == "imagenet":
-            model.load_state_dict(checkpoint.load_published(config.network))
-        model.fc = nn.Linear(model.fc.in_features, classes)
-    normalise = torchvision.transforms.Normalize(_MEAN, _STD) if config.normalise else nn.Identity()
-    return nn.Sequential(normalise, model).to(memory_format=torch.channels_last)
-
-
-class ClassificationLoss:
-    """The trainer's loss(step, rng): cross-entropy of a batch drawn uniformly from all pairs."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        images: np.ndarray,
-        labels: np.ndarray,
-        config: Classification,
-        device: torch.device,
-    ):
-        self.model, self.config, self.device = model, config, device
-        self.images, self.labels = images, torch.from_numpy(labels)
-
-    def __call__(self, step: int, rng: torch.Generator) -> torch.Tensor:
-        """Cross-entropy of the batch that `rng` draws."""
-        chosen = torch.randint(len(self.images), (self.config.optim.per_pass,), generator=rng)
-        logits = self.model(_planes(self.images[chosen.numpy()], self.device))
-        return F.cross_entropy(logits.float(), self.labels[chosen].to(self.device))
-
-
-def _planes(images: np.ndarray, device: torch.device) -> torch.Tensor:
-    planes = torch.from_numpy(images).permute(0, 3, 1, 2).to(device).float() / 255
-    return planes.contiguous(memory_format=torch.channels_last)
-
-
-@torch.no_grad()
-def classify(model: nn.Module, images: np.ndarray, device: torch.device, batch: int) -> np.ndarray:
-    """Pictures (n, H, W, 3) uint8 -> class indices (n,) int64, in evaluation mode and full
-    precision.
-    """
-    training = model.training
-    model.eval()
-    with torch.autocast(device.type, enabled=False):
-        found = [
-            model(_planes(images[i : i + batch], device)).argmax(1).cpu()
-            for i in range(0, len(images), batch)
-        ]
-    model.train(training)
-    return torch.cat(found).numpy()
-
-
-def accuracy(
-    predicted: np.ndarray, labels: np.ndarray, defects: Sequence[str]
-) -> dict[str, tuple[int, dict[str, float]]]:
-    """Share of right answers in percent, of each defect type and of all pictures; labels index
-    `defects`.
-    """
-    found = {}
-    for i, defect in enumerate(defects):
-        if (labels == i).any():
-            found[defect] = (
-                int((labels == i).sum()),
-                {"accuracy": 100 * float((predicted == i)[labels == i].mean())},
-            )
-    return {**found, ALL: (len(labels), {"accuracy": 100 * float((predicted == labels).mean())})}
-
-
-def describe(config: Classification, split: str, size: int, kept: str) -> str:
-    """Protocol text, e.g. `resnet34 (untrained start) half split, pairs past the gate, last
-    checkpoint, 9 steps x 8 a defect type`.
-    """
-    start = (
-        "ImageNet start"
-        if weights.start(config.network, config.weights) == "imagenet"
-        else "untrained start"
-    )
-    text = (
-        f"{config.network} ({start}) {trial.trained_text(split, kept, config.optim)} a defect "
-        f"type, {size} px"
-    )
-    return text + trial.settings_text(config, {"network", "weights"})
-
-
-def run(
-    method: str,
-    dataset: str,
-    category: str,
-    config: Slice,
-    *,
-    seed: int,
-    prepared: Path,
-    pairs: Path,
-    state: Path,
-    out: Path,
-) -> None:
-    """Train and test one classifier; write out/{scores.csv,stats.jsonl} and, last,
-    out/manifest.json.
+class Classification(PairDetector):
+    """The classifier; its predictions are indices of `defects`, (n,) int64.
 
     config: keys `detect.classification` and `run.seed`. The classes are the types of the pairs and
     of the test pictures: a type that no usable pair shows is never answered, and its pictures count
     as wrong. Raises UserError when there is no test picture, or no usable pair at all.
     """
-    section = config["detect.classification"]
-    if section is None:
-        raise UserError("detect.classification is null; give it a section, as params.yaml does")
-    rule, _ = read_split(prepared)
-    used, left_out = data.usable(load_pairs(pairs), section.max_pairs)
-    tests = [s for s in read_csv(prepared / "samples.csv", Sample) if s.tests and s.defect != GOOD]
-    if not tests:
-        raise UserError(
-            f"{prepared / 'samples.csv'}: no defective picture has role test; accuracy needs some"
+
+    kind = "classification"
+    chosen_by = ("accuracy",)
+
+    def __init__(self, job: Job, config: Slice):
+        section = config["detect.classification"]
+        if section is None:
+            raise UserError("detect.classification is not used; name it in detect.use")
+        super().__init__(job, config, section, "classification")
+        tests = [s for s in self.samples if s.tests and s.defect != GOOD]
+        if not tests:
+            raise UserError(
+                f"{job.prepared / 'samples.csv'}: no defective picture has role test; accuracy "
+                f"needs some"
+            )
+        self.tests = sample_images(job.prepared, tests)
+        pairs = self.read_pairs(self.tests.shape[1:3])
+        if not pairs:
+            raise UserError(
+                f"{job.pairs}: no pair passed the mask gate, so there is nothing to learn the "
+                f"defect types from; generate again"
+            )
+        self.defects = sorted({*pairs, *(sample.defect for sample in tests)})
+        self.truth = np.array([self.defects.index(sample.defect) for sample in tests])
+        self.images = np.concatenate([images for images, _ in pairs.values()])
+        counts = [len(images) for images, _ in pairs.values()]
+        self.labels = np.repeat([self.defects.index(defect) for defect in pairs], counts)
+        self.types_trained = len(pairs)
+        self.start = weights.start(section.network, section.weights)
+        self.size, self.pictures = self.tests.shape[1], {"test": len(tests)}
+
+    @property
+    def optim(self) -> Optim:
+        """Of all defect types together."""
+        optim = self.section.optim
+        return optim.model_copy(update={"steps": optim.steps * self.types_trained})
+
+    def build(self) -> nn.Module:
+        """ResNet (B, 3, H, W) in [0, 1] -> logits (B, types); its last layer is new and seeded."""
+        section = self.section
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = getattr(torchvision.models, section.network)(weights=None)
+            if self.start == "imagenet":
+                network.load_state_dict(checkpoint.load_published(section.network))
+            network.fc = nn.Linear(network.fc.in_features, len(self.defects))
+        imagenet = weights.IMAGENET_MEAN, weights.IMAGENET_STD
+        first = torchvision.transforms.Normalize(*imagenet) if section.normalise else nn.Identity()
+        return nn.Sequential(first, network).to(memory_format=torch.channels_last)
+
+    def loss(self, step: int, rng: torch.Generator) -> torch.Tensor:
+        """Cross-entropy of a batch drawn uniformly from all pairs."""
+        batch = self.section.optim.per_pass
+        chosen = torch.randint(len(self.images), (batch,), generator=rng).numpy()
+        logits = self.network(self._planes(self.images[chosen]))
+        return F.cross_entropy(
+            logits.float(), torch.from_numpy(self.labels[chosen]).to(self.device)
         )
-    test_images = sample_images(prepared, tests)
-    arrays = data.pair_arrays(pairs, used, test_images.shape[1:3])
-    if not arrays:
-        raise UserError(
-            f"{pairs}: no pair passed the mask gate, so there is nothing to learn the defect "
-            f"types from; generate again"
-        )
-    defects = sorted({*arrays, *(s.defect for s in tests)})
-    images = np.concatenate([generated for generated, _ in arrays.values()])
-    labels = np.repeat(
-        [defects.index(defect) for defect in arrays],
-        [len(generated) for generated, _ in arrays.values()],
-    )
-    truth = np.array([defects.index(s.defect) for s in tests])
-    device = pick_device()
-    own_seed = derive_seed(config["run.seed"], "classification", dataset, category, seed)
-    model = build_network(section, len(defects), own_seed).to(device).train()
-    optim = section.optim.model_copy(update={"steps": section.optim.steps * len(arrays)})
-    trial.run(
-        "classification",
-        trial.Job(method, dataset, category, seed, prepared, pairs, state, out),
-        config,
-        section.model_copy(update={"optim": optim}),
-        model=model,
-        loss=ClassificationLoss(model, images, labels, section, device),
-        seed=own_seed,
-        pictures_digest=hashlib.sha256(
-            images.tobytes()
-            + labels.tobytes()
-            + weights.start(section.network, section.weights).encode()
-        ).hexdigest(),
-        device=device,
-        predict=lambda: classify(model, test_images, device, section.optim.batch),
-        measure=lambda predicted: accuracy(predicted, truth, defects),
-        chosen_by=CHOSEN_BY,
-        protocol=lambda kept: describe(section, rule, images.shape[1], kept),
-        facts={"pairs": data.counts(used, left_out), "pictures": {"test": len(tests)}},
-    )
+
+    def data_digest(self) -> str:
+        """sha256 of pixels, labels and the start of the network."""
+        content = self.images.tobytes() + self.labels.tobytes() + self.start.encode()
+        return hashlib.sha256(content).hexdigest()
+
+    @torch.no_grad()
+    def predict(self) -> np.ndarray:
+        """Class of each test picture, in evaluation mode and full precision."""
+        network, batch = self.network, self.section.optim.batch
+        training = network.training
+        network.eval()
+        with torch.autocast(self.device.type, enabled=False):
+            answers = [
+                network(self._planes(self.tests[i : i + batch])).argmax(1).cpu()
+                for i in range(0, len(self.tests), batch)
+            ]
+        network.train(training)
+        return torch.cat(answers).numpy()
+
+    def measure(self, predictions: np.ndarray) -> Metrics:
+        """Share of right answers in percent."""
+        right, metrics = predictions == self.truth, {}
+        for i, defect in [*enumerate(self.defects), (None, ALL)]:
+            of_type = right if defect == ALL else right[self.truth == i]
+            if len(of_type):
+                metrics[defect] = len(of_type), {"accuracy": 100 * float(of_type.mean())}
+        return metrics
+
+    def protocol(self, checkpoint_name: str) -> Protocol:
+        """With the facts of the network; the steps are those of each defect type."""
+        facts = super().protocol(checkpoint_name)
+        own = {"network": self.section.network, "weights": self.start}
+        return facts.having(**own, steps_per_defect=facts.get("steps")).without("steps")
+
+    def _planes(self, images: np.ndarray) -> torch.Tensor:
+        planes = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device).float() / 255
+        return planes.contiguous(memory_format=torch.channels_last)

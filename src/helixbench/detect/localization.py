@@ -8,28 +8,24 @@ it, image score from the averaged anomaly map.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench.detect import trial
+from helixbench.config import Slice
+from helixbench.detect.detector import Job, Metrics, PairDetector
+from helixbench.detect.held_out import HeldOut, Reading
 from helixbench.detect.unet import UNet
-from helixbench.metrics import Ranking
-from helixbench.records import derive_seed
-from helixbench.schema import Localization, Segmentation
+from helixbench.errors import UserError
+from helixbench.protocol import Protocol
+from helixbench.schema.section import Section
 
-
-def build_unet(config: Localization, seed: int) -> UNet:
-    """U-Net (B, 3, H, W) -> logits (B, 2, H, W), its first weights drawn from the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = UNet(config.width)
-    return model.to(memory_format=torch.channels_last)
-
+log = logging.getLogger(__name__)
 
 SMOOTH = 1e-5
 """Smoothing of the localization's focal loss, as in DRAEM's code (`loss.py`)."""
@@ -77,7 +73,10 @@ class TrainingSet:
         """Normals (n, H, W, 3) uint8; pairs: defect -> (images (m, H, W, 3) uint8, masks (m, H, W)
         bool), empty ones left out.
         """
-        planes = lambda array: torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+
+        def planes(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+
         kept = {defect: pair for defect, pair in sorted(pairs.items()) if len(pair[0])}
         return cls(
             planes(normals),
@@ -88,12 +87,11 @@ class TrainingSet:
 
     def digest(self) -> str:
         """sha256 of all pixels: a resume state belongs to the pictures it was trained on."""
-        found = hashlib.sha256(
-            repr((self.defects, [tuple(t.shape) for t in (self.normals, *self.images)])).encode()
-        )
+        shapes = [tuple(tensor.shape) for tensor in (self.normals, *self.images)]
+        sha256 = hashlib.sha256(repr((self.defects, shapes)).encode())
         for tensor in (self.normals, *self.images, *self.masks):
-            found.update(tensor.numpy().tobytes())
-        return found.hexdigest()
+            sha256.update(tensor.numpy().tobytes())
+        return sha256.hexdigest()
 
     def draw(
         self, rng: torch.Generator, batch: int, normal_share: float
@@ -116,28 +114,6 @@ class TrainingSet:
             images.append(image)
             masks.append(mask)
         return torch.stack(images).float() / 255, torch.stack(masks).long()
-
-
-class LocalizationLoss:
-    """The trainer's loss(step, rng): draws a batch and returns its focal loss."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        data: TrainingSet,
-        config: Localization | Segmentation,
-        device: torch.device,
-        smooth: float = SMOOTH,
-    ):
-        self.model, self.data, self.config, self.device = model, data, config, device
-        self.smooth = smooth
-
-    def __call__(self, step: int, rng: torch.Generator) -> torch.Tensor:
-        """Focal loss of the batch that `rng` draws."""
-        images, target = self.data.draw(rng, self.config.optim.per_pass, self.config.normal_share)
-        images = images.to(self.device, memory_format=torch.channels_last)
-        logits, gamma = self.model(images), self.config.focal_gamma
-        return focal_loss(logits, target.to(self.device), gamma, self.smooth)
 
 
 @torch.no_grad()
@@ -171,54 +147,95 @@ def image_scores(maps: np.ndarray, window: int) -> np.ndarray:
     return averaged.amax((1, 2, 3)).numpy()
 
 
-def evaluate(
-    maps: np.ndarray,
-    masks: np.ndarray,
-    regions: np.ndarray,
-    scores: np.ndarray,
-    labels: np.ndarray,
-    pro_limit: float,
-    pro_thresholds: int | None = None,
-) -> dict[str, float]:
-    """Metrics in percent. Raises ValueError where one is not defined.
+class PixelDetector(PairDetector):
+    """A detector that learns which pixels are defective, from pairs and normals, by a focal loss of
+    two classes.
 
-    maps, masks, regions: (n, H, W); scores, labels: (n,). regions: the masks that PRO takes,
-    usually `masks` itself. pro_limit, pro_thresholds: see `metrics.pro`.
+    Without a usable pair it learns from normals alone (and finds nothing): that is the method's
+    result, not an error. Raises UserError for altered or unreadable pictures, and for test pictures
+    of another size.
     """
-    image, pixel = Ranking(scores, labels), Ranking(maps, masks)
-    ranking = pixel if regions is masks else Ranking(maps, regions)
-    found = {
-        "image_auroc": image.auroc(),
-        "image_ap": image.average_precision(),
-        "pixel_auroc": pixel.auroc(),
-        "pixel_ap": pixel.average_precision(),
-        "pro": ranking.pro(regions, pro_limit, pro_thresholds),
-        "f1_max": pixel.f1_max(),
-    }
-    return {name: 100 * value for name, value in found.items()}
+
+    smooth: ClassVar[float] = 0.0
+    """Smoothing of the loss, see `focal_loss`."""
+
+    reading = Reading()
+    """How the true masks are read."""
+
+    def __init__(self, job: Job, config: Slice, section: Section, *seeded_by: str):
+        super().__init__(job, config, section, *seeded_by)
+        self.tests = HeldOut.read(job.prepared, self.samples, self.reading)
+        normals = self.read_normals()
+        if normals.shape[1:] != self.tests.images.shape[1:]:
+            raise UserError(
+                f"{job.prepared}: test pictures and normals differ in size; prepare again"
+            )
+        self.data = TrainingSet.from_arrays(normals, self.read_pairs(normals.shape[1:3]))
+        self.size = normals.shape[1]
+        self.pictures = {"normals": len(normals), "test": len(self.tests.samples)}
+
+    def train(self) -> dict[str, float]:
+        """Train the network by the shared loop."""
+        if not self.data.defects:
+            log.warning("%s: no pair passed the mask gate; training on normals alone", self.title)
+        return super().train()
+
+    def loss(self, step: int, rng: torch.Generator) -> torch.Tensor:
+        """Focal loss of the batch that `rng` draws."""
+        section = self.section
+        images, target = self.data.draw(rng, section.optim.per_pass, section.normal_share)
+        logits = self.network(images.to(self.device, memory_format=torch.channels_last))
+        return focal_loss(logits, target.to(self.device), section.focal_gamma, self.smooth)
+
+    def data_digest(self) -> str:
+        """sha256 of all pixels."""
+        return self.data.digest()
 
 
-def training_seed(root: int, dataset: str, category: str, seed: int) -> int:
-    """Seed of weights and batches: the same for every method, so that methods are compared on equal
-    draws.
+class Localization(PixelDetector):
+    """The U-Net, scored by anomaly maps (n, H, W) in [0, 1].
+
+    config: keys `detect.localization` and `run.seed`. Writes curves.csv and predictions.png beside
+    the scores.
     """
-    return derive_seed(root, "localization", dataset, category, seed)
 
+    kind = "localization"
+    chosen_by = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")  # as AnomalyDiffusion's script
+    smooth = SMOOTH
 
-CHOSEN_BY = ("image_auroc", "pixel_auroc", "pixel_ap", "pro")
-"""Metrics whose sum over all test pictures chooses `best_on_test`, as in AnomalyDiffusion's
-script."""
+    def __init__(self, job: Job, config: Slice):
+        super().__init__(job, config, config["detect.localization"], "localization")
 
+    @property
+    def reading(self) -> Reading:
+        """How the true masks are read."""
+        section = self.section
+        return Reading(section.ground_truth, section.pro_limit, section.pro_thresholds)
 
-def describe(
-    config: Localization, split: str, size: Sequence[int], checkpoint: str = "last"
-) -> str:
-    """Protocol text, e.g. `unet(width 64) half split, pairs past the gate, last checkpoint, 1000
-    steps x 8, 256 px, lr 0.0001`.
-    """
-    text = (
-        f"unet(width {config.width}) {trial.trained_text(split, checkpoint, config.optim)}, "
-        f"{size[0]} px"
-    )
-    truth = trial.truth_text(config.ground_truth, config.pro_limit, config.pro_thresholds)
-    return text + truth + trial.settings_text(config, {"width"})
+    def build(self) -> nn.Module:
+        """U-Net (B, 3, H, W) -> logits (B, 2, H, W)."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            network = UNet(self.section.width)
+        return network.to(memory_format=torch.channels_last)
+
+    def predict(self) -> np.ndarray:
+        """Anomaly maps of the test pictures, (n, H, W) float32 in [0, 1]."""
+        batch = self.section.optim.batch
+        return anomaly_maps(self.network, self.tests.images, self.device, batch)
+
+    def measure(self, predictions: np.ndarray) -> Metrics:
+        """AUROC and AP of pictures and pixels, PRO and F1."""
+        return self.tests.measure(predictions, self._image_scores(predictions))
+
+    def write(self, predictions: np.ndarray) -> None:
+        """out/predictions.png and out/curves.csv."""
+        self.tests.write(self.job.out, predictions, self._image_scores(predictions))
+
+    def protocol(self, checkpoint_name: str) -> Protocol:
+        """With the facts of the network."""
+        network = {"network": "unet", "width": self.section.width, "weights": "none"}
+        return super().protocol(checkpoint_name).having(**network)
+
+    def _image_scores(self, maps: np.ndarray) -> np.ndarray:
+        return image_scores(maps, self.section.score_window)

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
@@ -21,6 +22,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 from transformers.utils import logging as transformers_logging
 
 from helixbench.errors import UserError
+from helixbench.provenance import write_json
 from helixbench.records import derive_seed
 from helixbench.schema import Autoencoder, Scratch, TextEncoder, Unet
 
@@ -101,9 +103,26 @@ class BaseModel:
         )
 
     def save(self, folder: Path) -> None:
-        """Write all parts in diffusers format."""
+        """Write all parts and their index in diffusers format."""
         for part in PARTS:
             self.save_part(part, folder)
+        self.save_index(folder)
+
+    def save_index(self, folder: Path) -> None:
+        """Write model_index.json, by which diffusers and `train.pretrained.path` know a model."""
+        kinds = {part: type(getattr(self, part)) for part in PARTS}
+        index = {
+            "_class_name": "StableDiffusionPipeline",
+            "_diffusers_version": diffusers.__version__,
+            **{
+                part: [kind.__module__.split(".")[0], kind.__name__] for part, kind in kinds.items()
+            },
+            "safety_checker": [None, None],
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+        }
+        write_json(folder / "model_index.json", index)
 
     def save_part(self, part: str, folder: Path) -> None:
         """Write one of PARTS in diffusers format."""

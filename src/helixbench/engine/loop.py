@@ -15,7 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,9 +29,12 @@ from helixbench.engine.distributed import Team
 from helixbench.errors import UserError
 from helixbench.provenance import versions
 from helixbench.records import derive_seed
-from helixbench.schema import AdversarialOptim, Optim
+from helixbench.schema import Optim
 
 log = logging.getLogger(__name__)
+
+Loss = Callable[[int, torch.Generator], torch.Tensor | dict[str, torch.Tensor]]
+"""loss(step, rng): see `fit`."""
 
 
 def learning_rate(step: int, optim: Optim) -> float:
@@ -48,9 +53,7 @@ def learning_rate(step: int, optim: Optim) -> float:
 
 def adam(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
     """AdamW, with its two moments in float32 or quantised to 8 bit (bitsandbytes)."""
-    more = {"lr": optim.lr, "weight_decay": optim.weight_decay}
-    if isinstance(optim, AdversarialOptim):
-        more["betas"] = optim.betas
+    settings = {"lr": optim.lr, "betas": optim.betas, "weight_decay": optim.weight_decay}
     if optim.adam == "8bit":
         try:
             from bitsandbytes.optim import AdamW8bit
@@ -58,23 +61,23 @@ def adam(parameters: list[nn.Parameter], optim: Optim) -> torch.optim.Optimizer:
             raise UserError(
                 "adam: 8bit needs the package bitsandbytes; install it, or set adam: fp32"
             ) from None
-        return AdamW8bit(parameters, **more)
-    return torch.optim.AdamW(parameters, **more)
-
-
-def before(path: Path) -> Path:
-    """The state that `path` took the place of."""
-    return path.with_name(f"{path.stem}.before{path.suffix}")
+        return AdamW8bit(parameters, **settings)
+    return torch.optim.AdamW(parameters, **settings)
 
 
 class _State:
-    """Weights, optimiser, average and step of one run, as one file."""
+    """Weights, optimiser, average and step of one run, as one file.
 
-    def __init__(self, module: nn.Module, optim: Optim):
-        self.module = module
+    facts: what a state must agree in to be resumed. The previous file stays beside the latest, and
+    is used when that one is corrupt.
+    """
+
+    def __init__(self, module: nn.Module, optim: Optim, file: Path, facts: dict[str, Any]):
+        self.module, self.file, self.facts = module, file, facts
+        self.previous = file.with_name(f"{file.stem}.before{file.suffix}")
         self.parameters = [p for p in module.parameters() if p.requires_grad]
         self.optimizer = adam(self.parameters, optim)
-        # Running statistics belong to the weights they were taken with, so they are averaged, too.
+        # Running statistics belong to the weights they were taken with: both are averaged.
         self.averaged = self.parameters + [b for b in module.buffers() if b.is_floating_point()]
         self.ema = [tensor.detach().clone() for tensor in self.averaged] if optim.ema else []
         self.step, self.seconds = 0, 0.0
@@ -86,63 +89,71 @@ class _State:
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         return {**trained, **dict(self.module.named_buffers())}
 
-    def save(self, path: Path, facts: dict) -> None:
-        """Write the state; the one before it stays beside it."""
-        tensors = {f"weights/{name}": t for name, t in self._trained().items()}
-        tensors |= {f"ema/{i}": t for i, t in enumerate(self.ema)}
-        tensors |= {
-            f"optimizer/{k}": t for k, t in checkpoint.optimizer_tensors(self.optimizer).items()
+    def save(self) -> None:
+        """Write the state."""
+        moments = checkpoint.optimizer_tensors(self.optimizer)
+        tensors = {
+            **{f"weights/{name}": tensor for name, tensor in self._trained().items()},
+            **{f"ema/{i}": tensor for i, tensor in enumerate(self.ema)},
+            **{f"optimizer/{key}": tensor for key, tensor in moments.items()},
         }
-        fresh = path.with_name(f"{path.stem}.next{path.suffix}")
-        checkpoint.save_tensors(
-            fresh, tensors, {**facts, "step": self.step, "seconds": self.seconds}
-        )
-        if path.is_file():  # only now: while a state is written there are two whole ones
-            os.replace(path, before(path))
-        os.replace(fresh, path)
+        latest = self.file.with_name(f"{self.file.stem}.next{self.file.suffix}")
+        progress = {"step": self.step, "seconds": self.seconds}
+        checkpoint.save_tensors(latest, tensors, {**self.facts, **progress})
+        if self.file.is_file():  # only now: two whole states exist while a third is written
+            os.replace(self.file, self.previous)
+        os.replace(latest, self.file)
 
-    def resume(self, path: Path, facts: dict) -> None:
-        """Go on from the last state that is whole; without one from the start. UserError when all
-        there are is damaged.
+    def resume(self) -> None:
+        """Load the last state that is whole; nothing where there is none. UserError when every
+        state there is corrupt.
         """
-        damage = []
-        for file in filter(Path.is_file, (path, before(path))):
+        errors = []
+        for file in filter(Path.is_file, (self.file, self.previous)):
             try:
-                self._load(file, facts)
-                if damage:
-                    path.unlink()  # the next state must not push the good one out for it
+                self._load(file)
+                if errors:
+                    self.file.unlink()  # or the next save would replace the good one by it
                 return
             except UserError as error:
                 log.warning("%s", error)
-                damage.append(error)
-        if damage:
-            raise damage[0]
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
-    def _load(self, path: Path, facts: dict) -> None:
-        tensors, found = checkpoint.load_tensors(path)
-        if {key: found.get(key) for key in facts} != facts:
-            log.info("%s belongs to another configuration; starting anew", path)
+    def _load(self, file: Path) -> None:
+        tensors, written = checkpoint.load_tensors(file)
+        if {key: written.get(key) for key in self.facts} != self.facts:
+            log.info("%s belongs to another configuration; starting anew", file)
             return
-        part = lambda prefix: {
-            k[len(prefix) :]: t for k, t in tensors.items() if k.startswith(prefix)
-        }
+        parts: dict[str, dict[str, torch.Tensor]] = {"weights": {}, "ema": {}, "optimizer": {}}
+        for key, tensor in tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = tensor
+        trained = self._trained()
         with torch.no_grad():
-            own = self._trained()
-            for name, tensor in part("weights/").items():
-                own[name].copy_(tensor)
-            for i, tensor in part("ema/").items():
+            for name, tensor in parts["weights"].items():
+                trained[name].copy_(tensor)
+            for i, tensor in parts["ema"].items():
                 self.ema[int(i)].copy_(tensor)
-        checkpoint.restore_optimizer(self.optimizer, part("optimizer/"))
-        self.step, self.seconds = found["step"], found["seconds"]
+        checkpoint.restore_optimizer(self.optimizer, parts["optimizer"])
+        self.step, self.seconds = written["step"], written["seconds"]
 
-    def average(self, decay: float) -> None:
+    def update_average(self, decay: float) -> None:
+        """Exponential moving average; early steps weigh less, so that the start is forgotten."""
         decay = min(decay, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.ema, [tensor.detach() for tensor in self.averaged], 1 - decay)
+
+    @torch.no_grad()
+    def leave_average(self) -> None:
+        """The averaged weights become the module's."""
+        for tensor, average in zip(self.averaged, self.ema, strict=True):
+            tensor.copy_(average)
 
 
 def fit(
     module: nn.Module,
-    loss: Callable[[int, torch.Generator], torch.Tensor | dict[str, torch.Tensor]],
+    loss: Loss,
     optim: Optim,
     *,
     seed: int,
@@ -160,11 +171,11 @@ def fit(
     from it. A step's gradient is the mean of its `optim.accumulate` passes. validate(rng): loss
     terms, taken every `optim.validate_every` steps with the same rng and logged as `val_<term>`.
     Writes `state_dir/state.safetensors` (resume, atomic, with its hash; `state.before.safetensors`
-    is the one before, gone on from where that is damaged) and `state_dir/stats.jsonl` (step, loss,
-    lr, grad_norm, steps/s, images/s, peak memory [MiB]). The processes of a team share the passes
-    of each step; the first one writes and validates. Raises UserError with the step when the loss
-    or its gradient is not finite; the last checkpoint is kept. Returns facts for the stage's
-    manifest: steps, the step gone on from, and training seconds over all attempts.
+    is the previous checkpoint, used when the latest is corrupt) and `state_dir/stats.jsonl` (step,
+    loss, lr, grad_norm, steps/s, images/s, peak memory [MiB]). The processes of a team share the
+    passes of each step; the first one writes and validates. Raises UserError with the step when the
+    loss or its gradient is not finite; the last checkpoint is kept. Returns facts for the stage's
+    manifest: steps, the step resumed at, and training seconds over all attempts.
     """
     team = Team.current()
     if optim.accumulate % team.size:
@@ -173,117 +184,98 @@ def fit(
             f"multiple of {team.size}"
         )
     state_dir.mkdir(parents=True, exist_ok=True)
-    file = state_dir / "state.safetensors"
-    state = _State(module, optim)
-    # Weights trained by other code are not gone on with.
-    facts = {
-        "config_digest": config_digest,
-        "seed": seed,
-        "name": name,
-        "versions": versions(("torch", "diffusers")),
-    }
-    state.resume(file, facts)
-    first, begun = state.step, time.monotonic() - state.seconds
-    journal = _Journal(state_dir / "stats.jsonl", name, first) if team.leads else None
+    # Other versions of these packages draw or compute differently: their states are not resumed.
+    facts = {"config_digest": config_digest, "seed": seed, "name": name}
+    facts["versions"] = versions(("torch", "diffusers"))
+    state = _State(module, optim, state_dir / "state.safetensors", facts)
+    state.resume()
+    first, started = state.step, time.monotonic() - state.seconds
     if first:
         log.info("%s: resuming at step %d of %d", name, first, optim.steps)
-    saved = logged = time.monotonic()
-    logged_step, sums = first, {}
-    bar = tqdm(
-        total=optim.steps,
-        initial=first,
-        desc=name,
-        disable=not (team.leads and sys.stderr.isatty()),
-    )
+    passes = _Passes(loss, optim, seed, name, device, team, state.file)
+    progress = _Progress(name, optim, first, device, state_dir) if team.leads else None
+    saved = time.monotonic()
     for step in range(first, optim.steps):
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(step, optim)
         state.optimizer.zero_grad(set_to_none=True)
-        own: dict[str, torch.Tensor] = {}
-        for index in range(team.rank, optim.accumulate, team.size):
-            rng = torch.Generator().manual_seed(
-                derive_seed(seed, name, "step", step, *([index] if index else []))
-            )
-            with autocast(device, optim.precision):
-                terms = _terms(loss(step, rng))
-            total = sum(terms.values()) / optim.accumulate
-            if not torch.isfinite(total):
-                raise UserError(
-                    f"{name}: the loss is {total.item()} at step {step}; last good checkpoint: "
-                    f"{file}"
-                )
-            total.backward()
-            for key, value in terms.items():
-                own[key] = own.get(key, 0.0) + value.detach() / optim.accumulate
+        terms = passes.backward(step)
         team.add_gradients(state.parameters)
         team.average_buffers(module)
-        for key, value in team.add(own).items():
-            sums[key] = sums.get(key, 0.0) + value
-        norm = nn.utils.clip_grad_norm_(
-            state.parameters, math.inf if optim.grad_clip is None else optim.grad_clip
-        )
-        if not torch.isfinite(norm):
-            raise UserError(
-                f"{name}: the gradient is {norm.item()} at step {step}; last good checkpoint: "
-                f"{file}"
-            )
+        clip = math.inf if optim.grad_clip is None else optim.grad_clip
+        norm = nn.utils.clip_grad_norm_(state.parameters, clip)
+        passes.check("gradient", norm, step)
         state.optimizer.step()
         state.step = step + 1
         if state.ema:
-            state.average(optim.ema)
-        bar.update()
-        last = state.step == optim.steps
-        if journal is None:
+            state.update_average(optim.ema)
+        if progress is None:  # the first process of a team validates, logs and saves for all
             continue
+        last = state.step == optim.steps
         if validate and optim.validate_every and (last or state.step % optim.validate_every == 0):
-            with torch.no_grad(), _evaluating(module), autocast(device, optim.precision):
-                held = _terms(
-                    validate(torch.Generator().manual_seed(derive_seed(seed, name, "validate")))
-                )
-            journal.write(
-                {
-                    "step": state.step,
-                    **{f"val_{key}": round(float(value), 6) for key, value in held.items()},
-                }
-            )
-        now = time.monotonic()
-        if now - logged >= optim.log_every_s or last or state.step == first + 1:
-            count = state.step - logged_step
-            row = {
-                "step": state.step,
-                **{key: round(float(value) / count, 6) for key, value in sums.items()},
-                "lr": learning_rate(step, optim),
-                "grad_norm": round(float(norm), 5),
-                "steps_per_s": round(count / max(now - logged, 1e-9), 4),
-                "images_per_s": round(count * optim.batch / max(now - logged, 1e-9), 2),
-                "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            }
-            if device.type == "cuda":
-                row["peak_gpu_mib"] = torch.cuda.max_memory_allocated(device) // 2**20
-            journal.write(row)
-            if bar.disable:
-                left = (optim.steps - state.step) / max(row["steps_per_s"], 1e-9)
-                text = "  ".join(f"{key} {row[key]:.4f}" for key in sums)
-                log.info(
-                    "%s %d/%d  %s  %.2f steps/s  %d s left",
-                    name,
-                    state.step,
-                    optim.steps,
-                    text,
-                    row["steps_per_s"],
-                    left,
-                )
-            logged, logged_step, sums = now, state.step, {}
-        if now - saved >= optim.save_every_s or last:
-            state.seconds = now - begun
-            state.save(file, facts)
-            saved = now
-    bar.close()
+            progress.validated(state.step, passes.validation(module, validate))
+        progress.trained(state.step, terms, norm)
+        if last or time.monotonic() - saved >= optim.save_every_s:
+            state.seconds = time.monotonic() - started
+            state.save()
+            saved = time.monotonic()
+    if progress:
+        progress.bar.close()
     if state.ema:
-        with torch.no_grad():
-            for tensor, averaged in zip(state.averaged, state.ema, strict=True):
-                tensor.copy_(averaged)
+        state.leave_average()
     return {"steps": optim.steps, "resumed_at": first, "train_s": round(state.seconds, 1)}
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The passes of each step that this process of the team computes."""
+
+    loss: Loss
+    optim: Optim
+    seed: int
+    name: str
+    device: torch.device
+    team: Team
+    file: Path
+
+    def backward(self, step: int) -> dict[str, torch.Tensor]:
+        """Add a step's gradients up in the weights; the mean of each loss term over all passes."""
+        means: dict[str, torch.Tensor] = {}
+        for index in range(self.team.rank, self.optim.accumulate, self.team.size):
+            # The first pass has the seed of a step of one pass, without a number: its draws do not
+            # depend on `accumulate`, and runs from before there were passes can be repeated.
+            number = [index] if index else []
+            rng = _generator(self.seed, self.name, "step", step, *number)
+            with autocast(self.device, self.optim.precision):
+                terms = _terms(self.loss(step, rng))
+            total = sum(terms.values()) / self.optim.accumulate
+            self.check("loss", total, step)
+            total.backward()
+            for key, value in terms.items():
+                means[key] = means.get(key, 0.0) + value.detach() / self.optim.accumulate
+        return self.team.add(means)
+
+    def validation(self, module: nn.Module, validate: Callable) -> dict[str, torch.Tensor]:
+        """Terms of the validation loss, on the same draws every time."""
+        rng = _generator(self.seed, self.name, "validate")
+        with torch.no_grad(), _evaluating(module), autocast(self.device, self.optim.precision):
+            return _terms(validate(rng))
+
+    def check(self, what: str, value: torch.Tensor, step: int) -> None:
+        """UserError for a value that is not finite."""
+        if not torch.isfinite(value):
+            raise UserError(
+                f"{self.name}: the {what} is {value.item()} at step {step}; last good checkpoint: "
+                f"{self.file}"
+            )
+
+
+def _generator(*parts: object) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(*parts))
+
+
+def _terms(loss: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return loss if isinstance(loss, dict) else {"loss": loss}
 
 
 @contextmanager
@@ -300,8 +292,63 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _terms(loss: torch.Tensor | dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return loss if isinstance(loss, dict) else {"loss": loss}
+class _Progress:
+    """What a training reports: rows of stats.jsonl, each the mean since the last one, status lines,
+    and a bar on a terminal.
+    """
+
+    def __init__(self, name: str, optim: Optim, first: int, device: torch.device, state_dir: Path):
+        self.name, self.optim, self.first, self.device = name, optim, first, device
+        self.journal = _Journal(state_dir / "stats.jsonl", name, first)
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=optim.steps, initial=first, desc=name, disable=not terminal)
+        self.sums: dict[str, torch.Tensor] = {}
+        self.logged_at, self.logged_step = time.monotonic(), first
+
+    def validated(self, step: int, terms: dict[str, torch.Tensor]) -> None:
+        """A row of validation losses."""
+        values = {f"val_{key}": round(float(value), 6) for key, value in terms.items()}
+        self.journal.write({"step": step, **values})
+
+    def trained(self, step: int, terms: dict[str, torch.Tensor], norm: torch.Tensor) -> None:
+        """Count a step; a row after the first step, every `log_every_s` seconds and after the last.
+
+        terms: scalars; norm: of the gradient before clipping, a scalar.
+        """
+        self.bar.update()
+        for key, value in terms.items():
+            self.sums[key] = self.sums.get(key, 0.0) + value
+        now = time.monotonic()
+        due = now - self.logged_at >= self.optim.log_every_s
+        if not (due or step == self.optim.steps or step == self.first + 1):
+            return
+        row = self._row(step, norm, max(now - self.logged_at, 1e-9))
+        self.journal.write(row)
+        if self.bar.disable:
+            self._log(row)
+        self.sums, self.logged_at, self.logged_step = {}, now, step
+
+    def _row(self, step: int, norm: torch.Tensor, seconds: float) -> dict[str, float]:
+        count = step - self.logged_step
+        row = {
+            "step": step,
+            **{key: round(float(value) / count, 6) for key, value in self.sums.items()},
+            "lr": learning_rate(step - 1, self.optim),
+            "grad_norm": round(float(norm), 5),
+            "steps_per_s": round(count / seconds, 4),
+            "images_per_s": round(count * self.optim.batch / seconds, 2),
+            "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
+        if self.device.type == "cuda":
+            row["peak_gpu_mib"] = torch.cuda.max_memory_allocated(self.device) // 2**20
+        return row
+
+    def _log(self, row: dict[str, float]) -> None:
+        step, speed, steps = row["step"], row["steps_per_s"], self.optim.steps
+        terms = "  ".join(f"{key} {row[key]:.4f}" for key in self.sums)
+        left = (steps - step) / max(speed, 1e-9)
+        text = "%s %d/%d  %s  %.2f steps/s  %d s left"
+        log.info(text, self.name, step, steps, terms, speed, left)
 
 
 class _Journal:

@@ -24,8 +24,7 @@ from helixbench.errors import UserError
 from helixbench.generate import gather
 from helixbench.generate.gather import Block
 from helixbench.generate.plan import conditions, make_plan
-from helixbench.methods.method import Learner, Method
-from helixbench.methods.registry import method_class
+from helixbench.methods.method import Learner, Method, method_class
 from helixbench.pictures import mask_gate
 from helixbench.pictures.mask_gate import Limits
 from helixbench.records import Pair, Plan, derive_seed

@@ -1,8 +1,8 @@
 """The interface of a method: a class with a typed config and two verbs, `loss` and `sample`.
 
-Data, batching, resume, seeds, logging and writing are outside it. A method from outside this
-package is a subclass that `kind: package.module:Class` names (docs/own_method.md); one from inside
-has a line in registry.py.
+Data, batching, resume, seeds, logging and writing are outside it. A method is a folder here with
+its settings, `config.py`, and one subclass of Method, `method.py`; or either from outside this
+package, as `kind` says (docs/extend.md).
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ import torch
 from torch import nn
 
 from helixbench.diffusion.data import Pictures
-from helixbench.schema import MethodConfig, Sampling
+from helixbench.engine import checkpoint
+from helixbench.errors import UserError
+from helixbench.schema import MethodSettings, Sampling
+from helixbench.schema.method import class_of, settings_class
 
 if (
     TYPE_CHECKING
@@ -52,7 +55,7 @@ class Conditions:
 class Method(ABC):
     """A generator of image+mask pairs."""
 
-    config: MethodConfig
+    config: MethodSettings
 
     @property
     def takes_raw_mask(self) -> bool:
@@ -88,7 +91,7 @@ class Learner(Method):
 
     @classmethod
     @abstractmethod
-    def create(cls, config: MethodConfig, base: BaseModel, seed: int) -> Learner:
+    def create(cls, config: MethodSettings, base: BaseModel, seed: int) -> Learner:
         """Untrained, on a loaded base model."""
 
     def begin(self, data: Pictures) -> None:  # noqa: B027
@@ -98,7 +101,7 @@ class Learner(Method):
 
     @classmethod
     @abstractmethod
-    def load(cls, config: MethodConfig, folder: Path, sampling: Sampling) -> Learner:
+    def load(cls, config: MethodSettings, folder: Path, sampling: Sampling) -> Learner:
         """Trained, ready to sample."""
 
     @property
@@ -120,3 +123,25 @@ class Learner(Method):
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the trained model: a diffusers-format folder plus the method's own safetensors."""
+
+
+def load_exactly(module: nn.Module, wanted: set[str], file: Path) -> None:
+    """Load the `wanted` names of a module's state, and no others, from a method's own safetensors
+    file; UserError when it holds others or other shapes.
+    """
+    state, tensors = module.state_dict(), checkpoint.load_tensors(file)[0]
+    if tensors.keys() != wanted or any(tensors[name].shape != state[name].shape for name in wanted):
+        raise UserError(f"{file}: trained with other settings of this method; train again")
+    module.load_state_dict(tensors, strict=False)
+
+
+def method_class(kind: str) -> type[Method]:
+    """The method that a kind names, imported only now; UserError where there is none."""
+    try:
+        settings_class(kind)
+        found = class_of(kind, "method", Method)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not issubclass(found, Method):
+        raise UserError(f"{kind}: not a subclass of helixbench.methods.method.Method")
+    return found

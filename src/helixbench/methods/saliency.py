@@ -10,12 +10,10 @@ import torch
 from torch.nn import functional as F
 
 from helixbench.errors import UserError
+from helixbench.weights import IMAGENET_MEAN, IMAGENET_STD
 
 SIDE = 320
-_MEAN, _STD = (
-    torch.tensor([0.485, 0.456, 0.406])[:, None, None],
-    torch.tensor([0.229, 0.224, 0.225])[:, None, None],
-)
+_MEAN, _STD = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 class Saliency:

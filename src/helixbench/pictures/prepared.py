@@ -136,11 +136,8 @@ def _pair_facts(folder: Path) -> dict:
 
 
 def pair_settings(folder: Path) -> str:
-    """How a pairs folder was made, as text for a protocol: `; pairs: ...`, or empty when its
-    manifest says nothing.
-    """
-    settings = _pair_facts(folder).get("settings")
-    return f"; pairs: {settings}" if settings else ""
+    """How a pairs folder was made, as its manifest says it; empty when it says nothing."""
+    return str(_pair_facts(folder).get("settings") or "")
 
 
 def pairs_follow_cells(folder: Path) -> bool:

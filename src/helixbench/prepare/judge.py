@@ -200,15 +200,18 @@ def to_score(
     name: str,
     size: int,
     settings: Gate | None = None,
+    normals: Path | None = None,
 ) -> Iterator[Outside]:
-    """Pairs, and real defects as anchors; normals of real/train/good where there are some.
+    """Pairs, and real defects as anchors; normals of `normals`, otherwise of real/train/good where
+    there are some.
 
     settings: of the mask gate, whose limits are learned from the anchors.
     """
     with TemporaryDirectory() as temporary:
         outside = Outside(Path(temporary), size, _folder(real).resolve().name, settings or Gate())
         outside.add(_defective(real, outside.category), "generator")
-        outside.add(_normals(_folder(real), outside.category, required=False), "normal")
+        good = _normals(normals or _folder(real), outside.category, required=normals is not None)
+        outside.add(good, "normal")
         known = {sample.defect for sample in outside.samples} - {GOOD}
         for defect in outside.add_pairs(pairs, name, "they are scored all the same"):
             if defect not in known:

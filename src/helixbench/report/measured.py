@@ -1,36 +1,22 @@
-"""Our own numbers: score files gathered over seeds, one entry a protocol."""
+"""Our own numbers: score files gathered over seeds, one entry per protocol."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
+from helixbench.protocol import Protocol
 from helixbench.records import ALL, Score, read_csv
+from helixbench.report.metrics import by_key
+from helixbench.report.protocol import words
 from helixbench.report.published import AVERAGE
-
-_PAPER_NAMES = {"inception_score": "IS", "ic_lpips": "IC-LPIPS"}
-_BY_NETWORK = (
-    "IS",
-    "kid",
-    "IC-LPIPS",
-    "ic_lpips_defect",
-    "ic_lpips_anomalydiffusion",
-    "ic_lpips_seas",
-    "ic_lpips_dfmgan",
-    "ic_lpips_dfmgan_zero",
-)
-_STARTS_PRETRAINED = ("accuracy", "miou", "iou", "pixel_accuracy", "class_accuracy")
-"""Metrics of detectors whose published numbers start from ImageNet's weights."""
-_COMPARATOR = " of anomalib "
-"""In the protocol of every detector that learns from normals alone."""
-_SUBSTITUTE = re.compile(r"\b(random|squeezenet1_1|squeezenet|squeeze)\b")
 
 
 @dataclass(frozen=True)
@@ -45,7 +31,7 @@ class Measured:
     category: str
     label: str
     metric: str
-    protocol: str
+    protocol: Protocol
     values: dict[int, float] = field(hash=False)
     shuffles: float | None = None
     covers: int = 0
@@ -72,24 +58,10 @@ class Measured:
     def description(self) -> str:
         """Protocol, number of seeds and spread, as the CSV carries them."""
         n = len(self.values)
-        text = f"{self.protocol}; {n} seed{'s' * (n > 1)}"
+        text = f"{words(self.protocol)}; {n} seed{'s' * (n > 1)}"
         if self.std is not None:
             text += f", std {self.std:.4g}" + (" over shuffles" if n == 1 else "")
         return text
-
-    @property
-    def substitute(self) -> str:
-        """What is not the paper's about a network, its name or that it started untrained; else
-        empty.
-        """
-        if self.metric in _STARTS_PRETRAINED:
-            return "untrained" if "untrained start" in self.protocol else ""
-        found = (
-            _SUBSTITUTE.search(self.protocol)
-            if self.metric in _BY_NETWORK or _COMPARATOR in self.protocol
-            else None
-        )
-        return found.group() if found else ""
 
 
 def labels(config: Slice) -> dict[str, str]:
@@ -112,14 +84,18 @@ def labels(config: Slice) -> dict[str, str]:
     return {**named, **{key: key for key, arm in arms.items() if arm.change}}
 
 
-def _protocol(row: Score) -> str:
-    """Protocol text without the seed, with the split."""
-    text = re.sub(r"(^|[;,]\s*)(\w+ )?seed[ =:]*\d+", "", row.protocol).strip("; ,")
-    return (
-        text
-        if re.search(rf"\b{re.escape(row.split)}\b", text)
-        else f"{text}; split {row.split}".removeprefix("; ")
-    )
+def _row_protocol(file: Path, row: Score) -> Protocol:
+    try:
+        return _protocol(row.protocol, row.split)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+@cache
+def _protocol(cell: str, split: str) -> Protocol:
+    """The protocol of a score row, with its split."""
+    protocol = Protocol.parse(cell)
+    return protocol.having(split=split) if protocol.get("split") is None else protocol
 
 
 def collect(
@@ -152,12 +128,13 @@ def collect(
                     f"files of this run only"
                 )
             name = f"{kinds[row.defect]}/{row.category}".removeprefix("/")
+            metric = by_key().get(row.metric)
             key = (
                 row.dataset,
                 name,
                 named[row.method],
-                _PAPER_NAMES.get(row.metric, row.metric),
-                _protocol(row),
+                metric.name if metric else row.metric,
+                _row_protocol(file, row),
             )
             entry = found.setdefault(key, Measured(*key, values={}, shuffles=row.std))
             known = entry.values.setdefault(row.seed, row.value)

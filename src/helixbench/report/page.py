@@ -19,8 +19,8 @@ from helixbench.errors import UserError
 from helixbench.pictures.outline import outlined
 from helixbench.provenance import write_text
 from helixbench.records import GOOD, inside
-from helixbench.report.figures import evenly
-from helixbench.report.folder import Folder, Job
+from helixbench.report.grid import evenly
+from helixbench.report.run_folder import Job, RunFolder
 
 TILE = 128
 """Side of a picture of the gallery [pixel]."""
@@ -43,7 +43,7 @@ def run(
     pairs at most, spread evenly over methods, categories and defect types, with the outlines of
     their masks. Raises UserError for missing or damaged files.
     """
-    folder = Folder(results, config)
+    folder = RunFolder(results, config)
     jobs = list(folder.jobs())
     pictures = gallery(folder, config["report"].gallery)
     fragments = []
@@ -107,7 +107,7 @@ def _figure(file: Path) -> str:
 # gallery
 
 
-def gallery(folder: Folder, limit: int) -> list[dict]:
+def gallery(folder: RunFolder, limit: int) -> list[dict]:
     """Rows of the gallery: method, data set, category, defect, gate, name, and the picture as a
     data address.
     """
@@ -182,7 +182,7 @@ def _table(head: list[str], rows: Iterable[list]) -> str:
     )
 
 
-def gate_counts(folder: Folder) -> str:
+def gate_counts(folder: RunFolder) -> str:
     """How many pairs passed the mask gate, were drawn again, or failed, by method and data set."""
     rows = []
     for key, label in folder.labels.items():

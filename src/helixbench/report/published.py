@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,13 +23,28 @@ REMARKS = {
 }
 """What a reader must know about all published numbers of a method (docs/rivals.md)."""
 
-_COLUMNS = ("table", "dataset", "category", "method", "metric", "value", "note")
+_COLUMNS = (
+    "table",
+    "dataset",
+    "category",
+    "method",
+    "metric",
+    "value",
+    "certainty",
+    "transcription",
+    "note",
+)
+_RESTORED = ("restored by column mean", "restored by order")
+"""How a row that the source text scrambled was put in order; other rows: `row`, `average`, empty
+where it is not told."""
 
 
 @dataclass(frozen=True)
 class Printed:
-    """One printed number. `text` is as printed; `note` is what a reader must know about it, else
-    empty.
+    """One printed number.
+
+    text: as printed; certainty: of its transcription, empty where it is not told; transcription:
+    see `_RESTORED`; note: what a reader must know about the number, else empty.
     """
 
     dataset: str
@@ -38,6 +52,8 @@ class Printed:
     method: str
     metric: str
     text: str
+    certainty: str
+    transcription: str
     note: str
 
     @property
@@ -94,19 +110,6 @@ def _decimals(text: str) -> int:
     return len(text.partition(".")[2])
 
 
-def _note(text: str) -> str:
-    """The part of a note that is about the number: not how sure its transcription is, not what we
-    recompute.
-    """
-    text = re.sub(r"^certainty=[a-z-]+ (\([^)]*\)|as printed)[;,]?\s*", "", text)
-    text = re.sub(
-        r"^printed average disagrees with mean of rows [\d.]+;?\s*|^row mean [\d.]+ agrees$",
-        "",
-        text,
-    )
-    return text.removeprefix("SUSPECT: ")
-
-
 def read(folder: Path, number: int) -> Published:
     """Read resources/published/table_<number>.csv; UserError naming the file when it is not one."""
     path = Path(folder) / f"table_{number}.csv"
@@ -115,9 +118,7 @@ def read(folder: Path, number: int) -> Published:
             rows = list(csv.DictReader(handle))
         if not rows or any(set(row) != set(_COLUMNS) for row in rows):
             raise ValueError(f"columns must be {','.join(_COLUMNS)}")
-        printed = [
-            Printed(*(row[name] for name in _COLUMNS[1:6]), _note(row["note"])) for row in rows
-        ]
+        printed = [Printed(*(row[name] for name in _COLUMNS[1:])) for row in rows]
         rest: dict[tuple[str, str, str], list[float]] = {}
         for cell in printed:
             value = cell.value
@@ -129,7 +130,7 @@ def read(folder: Path, number: int) -> Published:
         ) from None
     cells = {(cell.dataset, cell.category, cell.method, cell.metric): cell for cell in printed}
     averaged = [(d, m, k) for d, c, m, k in cells if c == AVERAGE]
-    restored = dict.fromkeys(row["category"] for row in rows if "scrambled" in row["note"])
+    restored = dict.fromkeys(c.category for c in printed if c.transcription in _RESTORED)
     return Published(
         number, cells, {key: fmean(rest[key]) for key in averaged if key in rest}, tuple(restored)
     )

@@ -55,8 +55,8 @@ PUBLISHED_ONLY = {
         "Liu et al., CVPR 2023",
         f"{_NOT_IN}; its successor runs as `supersimplenet`",
     ),
-    "DDAD": Only("Mousakhan et al., 2023", f"{_NOT_IN}; a diffusion model a category"),
-    "GLAD": Only("Yao et al., ECCV 2024", f"{_NOT_IN}; a diffusion model a category"),
+    "DDAD": Only("Mousakhan et al., 2023", f"{_NOT_IN}; a diffusion model per category"),
+    "GLAD": Only("Yao et al., ECCV 2024", f"{_NOT_IN}; a diffusion model per category"),
     "ComAD": Only("Liu et al., AEI 2023", f"{_NOT_IN}; made for logical anomalies alone"),
 }
 """By the name of the published column."""

@@ -1,4 +1,4 @@
-"""Laid-out tables as Markdown, HTML and LaTeX text."""
+"""Laid-out tables as Markdown, HTML and LaTeX text: one walk, three ways of marking up."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import html as _html
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-if TYPE_CHECKING:
-    from helixbench.report.tables import Block, Cell, Column, Row
+from helixbench.report.layout import Block, Cell, Column, Row
+from helixbench.report.metrics import about
 
 LEGEND = (
     "Published numbers are the paper's, as printed; measured numbers are this run's, mean ± "
@@ -29,23 +29,41 @@ def restored(categories: tuple[str, ...]) -> str:
     return f"{rows} and re-ordered; their column means agree with the paper."
 
 
-def _marks_used(columns: Iterable[tuple[int, Column]], rows: Iterable[Row]) -> set[str]:
-    used = set()
-    for index, column in columns:
-        used.add(column.mark)
-        used.update(
-            mark
-            for row in rows
-            if row.cells and row.cells[index]
-            for mark in row.cells[index].marks
-        )
-    return used
+# ------------------------------------------------------------------------------------------------
+# what the three share
 
 
-def _shown(rows: list[Row], columns: Iterable[int]) -> list[Row]:
+@dataclass(frozen=True)
+class Panel:
+    """Some columns of a block, and the rows and footnotes that have something to do with them.
+
+    rows: name, whether it is an average, and its cells, None for the heading of a data set.
+    """
+
+    columns: list[Column]
+    rows: list[tuple[str, bool, list[Cell | None] | None]]
+    notes: dict[str, str]
+
+
+def panel(block: Block, indices: Iterable[int]) -> Panel:
+    """The columns of these indices."""
+    indices = list(indices)
+    columns = [block.columns[i] for i in indices]
+    rows = []
+    for row in _shown(block.rows, indices):
+        cells = None if row.cells is None else [row.cells[i] for i in indices]
+        rows.append((row.name, row.average, cells))
+    marks = {column.mark for column in columns}
+    marks.update(
+        mark for _, _, cells in rows for cell in cells or () if cell for mark in cell.marks
+    )
+    notes = {mark: text for mark, text in block.notes.items() if mark in marks}
+    return Panel(columns, rows, notes)
+
+
+def _shown(rows: Sequence[Row], indices: Sequence[int]) -> list[Row]:
     """Rows with a number in one of these columns, and the headings that such a row follows."""
-    columns = list(columns)
-    rows = [row for row in rows if row.cells is None or any(row.cells[i] for i in columns)]
+    rows = [row for row in rows if row.cells is None or any(row.cells[i] for i in indices)]
     return [
         row
         for row, after in itertools.zip_longest(rows, rows[1:])
@@ -53,145 +71,129 @@ def _shown(rows: list[Row], columns: Iterable[int]) -> list[Row]:
     ]
 
 
+def _by_metric(block: Block) -> Iterator[tuple[str, Panel]]:
+    """Title and panel of each metric."""
+    for metric in block.metrics:
+        indices = [i for i, column in enumerate(block.columns) if column.metric == metric]
+        yield about(metric).heading, panel(block, indices)
+
+
+@dataclass(frozen=True)
+class Markup:
+    """How a format writes text, its best and second-best number, and the marks of footnotes."""
+
+    escape: Callable[[str], str]
+    best: str
+    second: str
+    superscript: str
+
+    def marks(self, marks: Iterable[str]) -> str:
+        """Marks as one superscript, empty without any."""
+        joined = ",".join(mark for mark in marks if mark)
+        return self.superscript.replace("@", joined) if joined else ""
+
+    def cell(self, cell: Cell | None) -> str:
+        """A number with its rank and marks."""
+        if cell is None:
+            return ""
+        pattern = {1: self.best, 2: self.second}.get(cell.rank, "@")
+        return pattern.replace("@", self.escape(cell.text)) + self.marks(cell.marks)
+
+    def label(self, column: Column, kind: str = "") -> str:
+        """Name of a column, with what is not the paper's about its network, and its mark."""
+        network = f" ({column.substitute} network)" if column.substitute else ""
+        return self.escape(kind + column.label + network) + self.marks([column.mark])
+
+
 # ------------------------------------------------------------------------------------------------
 # Markdown
 
 
-def _md(text: str) -> str:
+def _md_escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 
-def _md_sup(marks: Iterable[str]) -> str:
-    joined = ",".join(mark for mark in marks if mark)
-    return f" <sup>{joined}</sup>" if joined else ""
+MARKDOWN = Markup(_md_escape, "**@**", "<u>@</u>", " <sup>@</sup>")
 
 
-def _md_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return ""
-    text = {1: f"**{cell.text}**", 2: f"<u>{cell.text}</u>"}.get(cell.rank, cell.text)
-    return text + _md_sup(cell.marks)
-
-
-def _md_header(column: Column) -> str:
-    text = column.label if column.kind == "published" else f"measured: {column.label}"
-    if column.substitute:
-        text += f" ({column.substitute} network)"
-    return _md(text) + _md_sup([column.mark])
-
-
-def markdown(
-    title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()
-) -> str:
-    """One Markdown table a metric, footnotes below each, remarks below the first block."""
-    lines = [f"# {_md(title)}", "", LEGEND, ""]
+def markdown(title: str, blocks: list[Block], remarks: Sequence[str] = ()) -> str:
+    """One Markdown table per metric, footnotes below each, remarks below the first block."""
+    lines = [f"# {_md_escape(title)}", "", LEGEND, ""]
     for number, block in enumerate(blocks):
         if number:
             lines += ["## Also measured", "", "The paper prints none of these.", ""]
-        for metric in block.metrics:
-            columns = [
-                (i, column) for i, column in enumerate(block.columns) if column.metric == metric
-            ]
-            rows = _shown(block.rows, (i for i, _ in columns))
-            lines += [f"##{'#' * bool(number)} {_md(names.get(metric, metric))}", ""]
-            lines.append(
-                f"| {block.head} | "
-                + " | ".join(_md_header(column) for _, column in columns)
-                + " |"
-            )
-            lines.append("|---|" + "---:|" * len(columns))
-            for row in rows:
-                if row.cells is None:
-                    lines.append(f"| **{_md(row.name)}** |" + " |" * len(columns))
-                    continue
-                name = f"*{_md(row.name)}*" if row.average else _md(row.name)
-                lines.append(
-                    f"| {name} | " + " | ".join(_md_cell(row.cells[i]) for i, _ in columns) + " |"
-                )
-            used = _marks_used(columns, rows)
-            notes = [
-                f"<sup>{mark}</sup> {_md(text)}"
-                for mark, text in block.notes.items()
-                if mark in used
-            ]
-            lines += ["", *(f"{note}  " for note in notes), ""]
+        for heading, part in _by_metric(block):
+            lines += [f"##{'#' * bool(number)} {_md_escape(heading)}", ""]
+            lines += _md_table(block.head, part)
+            notes = [f"<sup>{mark}</sup> {_md_escape(text)}  " for mark, text in part.notes.items()]
+            lines += ["", *notes, ""]
         if not number:
             lines += [line for text in remarks for line in (text, "")]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
+def _md_table(head: str, part: Panel) -> list[str]:
+    names = [
+        MARKDOWN.label(column, "" if column.kind == "published" else "measured: ")
+        for column in part.columns
+    ]
+    lines = [f"| {head} | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+    for row, average, cells in part.rows:
+        name = _md_escape(row)
+        if cells is None:
+            lines.append(f"| **{name}** |" + " |" * len(names))
+        else:
+            name = f"*{name}*" if average else name
+            lines.append(f"| {name} | {' | '.join(map(MARKDOWN.cell, cells))} |")
+    return lines
+
+
 # ------------------------------------------------------------------------------------------------
 # HTML
 
-
-def _html_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return "<td></td>"
-    text = {1: "<b>{}</b>", 2: "<u>{}</u>"}.get(cell.rank, "{}").format(_html.escape(cell.text))
-    return f"<td>{text}{_html_sup(cell.marks)}</td>"
+HTML = Markup(_html.escape, "<b>@</b>", "<u>@</u>", "<sup>@</sup>")
 
 
-def _html_sup(marks: Iterable[str]) -> str:
-    joined = ",".join(mark for mark in marks if mark)
-    return f"<sup>{joined}</sup>" if joined else ""
-
-
-def html(
-    title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()
-) -> str:
-    """A fragment: one table a metric, measured columns marked by a class, footnotes below each."""
+def html(title: str, blocks: list[Block], remarks: Sequence[str] = ()) -> str:
+    """A fragment: one table per metric, measured columns marked by a class, footnotes below."""
     lines = [f"<h3>{_html.escape(title)}</h3>"]
     for number, block in enumerate(blocks):
-        for metric in block.metrics:
-            columns = [
-                (i, column) for i, column in enumerate(block.columns) if column.metric == metric
-            ]
-            rows = _shown(block.rows, (i for i, _ in columns))
-            also = " <small>(not in the paper)</small>" if number else ""
-            lines += [
-                f"<h4>{_html.escape(names.get(metric, metric))}{also}</h4>",
-                '<div class="wide"><table>',
-            ]
-            heads = []
-            for _, column in columns:
-                label = column.label + (
-                    f" ({column.substitute} network)" if column.substitute else ""
-                )
-                mark = _html_sup([column.mark])
-                heads.append(f'<th class="{column.kind}">{_html.escape(label)}{mark}</th>')
-            kinds = [
-                (kind, len(list(group)))
-                for kind, group in itertools.groupby(column.kind for _, column in columns)
-            ]
-            spans = "".join(f'<th class="{kind}" colspan="{n}">{kind}</th>' for kind, n in kinds)
-            lines += [
-                f"<thead><tr><th></th>{spans}</tr>",
-                f"<tr><th>{block.head}</th>{''.join(heads)}</tr></thead><tbody>",
-            ]
-            for row in rows:
-                name = _html.escape(row.name)
-                if row.cells is not None:
-                    kind = ' class="average"' if row.average else ""
-                    cells = "".join(_html_cell(row.cells[i]) for i, _ in columns)
-                    lines.append(f"<tr{kind}><th>{name}</th>{cells}</tr>")
-                else:
-                    lines.append(
-                        f'<tr class="heading"><th colspan="{len(columns) + 1}">{name}</th></tr>'
-                    )
-            lines.append("</tbody></table></div>")
-            used = _marks_used(columns, rows)
-            notes = [
-                f"<sup>{mark}</sup> {_html.escape(text)}"
-                for mark, text in block.notes.items()
-                if mark in used
-            ]
+        also = " <small>(not in the paper)</small>" if number else ""
+        for heading, part in _by_metric(block):
+            lines.append(f"<h4>{_html.escape(heading)}{also}</h4>")
+            lines += _html_table(block.head, part)
+            notes = [f"<sup>{mark}</sup> {_html.escape(text)}" for mark, text in part.notes.items()]
             if notes:
-                lines.append(
-                    f"<details><summary>notes</summary><p>{'<br>'.join(notes)}</p></details>"
-                )
+                text = "<br>".join(notes)
+                lines.append(f"<details><summary>notes</summary><p>{text}</p></details>")
         if not number:
             lines += [f"<p>{_html.escape(text)}</p>" for text in remarks]
     return "\n".join(lines) + "\n"
+
+
+def _html_table(head: str, part: Panel) -> list[str]:
+    spans = "".join(
+        f'<th class="{kind}" colspan="{len(list(group))}">{kind}</th>'
+        for kind, group in itertools.groupby(column.kind for column in part.columns)
+    )
+    names = "".join(
+        f'<th class="{column.kind}">{HTML.label(column)}</th>' for column in part.columns
+    )
+    lines = [
+        '<div class="wide"><table>',
+        f"<thead><tr><th></th>{spans}</tr>",
+        f"<tr><th>{head}</th>{names}</tr></thead><tbody>",
+    ]
+    for row, average, cells in part.rows:
+        name = _html.escape(row)
+        if cells is None:
+            span = len(part.columns) + 1
+            lines.append(f'<tr class="heading"><th colspan="{span}">{name}</th></tr>')
+        else:
+            kind = ' class="average"' if average else ""
+            numbers = "".join(f"<td>{HTML.cell(cell)}</td>" for cell in cells)
+            lines.append(f"<tr{kind}><th>{name}</th>{numbers}</tr>")
+    return [*lines, "</tbody></table></div>"]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -228,32 +230,43 @@ def escape(text: str) -> str:
     return "".join(_TEX.get(c, c if c.isascii() else "?") for c in text)
 
 
-def _tex_sup(marks: Iterable[str]) -> str:
-    joined = ",".join(mark for mark in marks if mark)
-    return rf"\textsuperscript{{{joined}}}" if joined else ""
+LATEX = Markup(escape, r"\textbf{@}", r"\underline{@}", r"\textsuperscript{@}")
 
 
-def _tex_cell(cell: Cell | None) -> str:
-    if cell is None:
-        return ""
-    text = escape(cell.text)
-    return {1: rf"\textbf{{{text}}}", 2: rf"\underline{{{text}}}"}.get(cell.rank, text) + _tex_sup(
-        cell.marks
-    )
+def latex(label: str, title: str, blocks: list[Block], remarks: Sequence[str] = ()) -> str:
+    r"""A fragment for \input: one booktabs table per block, in a two-column-wide float, in panels
+    where it has more than WIDE columns.
+    """
+    lines = [r"% needs \usepackage{booktabs,graphicx}"]
+    for number, block in enumerate(blocks):
+        caption = re.sub(r"^Table [IVX]+: ", "", title) + (", also measured" if number else "")
+        caption += ". " + " ".join([LEGEND, *([] if number else remarks)])
+        lines += ["", *_tex_table(label + "-also" * bool(number), caption, block)]
+    return "\n".join(lines) + "\n"
 
 
-def _spans(columns: list[Column], key: Callable) -> tuple[str, str]:
-    r"""A header row of \multicolumn groups, and the rules below it."""
-    cells, rules, start = [], [], 2
-    for name, group in itertools.groupby(columns, key):
-        width = len(list(group))
-        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(name[-1])}}}")
-        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
-        start += width
-    return " & ".join(["", *cells]).strip() + r" \\", "".join(rules)
+def _tex_table(label: str, caption: str, block: Block) -> list[str]:
+    lines = [
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{escape(caption)}}}",
+        rf"\label{{{label}}}",
+    ]
+    for number, indices in enumerate(_tex_panels(block.columns)):
+        lines += [r"\par\medskip"] if number else []
+        lines += _tex_panel(block.head, panel(block, indices))
+    if block.notes:
+        notes = [f"{LATEX.marks([mark])}\\,{escape(text)}" for mark, text in block.notes.items()]
+        lines += [
+            r"\par\smallskip",
+            r"\begin{minipage}{\linewidth}\footnotesize",
+            "\\quad\n".join(notes),
+            r"\end{minipage}",
+        ]
+    return [*lines, r"\end{table*}"]
 
 
-def _panels(columns: list[Column]) -> list[list[int]]:
+def _tex_panels(columns: list[Column]) -> list[list[int]]:
     """Indices of the columns of each panel: all in one up to WIDE, else each kind apart, cut
     between methods into like parts.
     """
@@ -276,85 +289,38 @@ def _tex_method(column: Column) -> tuple[str, str]:
     return column.kind, column.label + (f" ({column.substitute})" if column.substitute else "")
 
 
-def _tex_panel(block: Block, indices: list[int], names: dict[str, str]) -> list[str]:
-    """One tabular, made smaller where it is wider than the page; rows without a number in it are
-    left out.
-    """
-    columns = [block.columns[i] for i in indices]
-    kinds, kinds_rule = _spans(columns, lambda c: (c.kind,))
-    methods, methods_rule = _spans(columns, _tex_method)
-    metrics = (
-        " & ".join(
-            [
-                block.head,
-                *(escape(names.get(c.metric, c.metric)) + _tex_sup([c.mark]) for c in columns),
-            ]
-        )
-        + r" \\"
-    )
+def _tex_spans(columns: list[Column], key: Callable[[Column], tuple[str, ...]]) -> list[str]:
+    r"""A header row of \multicolumn groups, and the rules below it."""
+    cells, rules, start = [], [], 2
+    for name, group in itertools.groupby(columns, key):
+        width = len(list(group))
+        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(name[-1])}}}")
+        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+        start += width
+    return [" & ".join(["", *cells]).strip() + r" \\", "".join(rules)]
+
+
+def _tex_panel(head: str, part: Panel) -> list[str]:
+    """One tabular, made smaller where it is wider than the page."""
+    columns, width = part.columns, len(part.columns)
     published = sum(column.kind == "published" for column in columns)
-    between = "@{\\qquad}" if 0 < published < len(columns) else ""
-    shape = "l" + "c" * published + between + "c" * (len(columns) - published)
+    between = "@{\\qquad}" if 0 < published < width else ""
+    metrics = [escape(about(c.metric).heading) + LATEX.marks([c.mark]) for c in columns]
     lines = [
         r"\sbox0{%",
-        rf"\begin{{tabular}}{{{shape}}}",
+        rf"\begin{{tabular}}{{l{'c' * published}{between}{'c' * (width - published)}}}",
         r"\toprule",
-        kinds,
-        kinds_rule,
-        methods,
-        methods_rule,
-        metrics,
+        *_tex_spans(columns, lambda column: (column.kind,)),
+        *_tex_spans(columns, _tex_method),
+        " & ".join([head, *metrics]) + r" \\",
     ]
-    for row in _shown(block.rows, indices):
-        if row.cells is not None:
-            rule = [r"\cmidrule(lr){1-" + f"{len(columns) + 1}}}"] if row.average else []
-            lines += [
-                *rule,
-                " & ".join([escape(row.name), *(_tex_cell(row.cells[i]) for i in indices)])
-                + r" \\",
-            ]
+    for row, average, cells in part.rows:
+        name = escape(row)
+        if cells is None:
+            span = rf"\multicolumn{{{width + 1}}}{{l}}{{\textit{{{name}}}}} \\"
+            lines += [r"\midrule", span]
         else:
-            lines += [
-                r"\midrule",
-                rf"\multicolumn{{{len(columns) + 1}}}{{l}}{{\textit{{{escape(row.name)}}}}} \\",
-            ]
+            lines += [rf"\cmidrule(lr){{1-{width + 1}}}"] if average else []
+            lines.append(" & ".join([name, *map(LATEX.cell, cells)]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}}%"]
     return [*lines, r"\ifdim\wd0>\linewidth\resizebox{\linewidth}{!}{\usebox0}\else\usebox0\fi"]
-
-
-def _tex_table(label: str, caption: str, block: Block, names: dict[str, str]) -> list[str]:
-    lines = [
-        r"\begin{table*}",
-        r"\centering",
-        rf"\caption{{{escape(caption)}}}",
-        rf"\label{{{label}}}",
-    ]
-    for number, indices in enumerate(_panels(block.columns)):
-        lines += [*([r"\par\medskip"] if number else []), *_tex_panel(block, indices, names)]
-    if block.notes:
-        notes = [
-            rf"\textsuperscript{{{mark}}}\,{escape(text)}" for mark, text in block.notes.items()
-        ]
-        lines += [
-            r"\par\smallskip",
-            r"\begin{minipage}{\linewidth}\footnotesize",
-            "\\quad\n".join(notes),
-            r"\end{minipage}",
-        ]
-    return [*lines, r"\end{table*}"]
-
-
-def latex(
-    label: str, title: str, blocks: list[Block], names: dict[str, str], remarks: Sequence[str] = ()
-) -> str:
-    r"""A fragment for \input: one booktabs table a block, in a two-column-wide float, in panels
-    where it has more than WIDE columns.
-    """
-    lines = [r"% needs \usepackage{booktabs,graphicx}"]
-    for number, block in enumerate(blocks):
-        caption = (
-            re.sub(r"^Table [IVX]+: ", "", title) + (", also measured" if number else "") + ". "
-        )
-        caption += " ".join([LEGEND, *([] if number else remarks)])
-        lines += ["", *_tex_table(label + "-also" * bool(number), caption, block, names)]
-    return "\n".join(lines) + "\n"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from helixbench.schema.section import Optim, Section
+from helixbench.schema.section import Optim, Section, setting
 
 
 class Autoencoder(Section):
@@ -77,16 +77,19 @@ class Scratch(Section):
 class Pretrained(Section):
     """A downloaded diffusers-format folder."""
 
-    path: str = Field(
+    path: str = setting(
         "models/stable-diffusion-v1-5",
         description="folder with unet/ vae/ text_encoder/ tokenizer/ scheduler/",
+        source="ours",
     )
-    repository: str = Field(
+    repository: str = setting(
         "stable-diffusion-v1-5/stable-diffusion-v1-5",
         description="hub repository that `fetch_base` reads",
+        source="ours",
     )
-    revision: str = Field(
+    revision: str = setting(
         "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
         pattern=r"^[0-9a-f]{40}$",
         description="commit of the repository, in full",
+        source="ours",
     )

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from helixbench.schema.comparators import Comparator
-from helixbench.schema.section import Name, Optim, Section
+from helixbench.schema.section import Name, Optim, Section, setting, used_only, values
 
 Checkpoints = Annotated[
     tuple[Literal["last", "best_on_test"], ...],
@@ -39,34 +39,64 @@ def _some_point_to_choose(section):
 class Localization(Section):
     """U-Net trained on pairs and normals, tested on held-out real pictures."""
 
-    width: int = Field(
-        64, ge=1, le=256, description="channels of the first of the six levels; 64: DRAEM's"
+    width: int = setting(
+        64,
+        ge=1,
+        le=256,
+        description="channels of the first of the six levels; 64: DRAEM's",
+        source="paper IV-D: U-Net; AnomalyDiffusion's, which is DRAEM's",
     )
-    normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
-    max_pairs: MaxPairs = None
-    focal_gamma: float = Field(2.0, ge=0, description="gamma of the focal loss")
-    score_window: int = Field(
-        21, ge=1, description="side of the averaging window of the image score [pixel] (reading 21)"
+    normal_share: float = setting(
+        0.5,
+        ge=0,
+        lt=1,
+        description="share of normals in a batch",
+        source="the protocol of AnomalyDiffusion",
     )
-    seeds: tuple[int, ...] = Field(
-        (0,), min_length=1, description="training seeds; tables give mean and std"
+    max_pairs: MaxPairs = setting(None, source="paper IV-D; AnomalyDiffusion: 500")
+    focal_gamma: float = setting(
+        2.0, ge=0, description="gamma of the focal loss", source="the protocol of AnomalyDiffusion"
     )
-    pro_limit: float = Field(
-        0.3, gt=0, le=1, description="false-positive rate up to which PRO is integrated"
+    score_window: int = setting(
+        21,
+        ge=1,
+        description="side of the averaging window of the image score [pixel]",
+        source="paper IV-D, as in DRAEM: reading 21",
     )
-    pro_thresholds: int | None = Field(
+    seeds: tuple[int, ...] = setting(
+        (0,),
+        min_length=1,
+        description="training seeds; tables give mean and std",
+        source="ours: one training",
+    )
+    pro_limit: float = setting(
+        0.3,
+        gt=0,
+        le=1,
+        description="false-positive rate up to which PRO is integrated",
+        source="ours: the limit of the MVTec AD evaluation",
+    )
+    pro_thresholds: int | None = setting(
         None,
         ge=2,
         description="thresholds of PRO; null: all, exact; 100: public scripts (docs/detectors.md)",
+        source="ours: exact; AnomalyDiffusion: 100",
     )
-    ground_truth: Literal["exact", "full_value"] = Field(
+    ground_truth: Literal["exact", "full_value"] = setting(
         "exact",
         description="exact: a pixel at least half covered is anomalous; full_value: masks as the "
         "public scripts have them, resized "
         "bilinearly, wholly covered pixels for AUROC, AP and F1, any covered ones for PRO",
+        source="ours; full_value: the protocol of AnomalyDiffusion",
     )
-    checkpoints: Checkpoints = ("last",)
-    optim: Optim
+    checkpoints: Checkpoints = setting(("last",), source="ours; AnomalyDiffusion: best_on_test")
+    optim: Optim = values(
+        steps=(12500, "ours: 200 epochs x 500 samples / batch 8 of AnomalyDiffusion"),
+        batch=(8, "the protocol of AnomalyDiffusion"),
+        lr=(0.0001, "the protocol of AnomalyDiffusion"),
+        decay=("multistep", "ours: x0.2 at 80 % and 90 %, the protocol of AnomalyDiffusion"),
+        grad_clip=(None, "the protocol of AnomalyDiffusion"),
+    )
     _choice = model_validator(mode="after")(_some_point_to_choose)
 
 
@@ -75,23 +105,35 @@ class Classification(Section):
     on held-out real defects.
     """
 
-    network: Literal["resnet18", "resnet34", "resnet50"] = Field(
-        "resnet34", description="torchvision network"
+    network: Literal["resnet18", "resnet34", "resnet50"] = setting(
+        "resnet34", description="torchvision network", source="the protocol of AnomalyDiffusion"
     )
-    weights: Literal["auto", "imagenet", "none"] = Field(
-        "auto", description="start; auto: imagenet where its file is on this machine"
+    weights: Literal["auto", "imagenet", "none"] = setting(
+        "auto",
+        description="start; auto: imagenet where its file is on this machine",
+        source="AnomalyDiffusion: ImageNet; ours: where its file is here",
     )
-    normalise: bool = Field(
+    normalise: bool = setting(
         False,
         description="channels normalised as ImageNet's, which the published weights were trained "
         "with",
+        source="the protocol of AnomalyDiffusion, whose weights expect it",
     )
-    max_pairs: MaxPairs = None
-    seeds: tuple[int, ...] = Field(
-        (0,), min_length=1, description="training seeds; tables give mean and std"
+    max_pairs: MaxPairs = setting(None, source="ours: as localization; AnomalyDiffusion: 500")
+    seeds: tuple[int, ...] = setting(
+        (0,),
+        min_length=1,
+        description="training seeds; tables give mean and std",
+        source="ours: one training",
     )
-    checkpoints: Checkpoints = ("last",)
-    optim: Optim
+    checkpoints: Checkpoints = setting(("last",), source="ours; AnomalyDiffusion: best_on_test")
+    optim: Optim = values(
+        steps=(9375, "30 epochs x 5 x 500 pairs / batch 8 of AnomalyDiffusion"),
+        batch=(8, "the protocol of AnomalyDiffusion"),
+        lr=(0.0001, "the protocol of AnomalyDiffusion"),
+        decay=("multistep", "the protocol of AnomalyDiffusion"),
+        grad_clip=(None, "the protocol of AnomalyDiffusion"),
+    )
     _choice = model_validator(mode="after")(_some_point_to_choose)
 
 
@@ -100,19 +142,38 @@ class Segmentation(Section):
     defects.
     """
 
-    networks: dict[Literal["segformer", "unet", "deeplabv3plus"], SegmentationEncoder] = Field(
+    networks: dict[Literal["segformer", "unet", "deeplabv3plus"], SegmentationEncoder] = setting(
+        {"segformer": "mit_b2", "unet": "resnet34", "deeplabv3plus": "resnet34"},
         min_length=1,
         description="segmentation-models-pytorch encoder of each architecture, no pretrained "
         "weights",
+        source="STAGE tests SegFormer; encoders ours",
     )
-    normal_share: float = Field(0.5, ge=0, lt=1, description="share of normals in a batch")
-    max_pairs: MaxPairs = None
-    focal_gamma: float = Field(0.0, ge=0, description="gamma of the focal loss; 0: cross-entropy")
-    seeds: tuple[int, ...] = Field(
-        (0,), min_length=1, description="training seeds; tables give mean and std"
+    normal_share: float = setting(
+        0.5, ge=0, lt=1, description="share of normals in a batch", source="ours: as localization"
     )
-    checkpoints: Checkpoints = ("last",)
-    optim: Optim
+    max_pairs: MaxPairs = setting(None, source="ours: as localization")
+    focal_gamma: float = setting(
+        0.0,
+        ge=0,
+        description="gamma of the focal loss; 0: cross-entropy",
+        source="ours: cross-entropy",
+    )
+    seeds: tuple[int, ...] = setting(
+        (0,),
+        min_length=1,
+        description="training seeds; tables give mean and std",
+        source="ours: one training",
+    )
+    checkpoints: Checkpoints = setting(("last",), source="ours")
+    optim: Optim = values(
+        steps=(12500, "ours: as localization"),
+        batch=(8, "ours: as localization"),
+        lr=(0.0001, "ours"),
+        warmup=(200, "ours"),
+        decay=("cosine", "ours"),
+        weight_decay=(0.01, "ours"),
+    )
     _choice = model_validator(mode="after")(_some_point_to_choose)
 
     @field_validator("networks")
@@ -129,10 +190,19 @@ class Detect(Section):
     """Downstream detectors, and detectors that use no pairs."""
 
     localization: Localization
-    classification: Classification | None = Field(None, description="null: none is trained")
-    segmentation: Segmentation | None = Field(None, description="null: none is trained")
-    comparators: dict[Name, Comparator] | None = Field(
-        None,
-        description="detectors of Tables IV to VII that learn from normals alone, by key; null: "
-        "none",
+    classification: Classification | None = setting(
+        None, written={}, description="trained if `use` names it"
     )
+    segmentation: Segmentation | None = setting(
+        None, written={}, description="trained if `use` names it"
+    )
+    use: tuple[Name, ...] | None = setting(
+        None,
+        description="detectors of this run beside the localizer: `classification`, "
+        "`segmentation`, and comparators by their keys; null: all",
+        source="ours",
+    )
+    comparators: dict[Name, Comparator] = Field(
+        {}, description="detectors of Tables IV to VII that learn from normals alone, by key"
+    )
+    _used = used_only("comparators", "classification", "segmentation")

@@ -4,27 +4,42 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
-from helixbench.schema.section import Section
+from helixbench.schema.section import Section, Symmetries, setting
 
 
 class Gate(Section):
     """When a generated mask is redrawn (counted in the manifest)."""
 
-    limits: Literal["learned", "fixed"] = Field(
+    limits: Literal["learned", "fixed"] = setting(
         "learned",
         description="learned: limits widened for each defect type to its real masks; fixed: as "
         "given",
+        source="ours: `fixed` refuses most real masks of textures",
     )
-    margin: float = Field(1.25, ge=1, description="learned limits over the real masks [factor]")
-    min_area: float = Field(0.0005, ge=0, le=1, description="smallest mask [share of the picture]")
-    max_area: float = Field(0.6, gt=0, le=1, description="largest mask [share of the picture]")
-    max_border: float = Field(
-        1 / 3, gt=0, le=1, description="longest run on a picture side [share of the side]"
+    margin: float = setting(
+        1.25, ge=1, description="learned limits over the real masks [factor]", source="ours"
     )
-    redraws: int = Field(
-        3, ge=0, le=20, description="further tries before the last one is kept and flagged"
+    min_area: float = setting(
+        0.0005, ge=0, le=1, description="smallest mask [share of the picture]", source="reading 10"
+    )
+    max_area: float = setting(
+        0.6, gt=0, le=1, description="largest mask [share of the picture]", source="ours"
+    )
+    max_border: float = setting(
+        0.333,
+        gt=0,
+        le=1,
+        description="longest run on a picture side [share of the side]",
+        source="ours, the rule of AnomalyDiffusion",
+    )
+    redraws: int = setting(
+        3,
+        ge=0,
+        le=20,
+        description="further tries before the last one is kept and flagged",
+        source="ours",
     )
 
     @model_validator(mode="after")
@@ -37,30 +52,36 @@ class Gate(Section):
 class Sampling(Section):
     """How a diffusion method is sampled (the paper prints nothing of it)."""
 
-    sampler: Literal["ddim", "dpmsolver++"] = Field(
-        "ddim", description="diffusers scheduler (reading 18)"
+    sampler: Literal["ddim", "dpmsolver++"] = setting(
+        "ddim", description="diffusers scheduler", source="reading 18"
     )
-    steps: int = Field(50, ge=1, le=500, description="denoising steps (reading 18)")
-    guidance: float = Field(
-        2.5, ge=1, description="classifier-free guidance scale; 1: off (reading 18)"
+    steps: int = setting(50, ge=1, le=500, description="denoising steps", source="reading 18")
+    guidance: float = setting(
+        2.5, ge=1, description="classifier-free guidance scale; 1: off", source="reading 18"
     )
-    guidance_interval: tuple[float, float] = Field(
+    guidance_interval: tuple[float, float] = setting(
         (0.0, 1.0),
         description="timesteps, as shares of T, at which guidance is on; off saves half of a step "
         "(reading 18)",
+        source="ours",
     )
-    start: Literal["noise", "reference"] = Field(
-        "noise", description="pure noise, or the noised reference and raw mask (reading 9)"
+    start: Literal["noise", "reference"] = setting(
+        "noise", description="pure noise, or the noised reference and raw mask", source="reading 9"
     )
-    strength: float = Field(
-        0.8, gt=0, le=1, description="share of the steps run, for start: reference (reading 9)"
+    strength: float = setting(
+        0.8,
+        gt=0,
+        le=1,
+        description="share of the steps run, for start: reference (reading 9)",
+        source="ours",
     )
-    reference_noise: Literal["initial", "predicted"] = Field(
+    reference_noise: Literal["initial", "predicted"] = setting(
         "initial",
-        description="what stands in for the image's noise, for reference_noise: same (reading 7)",
+        description="what stands in for the image's noise, for reference_noise: same",
+        source="reading 7",
     )
-    control: Literal["none", "raw", "detailed"] = Field(
-        "none", description="graphical mask given to every pair by the plan (reading 12)"
+    control: Literal["none", "raw", "detailed"] = setting(
+        "none", description="graphical mask given to every pair by the plan", source="reading 12"
     )
 
     @field_validator("guidance_interval")
@@ -76,18 +97,25 @@ class Sampling(Section):
 class Generate(Section):
     """The pairs to make."""
 
-    pairs: int = Field(1000, ge=1, description="pairs per defect type (paper IV-D, reading 22)")
-    batch: int = Field(
+    pairs: int = setting(
+        1000, ge=1, description="pairs per defect type", source="paper IV-C and IV-D, reading 22"
+    )
+    batch: int = setting(
         32,
         ge=1,
         description="pairs sampled together; another number may change pixels by rounding, "
         "nothing else",
+        source="ours",
     )
-    max_shift: int = Field(
-        1, ge=0, le=32, description="largest move of a raw mask by the plan [cell]"
+    max_shift: int = setting(
+        1,
+        ge=0,
+        le=32,
+        description="largest move of a raw mask by the plan [cell]",
+        source="reading 8",
     )
-    symmetries: tuple[Literal["hflip", "vflip", "rot90"], ...] = Field(
-        (), description="symmetries the plan may apply to a raw mask"
+    symmetries: Symmetries = setting(
+        (), description="symmetries the plan may apply to a raw mask", source="reading 8"
     )
     gate: Gate = Gate()
     sampling: Sampling = Sampling()

@@ -8,21 +8,25 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from helixbench.errors import UserError
-from helixbench.schema.section import Name, Section
+from helixbench.schema.section import Name, Section, setting, used_only
 
 
 class Run(Section):
     """What a run is called and the seed that every other seed derives from."""
 
-    name: Name = Field("paper", description="folder under results/ and scratch/")
-    seed: int = Field(
-        0, ge=0, description="root seed; pair, batch and weight seeds are sha256 derivations of it"
+    name: Name = setting("paper", description="folder under results/ and scratch/", source="ours")
+    seed: int = setting(
+        0,
+        ge=0,
+        description="root seed; pair, batch and weight seeds are sha256 derivations of it",
+        source="ours",
     )
-    shards: int = Field(
+    shards: int = setting(
         1,
         ge=1,
         le=1000,
         description="jobs that the pairs of a category are split over; no picture depends on it",
+        source="ours",
     )
 
 
@@ -90,52 +94,64 @@ class Dataset(Section):
         return self
 
 
+_MVTEC_AD = (
+    *("bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut"),
+    *("pill", "screw", "tile", "toothbrush", "transistor", "wood", "zipper"),
+)
+_MPDD = ("bracket_black", "bracket_brown", "bracket_white", "connector", "metal_plate", "tubes")
+_VISA = (
+    *("candle", "capsules", "cashew", "chewinggum", "fryum", "macaroni1", "macaroni2"),
+    *("pcb1", "pcb2", "pcb3", "pcb4", "pipe_fryum"),
+)
+_LOCO = ("breakfast_box", "juice_bottle", "pushpins", "screw_bag", "splicing_connectors")
+_PAPER = {
+    "MVTec-AD": ("mvtec_ad", _MVTEC_AD, "paper Table I"),
+    "MPDD": ("mpdd", _MPDD, "paper Table III"),
+    "VisA": ("visa", _VISA, "paper Table VI"),
+    "MVTec-LOCO": ("mvtec_loco", _LOCO, "paper Table VII"),
+}
+"""Data sets of the paper: layout, categories, and the table that has them."""
+
+
 class Prepare(Section):
     """Working pictures, binary masks, split, raw masks and reference crops."""
 
-    size: int = Field(
-        256, ge=32, le=1024, multiple_of=16, description="working side [pixel] (paper IV-A)"
+    size: int = setting(
+        256, ge=32, le=1024, multiple_of=16, description="working side [pixel]", source="paper IV-A"
     )
     split: Literal["half", "third", "literal", "third_anomalydiffusion", "third_dualanodiff"] = (
-        Field(
+        setting(
             "half",
             description="half, third: first floor(n/2) or floor(n/3) sorted files of each defect "
             "type train the generator, the rest tests; "
             "literal: as half, but all test; third_anomalydiffusion, third_dualanodiff: as their "
-            "scripts count; these three leak "
-            "(readings 19 and 20)",
+            "scripts count; these three leak",
+            source="paper IV-B: 50 %, readings 19 and 20",
         )
     )
-    raw_mask_cells: int = Field(
-        5, ge=1, le=32, description="K: raw masks are K x K cells (paper III-B)"
+    raw_mask_cells: int = setting(
+        5, ge=1, le=32, description="K: raw masks are K x K cells", source="paper III-B"
     )
-    use: tuple[Name, ...] = Field(
-        (), description="data sets of this run, by their keys in `datasets`; empty: all"
+    use: tuple[Name, ...] | None = setting(
+        None,
+        description="data sets of this run, by their keys in `datasets`; null: all",
+        source="paper IV-A",
+        written=tuple(_PAPER),
     )
-    datasets: dict[Name, Dataset] = Field(
-        min_length=1, description="data sets by their published name"
+    datasets: dict[Name, Dataset] = setting(
+        min_length=1,
+        description="data sets by their published name",
+        written={
+            name: {"layout": layout, "root": f"data/{layout}", "categories": categories}
+            for name, (layout, categories, _) in _PAPER.items()
+        },
+        source={
+            name: {"layout": "paper IV-A", "root": "ours", "categories": table}
+            for name, (_, _, table) in _PAPER.items()
+        },
     )
 
-    @model_validator(mode="before")
-    @classmethod
-    def _used_only(cls, values):
-        """Leave out the data sets that this run does not use: params.yaml knows all of the
-        paper's.
-        """
-        if (
-            isinstance(values, dict)
-            and values.get("use")
-            and isinstance(values.get("datasets"), dict)
-        ):
-            known = values["datasets"]
-            for name in values["use"]:
-                if name not in known:
-                    raise ValueError(
-                        f"use names {name!r}, which is not in datasets "
-                        f"({', '.join(map(str, known))})"
-                    )
-            return {**values, "datasets": {name: known[name] for name in values["use"]}}
-        return values
+    _used = used_only("datasets")
 
     @field_validator("datasets")
     @classmethod

@@ -1,100 +1,16 @@
-"""Section `train`: base model, methods, ablations, and the door for methods from outside."""
+"""Section `train`: base model, methods, ablations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
-from pydantic_core import core_schema
 
 from helixbench.schema.base import Pretrained, Scratch
-from helixbench.schema.methods import (
-    DFMGAN,
-    AnomalyDiffusion,
-    CropPaste,
-    CutPaste,
-    DHDiff,
-    Draem,
-    DualAnoDiff,
-    Nsa,
-    RealNet,
-    Stage,
-)
-from helixbench.schema.section import Name, Section
-
-
-class MethodSettings(Section):
-    """Settings of a method from outside this package; a subclass adds its own
-    (docs/own_method.md).
-    """
-
-    kind: str = Field(description="package.module:Class of the method")
-    label: str = Field(description="name in the tables")
-
-
-def outside_class(kind: str) -> type:
-    """The class that a kind `package.module:Class` names; ValueError when it is not there or has no
-    settings `Config`.
-    """
-    module, _, name = kind.partition(":")
-    try:
-        found = getattr(import_module(module), name)
-    except Exception as error:  # whatever a file from elsewhere raises
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"{kind} cannot be imported ({reason}); install its package or name its folder in "
-            f"PYTHONPATH"
-        ) from None
-    config = getattr(found, "Config", None)
-    if not (isinstance(config, type) and issubclass(config, MethodSettings)):
-        raise ValueError(
-            f"{kind} needs a class attribute Config, a subclass of helixbench.schema.MethodSettings"
-        )
-    return found
-
-
-class _OrFromOutside:
-    """Lets `kind: package.module:Class` be validated by that class's own `Config`, as strictly as
-    the kinds from here.
-    """
-
-    def __get_pydantic_core_schema__(self, source, handler):
-        def validate(value, known):
-            kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
-            return (
-                outside_class(kind).Config.model_validate(value)
-                if isinstance(kind, str) and ":" in kind
-                else known(value)
-            )
-
-        return core_schema.no_info_wrap_validator_function(validate, handler(source))
-
-    def __get_pydantic_json_schema__(self, schema, handler):
-        outside = {
-            "type": "object",
-            "required": ["kind", "label"],
-            "properties": {"kind": {"type": "string", "pattern": "^[^:]+:[^:]+$"}},
-        }
-        return {"anyOf": [handler(schema), outside]}
-
-
-MethodConfig = Annotated[
-    DHDiff
-    | CropPaste
-    | Draem
-    | CutPaste
-    | Nsa
-    | DualAnoDiff
-    | Stage
-    | AnomalyDiffusion
-    | RealNet
-    | DFMGAN,
-    Field(discriminator="kind"),
-    _OrFromOutside(),
-]
+from helixbench.schema.method import MethodConfig
+from helixbench.schema.section import Name, Section, setting, used_only
 
 
 class Ablation(Section):
@@ -114,15 +30,26 @@ class Ablation(Section):
 class Train(Section):
     """The base model and the methods that grow on it."""
 
-    base: Literal["stable-diffusion-v1-5", "scratch"] = Field(
-        "stable-diffusion-v1-5", description="base model (reading 1)"
+    base: Literal["stable-diffusion-v1-5", "scratch"] = setting(
+        "stable-diffusion-v1-5",
+        description="base model",
+        source="paper II-C and IV-E, without a version: reading 1",
     )
     pretrained: Pretrained = Pretrained()
     scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
+    use: tuple[Name, ...] | None = setting(
+        None,
+        description="methods of this run, by their keys in `methods`; null: all",
+        source="ours",
+    )
     methods: dict[Name, SerializeAsAny[MethodConfig]] = Field(
         min_length=1, description="methods by key"
     )
-    ablations: dict[Name, Ablation] = Field({}, description="arms by key")
+    ablations: dict[Name, Ablation] = Field(
+        {}, description="arms by key; those of methods that are not used are left out"
+    )
+
+    _used = used_only("methods")
 
     @cached_property
     def arms(self) -> dict[str, Any]:
@@ -148,6 +75,23 @@ class Train(Section):
             for key, arm in self.ablations.items()
             if table in arm.rows
         }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arms_of_what_is_used(cls, values):
+        """Arms go with their method; runs before the methods that are not used are left out."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("use"), list | tuple):
+            return values
+        known, arms = values.get("methods"), values.get("ablations")
+        if not isinstance(known, Mapping) or not isinstance(arms, Mapping):
+            return values
+        unused = known.keys() - set(values["use"])
+        kept = {
+            key: arm
+            for key, arm in arms.items()
+            if not (isinstance(arm, Mapping) and arm.get("of") in unused)
+        }
+        return {**values, "ablations": kept}
 
     @model_validator(mode="after")
     def _arms_are_methods(self):
@@ -177,6 +121,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _scratch_given(self):
-        if self.base == "scratch" and self.scratch is None:
+        learns = any(hasattr(method, "optim") for method in self.methods.values())
+        if self.base == "scratch" and self.scratch is None and learns:
             raise ValueError("base scratch needs the section `scratch`")
         return self

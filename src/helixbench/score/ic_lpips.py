@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from helixbench.engine.checkpoint import load_published
 from helixbench.records import derive_seed
 from helixbench.score import networks
 
@@ -74,7 +75,7 @@ def build_lpips(network: str) -> lpips.LPIPS:
     finally:
         torch.random.set_rng_state(seed)
     if network != "random":
-        state = networks.load_weights(network)
+        state = load_published(network)
         trunk = {
             name: state["features." + name.split(".", 1)[1]] for name in module.net.state_dict()
         }
@@ -112,15 +113,15 @@ class Embedding(nn.Module):
         )
         start = 0
         for features, root in zip(layers, self.roots, strict=True):
-            features = features.float().permute(
-                0, 2, 3, 1
-            )  # channels last: pictures come so, and a CPU keeps it
-            norm = (
-                torch.linalg.vector_norm(features, dim=3, keepdim=True) + 1e-10
-            )  # as lpips.normalize_tensor
+            # channels last: pictures come so, and a CPU keeps it
+            features = features.float().permute(0, 2, 3, 1)
+            # as lpips.normalize_tensor
+            norm = torch.linalg.vector_norm(features, dim=3, keepdim=True) + 1e-10
             positions = features.shape[1] * features.shape[2]
             features.mul_(root).mul_(SCALE / positions**0.5 / norm)
-            out[:, start : (start := start + features[0].numel())] = features.flatten(1)
+            stop = start + features[0].numel()
+            out[:, start:stop] = features.flatten(1)
+            start = stop
         return out
 
 
@@ -136,23 +137,28 @@ def squared_distances(
         return np.concatenate(
             [squared_distances(a[i : i + ROWS], b) for i in range(0, len(a), ROWS)]
         )
-    products, squares = 0, [0, 0]
-    norms = lambda x: torch.linalg.vector_norm(x, dim=1).double().square()
+    n = len(a) if rows is None else len(rows)
+    m = n if b is None else len(b)
+    products = a.new_zeros(n, m, dtype=torch.float64)
+    own = a.new_zeros(n, dtype=torch.float64)  # squared norms of a, then of b
+    other = a.new_zeros(m, dtype=torch.float64)
     for j in range(0, a.shape[1], COLUMNS):
         x = (a[:, j : j + COLUMNS] if rows is None else a[rows, j : j + COLUMNS]).float()
         y = x if b is None else b[:, j : j + COLUMNS].float()
-        product = (x @ y.T).double()
-        products = products + product
+        products += (x @ y.T).double()
         if b is not None:
-            squares = [total + norms(part) for total, part in zip(squares, (x, y), strict=True)]
+            own += _squared_norms(x)
+            other += _squared_norms(y)
     if b is None:
-        squares = [products.diagonal()] * 2
-    total = (squares[0][:, None] + squares[1][None] - 2 * products).clamp_(
-        min=0
-    ).cpu().numpy() / SCALE**2
+        own = other = products.diagonal()
+    total = (own[:, None] + other[None] - 2 * products).clamp_(min=0).cpu().numpy() / SCALE**2
     if b is None:
         np.fill_diagonal(total, 0)
     return total
+
+
+def _squared_norms(rows: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(rows, dim=1).double().square()
 
 
 class PairwiseLpips:
@@ -302,10 +308,16 @@ def ic_lpips(
     if len(images) + len(anchors) <= pairwise.capacity(images):
         held = pairwise.embed(images)
         nearest = squared_distances(held, pairwise.embed(anchors))
-        within = lambda rows: squared_distances(held, rows=rows)
+
+        def within(rows: np.ndarray) -> np.ndarray:
+            return squared_distances(held, rows=rows)
+
     else:
         nearest = pairwise.distances(anchors, images).T
-        within = lambda rows: pairwise.distances(images[rows])
+
+        def within(rows: np.ndarray) -> np.ndarray:
+            return pairwise.distances(images[rows])
+
     tied = nearest <= nearest.min(1, keepdims=True) + TIE
     assigned = nearest.shape[1] - 1 - tied[:, ::-1].argmax(1)
     means = cluster_means(assigned, within, cap, shuffles, seed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 import torch
@@ -55,9 +54,7 @@ def run(
     scratch: Scratch = config["train.scratch"]
     seed = derive_seed(config["run.seed"], dataset, category)
     device = pick_device()
-    with provenance.manifest(
-        out / "manifest.json", "train_base", config, device=describe(device)
-    ) as facts:
+    with provenance.stage_run(out, state, "train_base", config, device=describe(device)) as facts:
         data = Pictures.load(prepared)
         texts = [category, *data.defects]
         base = build(scratch, data.size, texts, seed)
@@ -107,6 +104,3 @@ def run(
         facts["scaling_factor"] = vae.config.scaling_factor
         log.info("autoencoder %s: PSNR %.1f dB", category, facts["psnr_db"])
         base.to(torch.device("cpu")).save(out)
-        shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
-        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))
-    shutil.rmtree(state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -17,8 +16,7 @@ from helixbench.engine.devices import describe, pick_device
 from helixbench.engine.distributed import Team
 from helixbench.engine.loop import fit
 from helixbench.errors import UserError
-from helixbench.methods.method import Learner
-from helixbench.methods.registry import method_class
+from helixbench.methods.method import Learner, method_class
 from helixbench.records import derive_seed
 
 log = logging.getLogger(__name__)
@@ -48,7 +46,7 @@ def run(
     seed = derive_seed(config["run.seed"], dataset, category, method)
     about = {"device": describe(device), "method": method, "processes": team.size}
     with (
-        provenance.manifest(out / "manifest.json", "train", config, **about)
+        provenance.stage_run(out, state, "train", config, **about)
         if team.leads
         else nullcontext({}) as facts
     ):
@@ -92,11 +90,7 @@ def run(
             "raw_mask_cells": data.cells,
         }
         provenance.write_json(out / "trained_on.json", about)
-        shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
         facts["trained_weights"] = trained
-        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))
-    # The model is whole: what is left of the state would only make a forced rerun do nothing.
-    shutil.rmtree(state)
 
 
 def _base_identity(base: Path) -> dict[str, str]:

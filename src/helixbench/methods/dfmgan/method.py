@@ -21,6 +21,7 @@ from helixbench.engine import checkpoint
 from helixbench.engine.devices import autocast
 from helixbench.errors import UserError
 from helixbench.methods.dfmgan.augment import augment
+from helixbench.methods.dfmgan.config import DFMGAN
 from helixbench.methods.dfmgan.networks import (
     Backbone,
     Defect,
@@ -30,12 +31,11 @@ from helixbench.methods.dfmgan.networks import (
     Noise,
     sides,
 )
-from helixbench.methods.latents import load_exactly, read
-from helixbench.methods.method import Conditions, Learner
+from helixbench.methods.method import Conditions, Learner, load_exactly
 from helixbench.pictures.transforms import clean_mask, to_tensor
 from helixbench.provenance import write_json
 from helixbench.records import derive_seed
-from helixbench.schema import DFMGAN, Sampling
+from helixbench.schema import Sampling
 
 LAZY = {"r1": 16, "path": 4}
 """Steps between two regularisations in StyleGAN2; here the inverse of their probability in a
@@ -121,7 +121,7 @@ class DFMGANMethod(Learner):
             ) from None
         method._build(size, defects)
         file = folder / "dfmgan.safetensors"
-        load_exactly(method.module, read(file), set(method.module.state_dict()), file)
+        load_exactly(method.module, set(method.module.state_dict()), file)
         method.module.eval().requires_grad_(False)
         return method
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -24,63 +24,72 @@ from helixbench.diffusion.sampler import (
 )
 from helixbench.engine.devices import autocast
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
-from helixbench.methods.method import Conditions, Learner
+from helixbench.methods.latent_learner import LatentLearner, words
+from helixbench.methods.method import Conditions
 from helixbench.pictures.raw_mask import cells_to_mask, reference_crop
 from helixbench.pictures.transforms import clean_mask, symmetries, to_tensor, transform
-from helixbench.provenance import write_json
-from helixbench.records import derive_seed, parse_cells
-from helixbench.schema import DHDiff, Sampling
+from helixbench.records import parse_cells
+from helixbench.schema import Sampling
 
 RAW_MASK_WAYS = {"channels": "by channels", "attention": "by attention", "none": "not given"}
 """How a protocol tells `annotation_input`."""
 
 
-class DHDiffMethod(Learner):
+class DHDiffMethod(LatentLearner):
     """Joint generation of image and annotation in one U-Net."""
 
+    name = "dhdiff"
+    config: DHDiff
+
     def __init__(self, config: DHDiff, base: BaseModel, sampling: Sampling | None = None):
-        self.config, self.base, self.sampling = config, base, sampling
-        base.vae.requires_grad_(False).eval()
-        base.text_encoder.requires_grad_(False).eval()
+        super().__init__(config, base, sampling)
         if (
             config.streams == "channels"
             and base.unet.config.in_channels == base.vae.config.latent_channels
         ):
             widen(base.unet)
-        self.unet = DHDiffUNet(base.unet, config)
+        self.unet = self._module = DHDiffUNet(base.unet, config)
         self.text_length = 0
-        self._latents: dict[tuple, torch.Tensor] = {}
         self._texts: dict[str, torch.Tensor] = {}
 
-    @classmethod
-    def create(cls, config: DHDiff, base: BaseModel, seed: int) -> DHDiffMethod:
-        """Untrained. New modules start at zero or as copies; only the inner half of low-rank
-        adapters is random.
+    def trainable_(self) -> None:
+        """New modules, which start at zero or as copies, and what `trainable` says; only the inner
+        half of low-rank adapters is random.
         """
-        method = cls(config, base)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "adapters"))
-            method.unet.trainable_()
-        return method
+        self.unet.trainable_()
 
     @classmethod
-    def load(cls, config: DHDiff, folder: Path, sampling: Sampling) -> DHDiffMethod:
+    def load(cls, config: DHDiff, folder: Path, sampling: Sampling) -> Self:
         """Trained, from the folder that `save` wrote."""
-        method = cls(config, BaseModel.load(folder), sampling)
-        facts = method.unet.load_helix(folder / "dhdiff.safetensors")
-        if "text_length" not in facts:
-            raise UserError(
-                f"{folder}: trained by an earlier version of helixbench, which looked at other "
-                f"text tokens; train again"
-            )
-        method.text_length = facts["text_length"]
-        method.unet.eval().requires_grad_(False)
+        method = super().load(config, folder, sampling)
         if config.compile:
             method.unet.compile_parts()
         return method
+
+    def load_own(self, file: Path) -> None:
+        """New modules, and how many text tokens the model sees."""
+        facts = self.unet.load_helix(file)
+        if "text_length" not in facts:
+            raise UserError(
+                f"{file.parent}: trained by an earlier version of helixbench, which looked at "
+                f"other text tokens; train again"
+            )
+        self.text_length = facts["text_length"]
+
+    def save(self, folder: Path) -> None:
+        """A diffusers-format folder, in which adapters are part of the weights,
+        dhdiff.safetensors (new modules) and dhdiff.json (configuration).
+        """
+        self.unet.fuse_adapters()
+        super().save(folder)
+
+    def save_own(self, file: Path) -> None:
+        """New modules, and how many text tokens the model sees."""
+        self.unet.save_helix(file, {"text_length": self.text_length})
 
     def begin(self, data: Pictures) -> None:
         """Fix how many text tokens the model sees: one number for all batches, since it may change
@@ -88,24 +97,9 @@ class DHDiffMethod(Learner):
         """
         category = data.samples[0].category
         prompts = [self.prompt(category, defect) for defect in data.defects]
-        self.text_length = self._longest(
-            [*prompts, self.config.prompt_good.format(category=_words(category))]
-        )
+        self.text_length = self._longest([*prompts, self.text(self.config.prompt_good, category)])
 
-    def save(self, folder: Path) -> None:
-        """A diffusers-format folder plus dhdiff.safetensors and dhdiff.json (the method's
-        configuration).
-        """
-        self.base.save(folder)
-        self.unet.save(folder, {"text_length": self.text_length})
-        write_json(folder / "dhdiff.json", json.loads(self.config.model_dump_json()))
-
-    @property
-    def module(self) -> nn.Module:
-        """The U-Net with the new modules."""
-        return self.unet
-
-    def to(self, device: torch.device) -> DHDiffMethod:
+    def to(self, device: torch.device) -> Self:
         """Move all weights; with `offload` the autoencoder and the text encoder stay while
         training.
         """
@@ -119,8 +113,8 @@ class DHDiffMethod(Learner):
         return self.config.offload and self.sampling is None
 
     @contextmanager
-    def _here(self, part: nn.Module) -> Iterator[None]:
-        """A part on the device of the U-Net for a while, where it is not there to stay."""
+    def present(self, part: nn.Module) -> Iterator[None]:
+        """Has a part on the device of the U-Net meanwhile; with `offload` it goes again."""
         if self._visiting:
             part.to(self.device)
         try:
@@ -128,11 +122,6 @@ class DHDiffMethod(Learner):
         finally:
             if self._visiting:
                 part.to("cpu")
-
-    @property
-    def device(self) -> torch.device:
-        """Where the U-Net is."""
-        return next(self.unet.parameters()).device
 
     @property
     def takes_raw_mask(self) -> bool:
@@ -163,7 +152,7 @@ class DHDiffMethod(Learner):
 
     def prompt(self, category: str, defect: str) -> str:
         """Prompt of a defective pair (reading 16)."""
-        return self.config.prompt.format(category=_words(category), defect=_words(defect))
+        return self.text(self.config.prompt, category, defect)
 
     def embed(self, prompts: list[str]) -> torch.Tensor:
         """Text embeddings (n, L, D); each prompt is encoded once.
@@ -173,7 +162,7 @@ class DHDiffMethod(Learner):
         """
         missing = set(prompts) - self._texts.keys()
         if missing:
-            with self._here(self.base.text_encoder):
+            with self.present(self.base.text_encoder):
                 self._texts |= {
                     prompt: self.base.embed([prompt])[0].to(self.device) for prompt in missing
                 }
@@ -265,23 +254,6 @@ class DHDiffMethod(Learner):
     # ---------------------------------------------------------------------------------------------
     # training
 
-    def _encode(self, keys: list[tuple], pictures: list[np.ndarray]) -> torch.Tensor:
-        """Latents of pictures, remembered by key on the CPU."""
-        missing = {
-            key: picture
-            for key, picture in zip(keys, pictures, strict=True)
-            if key not in self._latents
-        }
-        if missing:
-            # One at a time: a latent must not depend on what else a resumed run has not encoded
-            # yet.
-            with torch.autocast(self.device.type, enabled=False), self._here(self.base.vae):
-                self._latents |= {
-                    key: self.base.encode(to_tensor([_rgb(picture)]))[0].cpu()
-                    for key, picture in missing.items()
-                }
-        return torch.stack([self._latents[key] for key in keys]).to(self.device)
-
     def batch(self, data: Pictures, rng: torch.Generator) -> dict:
         """Draw a training batch: latents of image, annotation, reference and raw mask, prompts,
         masks, control maps.
@@ -293,7 +265,7 @@ class DHDiffMethod(Learner):
         normals = round(size * config.normal_share)
         rows = {"image": [], "annotation": [], "reference": [], "raw_mask": []}
         keys = {name: [] for name in rows}
-        prompts, words, masks, has_raw, controls, present = [], [], [], [], [], []
+        prompts, named, masks, has_raw, controls, present = [], [], [], [], [], []
         for position in range(size):
             normal = position < normals
             pool = data.normal if normal else data.defective
@@ -318,13 +290,13 @@ class DHDiffMethod(Learner):
             keys["reference"].append(("blank",) if blank else (i, symmetry, "reference"))
             keys["raw_mask"].append(("empty",) if normal else (i, symmetry, "raw_mask"))
             text = (
-                config.prompt_good.format(category=_words(sample.category))
+                self.text(config.prompt_good, sample.category)
                 if normal
                 else self.prompt(sample.category, sample.defect)
             )
             dropped = chance(config.prompt_drop)
             prompts.append("" if dropped else text)
-            words.append(_words(sample.defect))
+            named.append(words(sample.defect))
             masks.append(mask)
             # Guidance tells apart what the defect's prompt and cells add: both are dropped at once,
             # or the cells alone.
@@ -334,10 +306,10 @@ class DHDiffMethod(Learner):
             controls.append(
                 cells if kind == "raw" else mask if kind == "detailed" else _point(mask, rng)
             )
-        out = {name: self._encode(keys[name], rows[name]) for name in rows}
+        out = {name: self.latents(keys[name], rows[name]) for name in rows}
         return out | {
             "prompts": prompts,
-            "words": words,
+            "words": named,
             "mask": to_tensor(masks),
             "has_raw": torch.tensor(has_raw),
             "control": to_tensor(controls),
@@ -407,9 +379,9 @@ class DHDiffMethod(Learner):
         )
         arrays = (pictures.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()
         prompts = [self.prompt(conditions.category, defect) for defect in conditions.defects]
-        words = [_words(defect) for defect in conditions.defects]
+        named = [words(defect) for defect in conditions.defects]
         return self.make(
-            list(arrays), conditions.raw_mask, prompts, words, conditions.control, generators
+            list(arrays), conditions.raw_mask, prompts, named, conditions.control, generators
         )
 
     @torch.no_grad()
@@ -492,17 +464,6 @@ def disc(shape: tuple[int, int], y: int, x: int) -> np.ndarray:
     """What a point is as a control map: a (H, W) bool disc of 1/32 of the height around a pixel."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
     return (rows - y) ** 2 + (columns - x) ** 2 <= (shape[0] / 32) ** 2
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _rgb(picture: np.ndarray) -> np.ndarray:
-    """Masks (H, W) bool become three channels of 0 and 255 (reading 10)."""
-    return (
-        picture if picture.ndim == 3 else np.repeat(picture[..., None] * np.uint8(255), 3, axis=2)
-    )
 
 
 def _positions(ids: list[int], wanted: list[int]) -> list[int]:

@@ -26,11 +26,12 @@ from scipy import ndimage
 
 from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.method import DHDiffMethod, disc
 from helixbench.pictures.raw import resize_rgb
 from helixbench.pictures.raw_mask import BLANK, cells_to_mask, raw_mask_cells
 from helixbench.records import derive_seed, parse_cells
-from helixbench.schema import DHDiff, Sampling
+from helixbench.schema import Sampling
 
 
 @dataclass

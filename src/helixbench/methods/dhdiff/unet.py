@@ -17,6 +17,7 @@ from torch import nn
 
 from helixbench.engine import checkpoint
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.modules import (
     DomainDecoupledAttention,
     Flow,
@@ -27,7 +28,6 @@ from helixbench.methods.dhdiff.modules import (
     cross_attention,
 )
 from helixbench.methods.dhdiff.streams import Streams
-from helixbench.schema import DHDiff
 
 CONVOLUTIONS = ["conv_in", "conv_out", "conv1", "conv2", "conv_shortcut", "conv"]
 """Names of a diffusers U-Net's convolutions, for low-rank adapters."""
@@ -328,16 +328,16 @@ class DHDiffUNet(nn.Module):
             if isinstance(module, (ResnetBlock2D, FeedForward)):
                 module.compile()
 
-    def save(self, folder: Path, facts: dict | None = None) -> None:
-        """`unet/` as diffusers writes it, new modules and facts as `dhdiff.safetensors`; adapters
-        become part of the weights.
-        """
+    def fuse_adapters(self) -> None:
+        """Make adapters part of the weights, in full precision, as they are to be saved."""
         self.float()
         if hasattr(self.unet, "peft_config"):
             self.unet.fuse_lora()
             self.unet.unload_lora()
-        self.unet.save_pretrained(folder / "unet")
-        checkpoint.save_tensors(folder / "dhdiff.safetensors", self._own().state_dict(), facts)
+
+    def save_helix(self, file: Path, facts: dict | None = None) -> None:
+        """Write the new modules and facts; adapters are fused before."""
+        checkpoint.save_tensors(file, self._own().state_dict(), facts)
 
     def _own(self) -> nn.ModuleDict:
         """Everything that is not the plain U-Net."""

@@ -4,7 +4,6 @@ lists the deviations.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -16,43 +15,39 @@ from torch.nn import functional as F
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import denoise, draw_noise, guided, sampling_scheduler
-from helixbench.engine import checkpoint
 from helixbench.engine.devices import autocast
+from helixbench.methods.dualanodiff.config import DualAnoDiff
 from helixbench.methods.dualanodiff.unet import DualAnoDiffUNet
-from helixbench.methods.latents import (
-    LatentMemory,
+from helixbench.methods.latent_learner import (
+    LatentLearner,
     adapters,
     add_low_rank,
-    load_exactly,
-    read,
-    save_base,
-    words,
+    draw_rows,
 )
-from helixbench.methods.method import Conditions, Learner
+from helixbench.methods.method import Conditions
 from helixbench.methods.saliency import Saliency
 from helixbench.pictures.foreground import foreground
 from helixbench.pictures.transforms import clean_mask, symmetries, to_tensor, transform
-from helixbench.provenance import write_json
-from helixbench.records import derive_seed
-from helixbench.schema import DualAnoDiff, Sampling
+from helixbench.schema import Sampling
 
 GREY = 0.5
 """What surrounds the part, and the background without guidance: 0 in [-1, 1]."""
 
 
-class DualAnoDiffMethod(Learner):
+class DualAnoDiffMethod(LatentLearner):
     """Two branches over one U-Net: the mask is what stands out in the part's picture, by U2-Net or
     by its distance from grey.
     """
 
+    name = "dualanodiff"
+    config: DualAnoDiff
+
     def __init__(self, config: DualAnoDiff, base: BaseModel, sampling: Sampling | None = None):
+        super().__init__(config, base, sampling)
         own = {"steps": config.sampling_steps, "guidance": config.guidance}
-        self.config, self.base = config, base
         self.sampling = sampling and sampling.model_copy(
             update={name: value for name, value in own.items() if value is not None}
         )
-        base.vae.requires_grad_(False).eval()
-        base.text_encoder.requires_grad_(False).eval()
         if config.text_rank:
             add_low_rank(
                 base.text_encoder,
@@ -62,59 +57,17 @@ class DualAnoDiffMethod(Learner):
             )
         self.unet = DualAnoDiffUNet(base.unet, config)
         self._module = nn.ModuleDict({"unet": self.unet, "text": base.text_encoder})
-        self._latents = LatentMemory(base)
         self.saliency = Saliency(config.saliency) if config.saliency else None
 
-    @classmethod
-    def create(cls, config: DualAnoDiff, base: BaseModel, seed: int) -> DualAnoDiffMethod:
-        """Untrained: adapters and interaction start as no change, with seeded inner weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, "dualanodiff"))
-            method = cls(config, base)
-        method.unet.trainable_()
-        return method
+    def trainable_(self) -> None:
+        """Adapters and new modules, and by `trainable` all of the U-Net."""
+        self.unet.trainable_()
 
-    @classmethod
-    def load(cls, config: DualAnoDiff, folder: Path, sampling: Sampling) -> DualAnoDiffMethod:
-        """Trained, from the folder that `save` wrote."""
-        method = cls(config, BaseModel.load(folder), sampling)
-        file = folder / "dualanodiff.safetensors"
-        load_exactly(method.module, read(file), method._own(), file)
-        method.module.eval().requires_grad_(False)
-        return method
-
-    def _own(self) -> set[str]:
-        """Names of everything in `module` that the base does not have."""
+    def own(self) -> set[str]:
+        """Adapters of both branches and of the text encoder, and new modules."""
         return {f"unet.{name}" for name in self.unet.own()} | {
             f"text.{name}" for name in adapters(self.base.text_encoder)
         }
-
-    def save(self, folder: Path) -> None:
-        """A diffusers-format folder without adapters, dualanodiff.safetensors and dualanodiff.json
-        (the configuration).
-        """
-        save_base(self.base, folder)
-        own, state = self._own(), self.module.state_dict()
-        checkpoint.save_tensors(
-            folder / "dualanodiff.safetensors", {name: state[name] for name in sorted(own)}
-        )
-        write_json(folder / "dualanodiff.json", json.loads(self.config.model_dump_json()))
-
-    @property
-    def module(self) -> nn.Module:
-        """U-Net with adapters and new modules, and the text encoder with its adapters."""
-        return self._module
-
-    def to(self, device: torch.device) -> DualAnoDiffMethod:
-        """Move all weights."""
-        self.base.to(device)
-        self.unet.to(device)
-        return self
-
-    @property
-    def device(self) -> torch.device:
-        """Where the U-Net is."""
-        return next(self.unet.parameters()).device
 
     def describe(self) -> str:
         """Sampler, steps, guidance, and what the mask is made from."""
@@ -132,14 +85,11 @@ class DualAnoDiffMethod(Learner):
 
     def prompt(self, category: str, defect: str) -> str:
         """Prompt of the whole picture."""
-        return self.config.prompt.format(category=words(category), defect=words(defect))
+        return self.text(self.config.prompt, category, defect)
 
     def prompts(self, category: str, defects: list[str]) -> tuple[list[str], list[str]]:
         """Prompts of both branches; the part's is a piece of the whole's."""
-        parts = [
-            self.config.prompt_part.format(category=words(category), defect=words(defect))
-            for defect in defects
-        ]
+        parts = [self.text(self.config.prompt_part, category, defect) for defect in defects]
         return [self.prompt(category, defect) for defect in defects], parts
 
     def embed(self, prompts: list[str]) -> torch.Tensor:
@@ -163,19 +113,14 @@ class DualAnoDiffMethod(Learner):
         The sum of both terms is the mean over the two branches, as in DualAnoDiff's code.
         """
         config, size = self.config, self.config.optim.per_pass
-        pick = lambda n: int(torch.randint(n, (), generator=rng))
-        names = symmetries(config.augment)
-        rows = [
-            (data.defective[pick(len(data.defective))], names[pick(len(names))])
-            for _ in range(size)
-        ]
+        rows = draw_rows(data.defective, symmetries(config.augment), size, rng)
         whole = to_tensor([transform(data.images[i], symmetry) for i, symmetry in rows])
         masks = to_tensor([transform(data.masks[i], symmetry) for i, symmetry in rows])
         kinds = {"image": whole, "part": GREY + (whole - GREY) * masks}
         if config.background:
             kinds["background"] = surroundings(whole)
         latents = {
-            kind: self._latents([(*row, kind) for row in rows], pictures)
+            kind: self.latents([(*row, kind) for row in rows], pictures)
             for kind, pictures in kinds.items()
         }
         samples = [data.samples[i] for i, _ in rows]

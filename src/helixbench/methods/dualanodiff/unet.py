@@ -13,8 +13,8 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from torch.nn import functional as F
 
-from helixbench.methods.latents import adapters, add_low_rank, transformer_blocks
-from helixbench.schema import DualAnoDiff
+from helixbench.methods.dualanodiff.config import DualAnoDiff
+from helixbench.methods.latent_learner import adapters, add_low_rank, transformer_blocks
 
 BRANCHES = ("whole", "part")
 

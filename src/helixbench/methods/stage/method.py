@@ -12,17 +12,19 @@ from torch.nn import functional as F
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import draw_noise
 from helixbench.engine.devices import autocast
-from helixbench.methods.inversion import InversionMethod, embed_vectors, latent_mask
 from helixbench.methods.method import Conditions
+from helixbench.methods.stage.config import Stage
 from helixbench.methods.stage.modules import MaskGuidanceAdapter, aligned_mask, in_window
+from helixbench.methods.textual_inversion import TextualInversion, embed_vectors, latent_mask
 
 
-class StageMethod(InversionMethod):
+class StageMethod(TextualInversion):
     """Frozen latent diffusion, a learned word for each defect type, and two mask guidance
     adapters.
     """
 
     name = "stage"
+    config: Stage
 
     def parts(self) -> dict[str, nn.Module]:
         """Adapters of the whole picture and of the anomaly alone."""

@@ -1,0 +1,1 @@
+"""DRAEM's synthesis."""

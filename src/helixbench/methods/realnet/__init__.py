@@ -1,0 +1,1 @@
+"""RealNet's synthesis."""

@@ -1,0 +1,151 @@
+"""What a finished run left in its folder, as plots and the page need it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helixbench.config import Slice
+from helixbench.errors import UserError
+from helixbench.records import Pair, Sample, read_csv, read_rows
+
+STAGES = ("prepare", "train", "generate", "detect")
+"""Stages whose jobs leave a manifest.json."""
+BASE = "base"
+BASE_LABEL = "base model"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job's manifest. method: its label, empty for `prepare`; seed: the detector's, otherwise
+    None.
+    """
+
+    stage: str
+    method: str
+    dataset: str
+    category: str
+    seed: int | None
+    folder: Path
+    facts: dict[str, Any]
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files of the job."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+
+
+class RunFolder:
+    """The results folder of a run, seen through its configuration (keys train.methods,
+    prepare.datasets, detect).
+    """
+
+    def __init__(self, results: Path, config: Slice):
+        self.results = Path(results)
+        self.labels: dict[str, str] = {
+            key: method.label for key, method in config["train.methods"].items()
+        }
+        self.datasets: dict[str, tuple[str, ...]] = {
+            name: d.categories for name, d in config["prepare.datasets"].items()
+        }
+        self.seeds: tuple[int, ...] = config["detect"].localization.seeds
+        self.comparators = config["detect"].comparators or {}
+
+    def places(self, dataset: str | None = None) -> Iterator[tuple[str, str]]:
+        """(data set, category)."""
+        for name, categories in self.datasets.items():
+            if dataset in (None, name):
+                yield from ((name, category) for category in categories)
+
+    def jobs(self) -> Iterator[Job]:
+        """Every job with a manifest, stage by stage; methods that do not learn have none under
+        `train`.
+        """
+        for d, c in self.places():
+            yield self._job("prepare", "", d, c, self.results / "prepare" / d / c)
+        for key, label in {BASE: BASE_LABEL, **self.labels}.items():
+            for d, c in self.places():
+                folder = self.results / "train" / key / d / c
+                if (folder / "manifest.json").is_file():
+                    yield self._job("train", label, d, c, folder)
+        for key, label in self.labels.items():
+            for d, c in self.places():
+                yield self._job("generate", label, d, c, self.results / "generate" / key / d / c)
+        for key, label in self.labels.items():
+            for d, c in self.places():
+                for seed in self.seeds:
+                    yield self._job("detect", label, d, c, self.detection(key, d, c, seed), seed)
+        for key, comparator in self.comparators.items():
+            for d, c in self.places():
+                for seed in comparator.seeds:
+                    yield self._job(
+                        "detect", comparator.label, d, c, self.detection(key, d, c, seed), seed
+                    )
+
+    def _job(
+        self,
+        stage: str,
+        method: str,
+        dataset: str,
+        category: str,
+        folder: Path,
+        seed: int | None = None,
+    ) -> Job:
+        return Job(
+            stage, method, dataset, category, seed, folder, read_json(folder / "manifest.json")
+        )
+
+    def detection(self, key: str, dataset: str, category: str, seed: int) -> Path:
+        """Folder of a detector."""
+        return self.results / "detect" / key / dataset / category / f"seed{seed}"
+
+    def curves(
+        self, key: str, dataset: str, category: str, seed: int
+    ) -> dict[str, list[tuple[float, float]]]:
+        """Curve name -> points, as `detect` left them."""
+        file = self.detection(key, dataset, category, seed) / "curves.csv"
+        found: dict[str, list[tuple[float, float]]] = {}
+        for line, row in read_rows(file, ("curve", "x", "y"), "run `detect` again"):
+            try:
+                found.setdefault(row["curve"], []).append((float(row["x"]), float(row["y"])))
+            except ValueError:
+                raise UserError(
+                    f"{file}: row {line}: no point of a curve; run `detect` again"
+                ) from None
+        return found
+
+    def prepared(self, dataset: str, category: str) -> tuple[Path, list[Sample]]:
+        """Folder and samples of a prepared category."""
+        folder = self.results / "prepare" / dataset / category
+        return folder, read_csv(folder / "samples.csv", Sample)
+
+    def pairs(self, key: str, dataset: str, category: str) -> tuple[Path, list[Pair]]:
+        """Folder and pairs of a method, in the order of the plan."""
+        folder = self.results / "generate" / key / dataset / category
+        return folder, sorted(read_csv(folder / "manifest.csv", Pair), key=lambda pair: pair.index)
+
+    @staticmethod
+    def curve_of_training(job: Job) -> list[dict[str, float]]:
+        """Rows of stats.jsonl of a training; empty where there is none."""
+        file = job.folder / "stats.jsonl"
+        try:
+            return (
+                [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
+                if file.is_file()
+                else []
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{file}: not a training's statistics ({error}); run its stage again"
+            ) from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; UserError naming the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: missing or not JSON ({error}); run its stage again") from None
