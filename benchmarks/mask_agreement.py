@@ -14,7 +14,8 @@ import numpy as np
 import record
 import torch
 
-from helixbench.datasets import layouts, procedural
+from helixbench.datasets.layout import Layout
+from helixbench.datasets.procedural import render
 from helixbench.engine.devices import describe
 from helixbench.pictures.raw import read_mask, read_rgb, resize_mask, resize_rgb
 from helixbench.schema import Procedural
@@ -26,7 +27,7 @@ DRAWN = Procedural(size=SIZE, train_good=16, test_good=2, per_defect=6)
 
 def pictures(root: Path, category: str, each: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normals, and `each` defective pictures of every type with their masks."""
-    samples = layouts.read("mvtec_ad", root, "any", category)
+    samples = Layout.named("mvtec_ad").read(root, "any", category)
     read = lambda sample: resize_rgb(read_rgb(sample.image), SIZE)
     by_type: dict[str, list] = {}
     for sample in samples:
@@ -71,7 +72,7 @@ def main() -> None:
     rows = [measure("MVTec AD bottle", *pictures(options.mvtec_ad, "bottle", 8))]
     with TemporaryDirectory() as folder:
         for category in ("disc", "weave", "plate"):
-            procedural.draw(Path(folder), "D", category, DRAWN, 3)
+            render.draw(Path(folder), "D", category, DRAWN, 3)
             rows.append(measure(f"drawn {category}", *pictures(Path(folder), category, 6)))
     for row in rows:
         print(row)

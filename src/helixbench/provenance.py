@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -35,6 +36,62 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _claim(folder: Path, out: Path) -> int:
+    """Make an empty folder of this process alone; returns the descriptor that holds its lock.
+
+    The kernel releases the lock however a process ends, so that what a killed one left is taken
+    over. Raises UserError while another process is at work.
+    """
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            raise UserError(f"{out}: another process is writing it; wait until it ends") from None
+        except OSError:
+            pass  # some network file systems lock no folders
+        if folder.exists() and os.path.samestat(os.fstat(handle), os.stat(folder)):
+            break
+        os.close(handle)  # the other process has just ended, and its folder with it
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return handle
+
+
+@contextmanager
+def whole_folder(out: str | Path) -> Iterator[Path]:
+    """Give a temporary sibling of `out` to fill, and put it in `out`'s place when the block
+    succeeds: `write_atomic` for folders.
+
+    When the block fails the sibling is removed and `out` is what it was before, usually nothing.
+    What an earlier, killed process left beside `out` is cleared first. Raises UserError while
+    another process is writing the same folder.
+    """
+    out = Path(out)
+    temporary, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("tmp", "old"))
+    made = [parent for parent in out.parents if not parent.exists()]
+    lock = _claim(temporary, out)
+    shutil.rmtree(old, ignore_errors=True)
+    try:
+        yield temporary
+        if out.exists():
+            os.replace(out, old)
+        os.replace(temporary, out)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:  # innermost first; one that something else filled meanwhile stays
+            try:
+                parent.rmdir()
+            except OSError:
+                break
+        raise
+    finally:
+        os.close(lock)
 
 
 def write_text(path: str | Path, text: str) -> None:

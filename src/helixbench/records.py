@@ -193,6 +193,7 @@ def read_rows(
     try:
         with open(path, newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle, restval="")
+            reader.fieldnames = [(name or "").strip() for name in reader.fieldnames or ()]
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 there = ", ".join(reader.fieldnames or ()) or "none"

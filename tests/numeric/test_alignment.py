@@ -10,7 +10,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from helixbench.datasets import procedural
+from helixbench.datasets.procedural import render
 from helixbench.score.alignment import NOTHING, MaskAgreement
 
 DATA = Path(os.environ.get("HELIXBENCH_DATA") or Path(__file__).parents[2].parent / "shared/data")
@@ -27,7 +27,7 @@ def in_order(found: dict, of_own: float, above_shuffled: float) -> bool:
 
 @pytest.mark.parametrize("category", ["disc", "weave", "plate"])
 def test_on_drawn_pictures(tmp_path, category):
-    procedural.draw(tmp_path, "D", category, mask_agreement.DRAWN, 3)
+    render.draw(tmp_path, "D", category, mask_agreement.DRAWN, 3)
     found = mask_agreement.measure(category, *mask_agreement.pictures(tmp_path, category, 6))
     assert in_order(found, 80, 5), found
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from helixbench import cli
-from helixbench.datasets.procedural import draw
+from helixbench.datasets.procedural.render import draw
 from helixbench.schema import Procedural
 
 PICTURE, MASK = "test/hole/001.png", "ground_truth/hole/001_mask.png"

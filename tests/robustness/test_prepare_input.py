@@ -9,7 +9,7 @@ import sys
 import pytest
 from PIL import Image
 
-from helixbench.datasets.procedural import draw
+from helixbench.datasets.procedural.render import draw
 from helixbench.schema import Procedural
 
 VALUES = {"prepare.size": 32, "prepare.split": "half", "prepare.raw_mask_cells": 5}

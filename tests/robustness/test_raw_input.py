@@ -551,7 +551,9 @@ def test_paths_that_are_no_folders(helixbench, raw, tmp_path):
     done = helixbench("import", "--layout", "mvtec_ad", tmp_path / "empty")
     assert done.returncode == 2 and "empty: no category in the layout mvtec_ad" in done.lines[0]
     done = helixbench("import", "--layout", "mvtecad", root)
-    assert done.returncode == 2 and "mvtecad: no such raw layout; known: mvtec_ad" in done.lines[0]
+    assert (
+        done.returncode == 2 and "mvtecad: no such raw layout; known: btad, folder" in done.lines[0]
+    )
     done = helixbench("import", "--layout", "mvtec_ad", root, "--out", tmp_path / "empty")
     assert (
         done.returncode == 2

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from helixbench.datasets import fingerprint, layouts
+from helixbench.datasets import fingerprint
+from helixbench.datasets.layout import Layout
 from helixbench.errors import UserError
 from helixbench.records import GOOD
 
@@ -47,7 +48,7 @@ def root(tmp_path):
 
 @pytest.mark.parametrize("layout", ["mvtec_ad", "procedural"])
 def test_reads_every_picture_with_its_mask(root, layout):
-    samples = layouts.read(layout, root, "MVTec-AD", "bolt")
+    samples = Layout.named(layout).read(root, "MVTec-AD", "bolt")
     found = [(s.subset, s.defect, s.image.name, s.mask and s.mask.name) for s in samples]
     assert found == [
         ("test", "dent", "000.png", "000_mask.png"),
@@ -93,7 +94,7 @@ def change(root: Path, remove: tuple[str, ...] = (), add: tuple[str, ...] = ()) 
 def test_incomplete_folders_are_one_line(root, remove, add, named, advice):
     change(root, remove, add)
     with pytest.raises(UserError) as caught:
-        layouts.read("mvtec_ad", root, "MVTec-AD", "bolt")
+        Layout.named("mvtec_ad").read(root, "MVTec-AD", "bolt")
     message = str(caught.value)
     assert named in message and advice in message and "\n" not in message
 
@@ -105,28 +106,29 @@ def test_category_without_defects(root):
     for folder in ("test/dent", "test/scratch"):
         (root / "bolt" / folder).rmdir()
     with pytest.raises(UserError, match="no defect types"):
-        layouts.read("mvtec_ad", root, "MVTec-AD", "bolt")
+        Layout.named("mvtec_ad").read(root, "MVTec-AD", "bolt")
 
 
 def test_check_names_the_folder_and_the_key(root):
-    layouts.check("mvtec_ad", root, ["bolt"], "MVTec-AD")
-    layouts.check("procedural", root / "nowhere", ["disc"])
+    Layout.named("mvtec_ad").check(root, ["bolt"], "MVTec-AD")
+    Layout.named("procedural").check(root / "nowhere", ["disc"])
     with pytest.raises(UserError) as caught:
-        layouts.check("mvtec_ad", root, ["bolt", "nut"], "MVTec-AD")
+        Layout.named("mvtec_ad").check(root, ["bolt", "nut"], "MVTec-AD")
     message = str(caught.value)
     assert (
         message.startswith(f"{root}/nut: no such folder")
         and "prepare.datasets.MVTec-AD.root" in message
         and "\n" not in message
     )
-    with pytest.raises(UserError, match="no such raw layout; known: mvtec_ad"):
-        layouts.check("mvtec", root, ["bolt"])
+    with pytest.raises(UserError, match="no such raw layout; known: btad"):
+        Layout.named("mvtec").check(root, ["bolt"])
 
 
 def test_parse_time_modules_are_light():
     code = (
-        "import sys, helixbench.datasets.layouts, helixbench.datasets.fingerprint as f; "
-        "print({'torch', 'numpy', 'PIL'} & set(sys.modules))"
+        "import sys, helixbench.datasets.fingerprint, helixbench.datasets.layout as layout; "
+        "assert len(layout.Layout.every()) > 7; "
+        "print({'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

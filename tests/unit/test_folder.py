@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from helixbench.config import Slice
-from helixbench.datasets import layouts
 from helixbench.datasets.fingerprint import fingerprint
-from helixbench.datasets.notes import Notes
-from helixbench.datasets.procedural import draw
+from helixbench.datasets.layout import Layout
+from helixbench.datasets.problems import Problems
+from helixbench.datasets.procedural.render import draw
 from helixbench.errors import UserError
 from helixbench.prepare import stage
 from helixbench.prepare.split import roles
@@ -22,6 +22,7 @@ from helixbench.records import Sample, read_csv
 from helixbench.schema import Procedural
 
 VALUES = {"prepare.size": 32, "prepare.split": "half", "prepare.raw_mask_cells": 5}
+FOLDER = Layout.named("folder")
 HEADER = "image,mask,defect,split"
 ROWS = (
     "Kamera 1/ä.png,,good,train",
@@ -52,7 +53,7 @@ def manifest(folder: Path, rows=ROWS, header=HEADER, encoding="utf-8") -> None:
 
 
 def found(root: Path, category: str) -> list[tuple]:
-    samples = layouts.read("folder", root, "Mine", category)
+    samples = FOLDER.read(root, "Mine", category)
     name = lambda path: path and path.relative_to(root).as_posix()
     return [(s.subset, s.defect, name(s.image), name(s.mask)) for s in samples]
 
@@ -70,8 +71,8 @@ EXPECTED = [
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_manifest_in_the_folder_of_the_category(tmp_path, encoding):
     manifest(tmp_path / "bolt", encoding=encoding)
-    layouts.check("folder", tmp_path, ["bolt"])
-    assert layouts.categories("folder", tmp_path)[0] == ["bolt"]
+    FOLDER.check(tmp_path, ["bolt"])
+    assert FOLDER.categories(tmp_path)[0] == ["bolt"]
     assert found(tmp_path, "bolt") == EXPECTED
 
 
@@ -82,7 +83,7 @@ def test_a_manifest_at_the_root_serves_all_categories(tmp_path):
     (tmp_path / "manifest.csv").write_text(
         (tmp_path / "manifest.csv").read_text() + "nut/Kamera 1/b.PNG,,good,train,nut\n"
     )
-    assert layouts.categories("folder", tmp_path)[0] == ["bolt", "nut"]
+    assert FOLDER.categories(tmp_path)[0] == ["bolt", "nut"]
     assert found(tmp_path, "bolt") == EXPECTED
     (tmp_path / "nut/manifest.csv").unlink()
     with pytest.raises(UserError, match="no normal picture in test"):
@@ -92,12 +93,12 @@ def test_a_manifest_at_the_root_serves_all_categories(tmp_path):
         match="manifest.csv: no rows of the category screw; add them or set "
         "prepare.datasets.Mine.root",
     ):
-        layouts.check("folder", tmp_path, ["screw"], "Mine")
+        FOLDER.check(tmp_path, ["screw"], "Mine")
 
 
 def test_a_manifest_without_categories_is_one(tmp_path):
     manifest(tmp_path)
-    assert layouts.categories("folder", tmp_path)[0] == ["."]
+    assert FOLDER.categories(tmp_path)[0] == ["."]
     assert [row[0] for row in found(tmp_path, "any")] == [row[0] for row in EXPECTED]
     assert found(tmp_path, ".") == found(tmp_path, "any")
 
@@ -111,16 +112,15 @@ def test_a_tree_like_that_of_mvtec_ad(tmp_path):
         seed=0,
     )
     (tmp_path / "notes").mkdir()
-    assert layouts.categories("folder", tmp_path) == (["tile"], [tmp_path / "notes"])
-    assert layouts.categories("folder", tmp_path / "tile") == (["."], [])
-    assert layouts.read("folder", tmp_path, "Mine", "tile") == layouts.read(
-        "mvtec_ad", tmp_path, "Mine", "tile"
-    )
+    assert FOLDER.categories(tmp_path) == (["tile"], [tmp_path / "notes"])
+    assert FOLDER.categories(tmp_path / "tile") == (["."], [])
+    found = FOLDER.read(tmp_path, "Mine", "tile")
+    assert found == Layout.named("mvtec_ad").read(tmp_path, "Mine", "tile")
     with pytest.raises(
         UserError,
         match="nuts: neither manifest.csv nor train/good; put .* or set prepare.datasets.Mine.root",
     ):
-        layouts.check("folder", tmp_path, ["nuts"], "Mine")
+        FOLDER.check(tmp_path, ["nuts"], "Mine")
 
 
 def test_pictures_of_one_name_in_several_folders_are_prepared(tmp_path):
@@ -143,7 +143,7 @@ def test_pictures_of_one_name_in_several_folders_are_prepared(tmp_path):
 def test_fingerprint_follows_the_manifest_and_what_it_lists(tmp_path):
     root, cache = tmp_path / "raw", tmp_path / "cache.json"
     manifest(root)
-    version = lambda: fingerprint(root, "any", cache, layouts.shared_files("folder", root, "any"))
+    version = lambda: fingerprint(root, "any", cache, FOLDER.shared_files(root, "any"))
     first = version()
     names = {
         *(row.split(",")[0] for row in ROWS),
@@ -169,15 +169,15 @@ def test_collected_problems_are_all_of_them(tmp_path):
     manifest(tmp_path / "bolt")
     path = tmp_path / "bolt/manifest.csv"
     path.write_text(path.read_text() + "\n".join(bad) + "\n")
-    notes = Notes(collect=True)
-    assert len(layouts.read("folder", tmp_path, "Mine", "bolt", notes)) == len(ROWS)
-    assert [line.partition("manifest.csv: ")[2].partition(":")[0] for line in notes.problems] == [
+    problems = Problems(collect=True)
+    assert len(FOLDER.read(tmp_path, "Mine", "bolt", problems)) == len(ROWS)
+    assert [line.partition("manifest.csv: ")[2].partition(":")[0] for line in problems.lines] == [
         "row 8",
         "row 9",
         "row 10",
     ]
     with pytest.raises(UserError, match="row 8"):
-        layouts.read("folder", tmp_path, "Mine", "bolt")
+        FOLDER.read(tmp_path, "Mine", "bolt")
 
 
 def test_a_column_group_keeps_the_pictures_of_one_object_together(tmp_path):
@@ -193,7 +193,7 @@ def test_a_column_group_keeps_the_pictures_of_one_object_together(tmp_path):
             (tmp_path / "c" / name).touch()
     with open(tmp_path / "c/manifest.csv", "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([("image", "mask", "defect", "split", "group"), *rows])
-    found = layouts.read("folder", tmp_path, "D", "c")
+    found = FOLDER.read(tmp_path, "D", "c")
     dents = [s for s in found if s.defect == "dent"]
     assert [s.group for s in dents] == ["part 0", "part 1"] * 2
     parts = dict(zip((s.image.stem for s in dents), roles(dents, "half"), strict=True))

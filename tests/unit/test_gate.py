@@ -21,7 +21,7 @@ from PIL import Image
 from helixbench import cli
 from helixbench.cli.judge import read_settings
 from helixbench.config import Slice
-from helixbench.datasets import layouts
+from helixbench.datasets.layout import Layout
 from helixbench.generate import by_hand, stage
 from helixbench.pictures import mask_gate
 from helixbench.pictures.raw import read_defect_mask, resize_mask
@@ -116,7 +116,7 @@ def test_learned_limits_refuse_no_real_mask(category):
             f"no {category}; set HELIXBENCH_DATA to the folder that holds mvtec_ad/, mpdd/, "
             f"magnetic_tile/"
         )
-    raw = layouts.read(layout, root, "D", category)
+    raw = Layout.named(layout).read(root, "D", category)
     masks = {}
     for sample, role in zip(raw, roles(raw, "half"), strict=True):
         if role == "generator":

@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from helixbench import cli
-from helixbench.datasets import layouts
-from helixbench.datasets.procedural import draw
-from helixbench.datasets.writers import WRITERS
+from helixbench.datasets.layout import Layout
+from helixbench.datasets.procedural.render import draw
+from helixbench.datasets.procedural.writers import WRITERS
 from helixbench.errors import UserErrors
 from helixbench.pictures.outline import RED
 from helixbench.prepare import importing
@@ -79,11 +79,11 @@ def test_the_manifest_of_every_layout_is_one_of_the_layout_folder(layout, raw, t
         (root / category / "manifest.csv").unlink(missing_ok=True)  # the nearer one would be read
         key = lambda sample: str(sample.image)
         before = (
-            sorted(layouts.read(layout, root, "Any", category), key=key)
+            sorted(Layout.named(layout).read(root, "Any", category), key=key)
             if layout != "folder"
             else None
         )
-        after = sorted(layouts.read("folder", root, "Any", category), key=key)
+        after = sorted(Layout.named("folder").read(root, "Any", category), key=key)
         assert before is None or before == after
         assert len(after) == 19
     with Image.open(tmp_path / "sheet.png") as sheet:
@@ -139,11 +139,11 @@ def test_a_root_that_is_itself_a_category(raw, tmp_path, capsys):
         ("tile", "train"),
         ("tile", "test"),
     }
-    found = layouts.read("folder", root, "Any", "tile")
-    assert found == layouts.read("mvtec_ad", root, "Any", "tile")
+    found = Layout.named("folder").read(root, "Any", "tile")
+    assert found == Layout.named("mvtec_ad").read(root, "Any", "tile")
     assert [
         dataclasses.replace(s, category="x")
-        for s in layouts.read("folder", root / "tile", "Any", "tile")
+        for s in Layout.named("folder").read(root / "tile", "Any", "tile")
     ] == [dataclasses.replace(s, category="x") for s in found]
 
 

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image
 
 from helixbench import cli
-from helixbench.datasets import procedural
+from helixbench.datasets.procedural import render
 from helixbench.errors import UserError
 from helixbench.prepare import judge
+from helixbench.protocol import Protocol
 from helixbench.records import Score, read_csv
 from helixbench.schema import Procedural
 
@@ -26,7 +27,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", DOCS.read_text(encoding="utf-8"), fla
 
 def draw(root, seed):
     sizes = Procedural(size=72, train_good=6, test_good=3, per_defect=3)
-    procedural.draw(root, "D", "disc", sizes, seed)
+    render.draw(root, "D", "disc", sizes, seed)
     return root / "disc"
 
 
@@ -72,19 +73,17 @@ def test_the_documented_example_runs(folders):
         "gate_failed",
     } <= {metric for _, metric in scores}
     row = scores["all", "ic_lpips"]
-    assert (row.method, row.category, row.split) == (
-        "pairs",
-        "real",
-        "given",
-    ) and "64 px, 3 images" in row.protocol
+    assert (row.method, row.category, row.split) == ("pairs", "real", "given")
+    facts = Protocol.parse(row.protocol)
+    assert (facts.get("size"), facts.get("n")) == (64, 3)
     rows = {
         row.metric: row
         for row in read_csv(Path("judged/detector/scores.csv"), Score)
         if row.defect == "all"
     }
-    assert {"image_auroc", "pixel_ap", "pro"} <= set(rows) and "unet(width 16) given split" in rows[
-        "pro"
-    ].protocol
+    assert {"image_auroc", "pixel_ap", "pro"} <= set(rows)
+    facts = Protocol.parse(rows["pro"].protocol)
+    assert (facts.get("width"), facts.get("split")) == (16, "given")
     assert {path.name for path in Path("judged").iterdir()} == {"scores.csv", "detector"}
     assert Path("judged/detector/predictions.png").is_file()
 

@@ -7,27 +7,29 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+import helixbench
 from helixbench.config import Slice
-from helixbench.datasets import layouts, magnetic_tile
+from helixbench.datasets import magnetic_tile
 from helixbench.datasets.fingerprint import fingerprint
-from helixbench.datasets.notes import Notes
-from helixbench.datasets.procedural import draw
-from helixbench.datasets.writers import WRITERS, Drawing, write
+from helixbench.datasets.layout import Layout
+from helixbench.datasets.procedural.render import draw
+from helixbench.datasets.procedural.writers import WRITERS, Drawing, write
 from helixbench.errors import UserError
 from helixbench.pictures.raw import read_mask, read_rgb
 from helixbench.prepare import stage
 from helixbench.prepare.split import roles, told_apart
 from helixbench.records import RawSample, Sample, read_csv
-from helixbench.schema import Procedural, RawLayout
+from helixbench.schema import Dataset, Procedural
 
 REAL = Path(os.environ.get("HELIXBENCH_DATA", Path(__file__).parents[3] / "shared/data"))
 VALUES = {"prepare.size": 48, "prepare.split": "half", "prepare.raw_mask_cells": 5}
@@ -50,7 +52,7 @@ def save(source: Path, target: Path) -> None:
 def written(drawn: Path, root: Path, layout: str, category: str = "disc") -> None:
     """The drawn pictures in another layout."""
     drawings = []
-    for s in layouts.read("mvtec_ad", drawn.parent, "Data", "disc"):
+    for s in Layout.named("mvtec_ad").read(drawn.parent, "Data", "disc"):
         mask = None if s.mask is None else read_mask(s.mask)
         drawings.append(Drawing(s.subset, s.defect, int(s.image.stem), read_rgb(s.image), mask))
     drawings.sort(key=lambda d: (d.subset != "train", d.defect, d.number))
@@ -65,16 +67,16 @@ LOSSY = ("visa", "magnetic_tile")
 
 
 def test_every_layout_can_be_written():
-    assert set(WRITERS) == set(layouts.MODULES) - {layouts.DRAWN} == set(get_args(RawLayout))
+    assert set(WRITERS) == {name for name, one in Layout.every().items() if not one.drawn}
 
 
 @pytest.mark.parametrize("layout", WRITERS)
 def test_the_same_pictures_come_back(layout, drawn, tmp_path):
     written(drawn, tmp_path, layout)
-    layouts.check(layout, tmp_path, ["disc"])
-    assert layouts.categories(layout, tmp_path)[0] == ["disc"]
-    found = layouts.read(layout, tmp_path, "Data", "disc")
-    expected = layouts.read("mvtec_ad", drawn.parent, "Data", "disc")
+    Layout.named(layout).check(tmp_path, ["disc"])
+    assert Layout.named(layout).categories(tmp_path)[0] == ["disc"]
+    found = Layout.named(layout).read(tmp_path, "Data", "disc")
+    expected = Layout.named("mvtec_ad").read(drawn.parent, "Data", "disc")
     kind = ONE_KIND.get(layout, lambda defect: defect)
     counts = lambda samples, kind: Counter(
         (s.subset, s.defect if s.mask is None else kind(s.defect)) for s in samples
@@ -137,7 +139,7 @@ def test_categories_share_a_split_of_visa(tmp_path):
     with open(tmp_path / "split_csv/1cls.csv", newline="") as handle:
         rows = [row["object"] for row in csv.DictReader(handle)]
     assert Counter(rows) == {"disc": 2 + 2 + 8, "tile": 2 + 2 + 6}
-    assert layouts.categories("visa", tmp_path) == (["disc", "tile"], [tmp_path / "split_csv"])
+    assert Layout.named("visa").categories(tmp_path) == (["disc", "tile"], [tmp_path / "split_csv"])
 
 
 @pytest.mark.parametrize("layout", WRITERS)
@@ -153,38 +155,72 @@ def test_every_layout_can_be_prepared(layout, drawn, tmp_path):
 
 def test_a_changed_split_of_visa_is_a_change_of_its_categories(drawn, tmp_path):
     written(drawn, tmp_path, "visa")
-    shared = layouts.shared_files("visa", tmp_path, "disc")
+    shared = Layout.named("visa").shared_files(tmp_path, "disc")
     before = fingerprint(tmp_path, "disc", tmp_path / "cache.json", shared)
     assert "../split_csv/1cls.csv" in json.loads(before)
     text = shared[0].read_text()
     shared[0].write_text(text.replace("disc,test,normal", "disc,train,normal", 1))
     assert fingerprint(tmp_path, "disc", tmp_path / "cache.json", shared) != before
-    assert layouts.shared_files("mvtec_ad", tmp_path, "disc") == []
+    assert Layout.named("mvtec_ad").shared_files(tmp_path, "disc") == []
 
 
-def test_the_documented_layout_works(drawn, tmp_path):
+def test_a_layout_of_ones_own_is_one_file(drawn, tmp_path):
+    """The documented one, put into a copy of the package, is known to it and can be prepared."""
     text = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.S)
-    module = {}
-    exec(code, module)
+    package = tmp_path / "copy/helixbench"
+    shutil.copytree(Path(helixbench.__file__).parent, package)
+    (package / "datasets/ours.py").write_text(code, encoding="utf-8")
+    raw = tmp_path / "raw"
     for folder, files in (("ok", drawn.glob("train/good/*")), ("bad", drawn.glob("test/bend/*"))):
         for file in files:
-            save(file, tmp_path / "disc" / folder / file.name)
+            save(file, raw / "disc" / folder / file.name)
     for file in drawn.glob("ground_truth/bend/*"):
-        save(file, tmp_path / "disc/bad/masks" / file.name.replace("_mask", ""))
-    found = module["read"](tmp_path, "Ours", "disc", Notes())
-    assert [(s.subset, s.defect) for s in found] == [("test", "bad")] * 3 + [
-        ("test", "good")
-    ] * 2 + [("train", "good")] * 6
-    assert all(read_mask(s.mask).any() for s in found if s.mask)
-    (tmp_path / "disc/bad/masks/000.png").unlink()
-    with pytest.raises(UserError, match="000.png: no mask bad/masks/000.png"):
-        module["read"](tmp_path, "Ours", "disc", Notes())
+        save(file, raw / "disc/bad/masks" / file.name.replace("_mask", ""))
+    (tmp_path / "slice.json").write_text(json.dumps(VALUES))
+    prepare = "prepare Ours disc --layout ours --config slice.json --raw raw --out out"
+
+    def call(arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, "-m", "helixbench.cli", *arguments.split()],
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "copy")},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+
+    done = call(prepare)
+    assert done.returncode == 0, done.stderr
+    samples = read_csv(tmp_path / "out/samples.csv", Sample)
+    assert Counter((s.defect, s.role) for s in samples) == {
+        ("good", "normal"): 6,
+        ("good", "test"): 2,
+        ("bad", "generator"): 1,
+        ("bad", "test"): 2,
+    }
+    (raw / "disc/bad/masks/000.png").unlink()
+    done = call(prepare)
+    assert done.returncode == 2 and "000.png: no mask bad/masks/000.png" in done.stderr
+    shutil.rmtree(raw / "disc/ok")
+    done = call(prepare)
+    assert done.returncode == 2 and "disc/ok: no such folder; download" in done.stderr
+
+
+def test_the_configuration_knows_the_layouts_that_are_there():
+    known = {"root": "data", "categories": ["disc"]}
+    for name in Layout.every():
+        assert Dataset(layout=name, procedural=Procedural(), **known).layout == name
+    with pytest.raises(ValueError, match="nowhere: no such raw layout; known: btad"):
+        Dataset(layout="nowhere", **known)
+    with pytest.raises(ValueError, match="procedural is drawn in a layout, it is none itself"):
+        Procedural(layout="procedural")
+    with pytest.raises(ValueError, match="nut cannot be drawn; there are capsule, disc"):
+        Dataset(layout="procedural", categories=["nut"], procedural=Procedural())
 
 
 def test_every_layout_is_in_the_documentation():
     text = (Path(__file__).parents[2] / "docs/data.md").read_text(encoding="utf-8")
-    assert all(f"`{name}`" in text for name in layouts.MODULES)
+    assert all(f"`{name}`" in text for name in Layout.every())
 
 
 def test_a_damaged_mask_of_a_tile_is_one_line(drawn, tmp_path):
@@ -272,14 +308,18 @@ BAD = {
     "tile without normals": (
         "magnetic_tile",
         remove("disc/MT_Free"),
-        r"MT_Free/Imgs: no such folder; unpack the magnetic tile set",
+        r"MT_Free/Imgs: no such folder; download the magnetic tile set",
     ),
     "tile mask missing": (
         "magnetic_tile",
         remove("disc/MT_Bend/Imgs/*.png"),
         r"its mask exp0000.png is missing",
     ),
-    "unknown layout": ("mvtec", lambda root: None, r"mvtec: no such raw layout; known: mvtec_ad"),
+    "unknown layout": (
+        "mvtec",
+        lambda root: None,
+        r"mvtec: no such raw layout; known: btad, folder",
+    ),
 }
 
 
@@ -289,10 +329,10 @@ def test_bad_raw_data_is_one_line(case, drawn, tmp_path):
     written(drawn, tmp_path, layout if layout in WRITERS else "mvtec_ad")
     damage(tmp_path)
     if message is None:  # one of two masks is left: nothing is wrong
-        assert layouts.read(layout, tmp_path, "Data", "disc")
+        assert Layout.named(layout).read(tmp_path, "Data", "disc")
         return
     with pytest.raises(UserError, match=message) as caught:
-        layouts.read(layout, tmp_path, "Data", "disc")
+        Layout.named(layout).read(tmp_path, "Data", "disc")
     assert "\n" not in str(caught.value)
 
 
@@ -301,7 +341,7 @@ def test_bad_raw_data_is_one_line(case, drawn, tmp_path):
     reason="no MPDD metal_plate; set HELIXBENCH_DATA to the folder of mpdd/",
 )
 def test_the_real_metal_plate():
-    found = layouts.read("mpdd", REAL / "mpdd", "MPDD", "metal_plate")
+    found = Layout.named("mpdd").read(REAL / "mpdd", "MPDD", "metal_plate")
     counts = {(s.subset, s.defect): 0 for s in found}
     for sample in found:
         counts[sample.subset, sample.defect] += 1
@@ -314,7 +354,7 @@ def test_the_real_metal_plate():
     reason="no magnetic tiles; set HELIXBENCH_DATA to the folder of magnetic_tile/",
 )
 def test_the_real_magnetic_tiles():
-    found = layouts.read("magnetic_tile", REAL, "MTD", "magnetic_tile")
+    found = Layout.named("magnetic_tile").read(REAL, "MTD", "magnetic_tile")
     counts = {}
     for sample in found:
         counts[sample.subset, sample.defect] = counts.get((sample.subset, sample.defect), 0) + 1
@@ -336,7 +376,7 @@ def test_the_real_magnetic_tiles():
 @pytest.mark.parametrize("rule", ["half", "third"])
 def test_real_tiles_and_exposures_are_split_alike(rule):
     """Sorted by name, exposure 6 was tested only, and mean brightness told defects apart (0.64)."""
-    found = layouts.read("magnetic_tile", REAL, "MTD", "magnetic_tile")
+    found = Layout.named("magnetic_tile").read(REAL, "MTD", "magnetic_tile")
     parts = roles(found, rule)
     assert told_apart(found, parts) == []
     sides = {}

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from helixbench.config import Slice
-from helixbench.datasets.notes import Notes
-from helixbench.datasets.procedural import draw
+from helixbench.datasets.problems import Problems
+from helixbench.datasets.procedural.render import draw
 from helixbench.detect.held_out import HeldOut
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
@@ -176,7 +176,7 @@ def test_groups_stay_whole_and_the_share_is_the_rules(sizes, rule):
         for i in range(size)
     ]
     samples += [grouped(GOOD, f"{n}", f"{n:02d}", "train") for n in range(len(sizes))]
-    parts = roles(samples, rule, Notes(collect=True))
+    parts = roles(samples, rule, Problems(collect=True))
     sides = {}
     for sample, role in zip(samples, parts, strict=True):
         sides.setdefault(sample.group, set()).add(role == "test")

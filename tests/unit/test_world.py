@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from helixbench.datasets.procedural import BREAKERS, PAINTERS
-from helixbench.datasets.world import VISIBLE, World, changed, defects, objects, sources, textures
+from helixbench.datasets.procedural.defects import BREAKERS
+from helixbench.datasets.procedural.scenes import PAINTERS
+from helixbench.datasets.world import defects, objects, sources, textures
 from helixbench.datasets.world.textures import Grid
+from helixbench.datasets.world.world import VISIBLE, World, changed
 
 SIZE = 32
 

@@ -21,7 +21,8 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from helixbench.config import digest, slice_config
-from helixbench.datasets import fingerprint, layouts
+from helixbench.datasets import fingerprint
+from helixbench.datasets.layout import Layout
 from helixbench.errors import UserError, storage_line
 from helixbench.provenance import write_if_changed
 from helixbench.schema import Config
@@ -107,14 +108,15 @@ class Guard:
         """
         name, category = wildcards.dataset, wildcards.category
         dataset = self.config.prepare.datasets[name]
-        if dataset.layout == layouts.DRAWN:
+        layout = Layout.named(dataset.layout)
+        if layout.drawn:
             return f"{self.run}/prepare/raw/{name}/{category}.csv"
         path, root = f"{self.run}/config/data/{name}/{category}.json", Path(dataset.root)
         with self._planning(path) as first:
             if first:
-                layouts.check(dataset.layout, root, [category], name)
+                layout.check(root, [category], name)
                 cache = self.scratch / "fingerprints" / name / f"{category}.json"
-                shared = layouts.shared_files(dataset.layout, dataset.root, category)
+                shared = layout.shared_files(root, category)
                 self._write(path, fingerprint.fingerprint(root, category, cache, shared))
         return path
 

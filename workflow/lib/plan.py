@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from itertools import product
 
-from helixbench.datasets.layouts import DRAWN
+from helixbench.datasets.layout import Layout
 from helixbench.report.published import all_datasets_shown
 from helixbench.schema import Config
 
@@ -151,9 +151,9 @@ class Plan:
         """Folder that holds one raw folder per category."""
         dataset = self.datasets[wildcards.dataset]
         drawn = f"{self.run}/prepare/raw/{wildcards.dataset}"
-        return drawn if dataset.layout == DRAWN else dataset.root
+        return drawn if Layout.named(dataset.layout).drawn else dataset.root
 
     def raw_layout(self, wildcards) -> str:
         """Layout of the raw folder, also of one that is drawn."""
         dataset = self.datasets[wildcards.dataset]
-        return dataset.procedural.layout if dataset.layout == DRAWN else dataset.layout
+        return dataset.procedural.layout if Layout.named(dataset.layout).drawn else dataset.layout

@@ -40,11 +40,11 @@ def draw(
     ] = None,
 ) -> None:
     """Draw a category of the procedural data set in a raw layout."""
-    from helixbench.datasets import procedural
+    from helixbench.datasets.procedural import render
 
     values = read_slice(config)
     sizes = values[f"prepare.datasets.{dataset}.procedural"]
-    procedural.draw(out, dataset, category, sizes, values["run.seed"], layout)
+    render.draw(out, dataset, category, sizes, values["run.seed"], layout)
 
 
 @app.command()

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 
 from helixbench.errors import UserError
-from helixbench.pictures.files import is_picture
+from helixbench.pictures.files import escapes, is_picture
 from helixbench.provenance import sha256, write_text
 
 _SETTLED_NS = 2_000_000_000
@@ -23,22 +24,34 @@ _SETTLED_NS = 2_000_000_000
 next time."""
 
 
-def _files(folder: str, wanted: Callable[[str], bool]) -> Iterator[os.DirEntry]:
+def _files(folder: str, wanted: Callable[[str], bool], home: str) -> Iterator[os.DirEntry]:
+    """Wanted files below a folder; home: where links must stay, empty: anywhere."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
+            read = entry.is_dir() or wanted(entry.name)
+            if read and home and entry.is_symlink() and (target := escapes(entry.path, home)):
+                raise UserError(
+                    f"{entry.path}: links to {target}, outside of {home}; copy it there"
+                )
             if entry.is_dir():
-                yield from _files(entry.path, wanted)
+                if entry.is_symlink() and _holds(os.path.realpath(entry.path), folder):
+                    raise UserError(f"{entry.path}: links to a folder that holds it; remove it")
+                yield from _files(entry.path, wanted, home)
             elif wanted(entry.name):
                 yield entry
+
+
+def _holds(outer: str, inner: str) -> bool:
+    return os.path.commonpath([outer, os.path.realpath(inner)]) == outer
 
 
 def _load(cache: Path) -> dict[str, list]:
     """The cache, or nothing when it is missing or damaged: it only saves time."""
     try:
         known = json.loads(cache.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return known if isinstance(known, dict) else {}
 
@@ -56,10 +69,11 @@ def fingerprint(
     which names count, for folders of other things than pictures.
 
     cache: file of (size, mtime_ns, sha256) by absolute path, made when missing; categories may
-    share it, one file a category is faster. Raises UserError when the category's folder is missing
-    or a picture cannot be read.
+    share it, one file a category is faster. Raises UserError when the category's folder is missing,
+    a picture is no file or cannot be read, or a link leads out of the root.
     """
     folder = os.path.abspath(Path(root) / category)
+    home = os.path.realpath(root) if wanted is is_picture else ""
     known = _load(Path(cache))
     inside = folder + os.sep
     fresh = {path: row for path, row in known.items() if not path.startswith(inside)}
@@ -70,10 +84,12 @@ def fingerprint(
         entries = (
             []
             if shared and not os.path.isdir(folder)
-            else [(entry.path, entry) for entry in _files(folder, wanted)]
+            else [(entry.path, entry) for entry in _files(folder, wanted, home)]
         )
         for path, entry in {**shared, **dict(entries)}.items():
             stat = os.stat(path) if entry is None else entry.stat()
+            if not S_ISREG(stat.st_mode):
+                raise UserError(f"{path}: neither a file nor a folder; remove it")
             row = known.get(path)
             if not (
                 isinstance(row, list)

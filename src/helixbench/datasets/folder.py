@@ -10,10 +10,12 @@ of the one category that is asked for. Pictures of one object have the same word
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path, PurePath
 
-from helixbench.datasets import mvtec_ad
-from helixbench.datasets.notes import Notes
+from helixbench.datasets.layout import pictures_in, unicode_name
+from helixbench.datasets.mvtec_ad import MVTecAD
+from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError
 from helixbench.pictures.files import SUFFIXES, is_picture
 from helixbench.records import GOOD, RawSample, read_rows
@@ -25,6 +27,77 @@ NAME = re.compile(r"\w[\w .+-]*")
 """Defect types become names of folders and files."""
 
 
+class Folder(MVTecAD):
+    """Pictures of one's own."""
+
+    name = "folder"
+    title = "the pictures"
+    published = ""
+    marks = (MANIFEST, *MVTecAD.marks)
+
+    def require(self, root: Path, category: str, key: str) -> None:
+        """UserError when there is neither a manifest with rows of the category nor a train/good."""
+        manifest = _manifest(root, category)
+        if manifest is None:
+            if not (root / category / "train" / GOOD).is_dir():
+                raise UserError(
+                    f"{root / category}: neither {MANIFEST} nor train/{GOOD}; put normals into "
+                    f"train/{GOOD}, or list the pictures in a "
+                    f"{MANIFEST} with {','.join(COLUMNS)}, or set {key}"
+                )
+        elif not _rows(manifest, root, category):
+            raise UserError(
+                f"{manifest}: no rows of the category {category}; add them or set {key}"
+            )
+
+    def listed(self, root: Path, problems: Problems) -> list[str] | None:
+        """Categories of the root's manifest, if it has one; `.` when they have no names."""
+        if not (root / MANIFEST).is_file():
+            return None
+        rows = _rows(root / MANIFEST, root, ".")
+        return sorted({row.get("category", ".") for _, row in rows}) or ["."]
+
+    def shared_files(self, root: Path, category: str) -> list[Path]:
+        """The manifest and what it lists, wherever that is."""
+        manifest = _manifest(Path(root), category)
+        if manifest is None:
+            return []
+        rows = _rows(manifest, Path(root), category)
+        cells = [row[name] for _, row in rows for name in ("image", "mask") if row[name]]
+        files = [manifest]
+        for path in (_stored(manifest.parent, cell) for cell in cells):
+            files += pictures_in(path).values() if path.is_dir() else [path]
+        return files
+
+    def samples(
+        self, root: Path, dataset: str, category: str, problems: Problems
+    ) -> list[RawSample]:
+        """Every picture; problems name the row of the manifest, or the file of the tree, that is
+        wrong.
+        """
+        manifest = _manifest(root, category)
+        if manifest is None:
+            return super().samples(root, dataset, category, problems)
+        samples: dict[Path, RawSample] = {}
+        for number, row in _rows(manifest, root, category):
+            where = f"{manifest}: row {number}"
+            with problems.caught():
+                sample = _sample(manifest.parent, dataset, category, row, where)
+                if sample.image in samples:
+                    raise UserError(
+                        f"{where}: image {row['image']} is listed twice; remove one of the rows"
+                    )
+                samples[sample.image] = sample
+        found = {
+            ("defect" if s.defect != GOOD else f"normal picture in {s.subset}")
+            for s in samples.values()
+        }
+        for wanted in ("normal picture in train", "normal picture in test", "defect"):
+            if wanted not in found:
+                problems.add(f"{manifest}: no {wanted}; add rows of the kind")
+        return list(samples.values())
+
+
 def _manifest(root: Path, category: str) -> Path | None:
     return next(
         (path for path in (root / category / MANIFEST, root / MANIFEST) if path.is_file()), None
@@ -32,7 +105,13 @@ def _manifest(root: Path, category: str) -> Path | None:
 
 
 def _rows(manifest: Path, root: Path, category: str) -> list[tuple[int, dict[str, str]]]:
-    rows = read_rows(manifest, COLUMNS, ADVICE)
+    """Rows of a category; blanks around cells and rows without any word do not count."""
+    rows = []
+    for number, row in read_rows(manifest, COLUMNS, ADVICE):
+        # Cells beyond the header's have no name.
+        cells = {name: cell.strip() for name, cell in row.items() if name is not None}
+        if any(cells.values()):
+            rows.append((number, cells))
     nameless = next((number for number, row in rows if not row.get("category", category)), None)
     if nameless is not None:
         raise UserError(
@@ -47,30 +126,10 @@ def _rows(manifest: Path, root: Path, category: str) -> list[tuple[int, dict[str
     ]
 
 
-def categories(root: Path) -> list[str]:
-    """Categories of the root's manifest, or of its folders; `.` when the root itself is one."""
-    if (root / MANIFEST).is_file():
-        return sorted(
-            {row.get("category", ".") for _, row in _rows(root / MANIFEST, root, ".")}
-        ) or ["."]
-    is_one = lambda path: any((path / mark).exists() for mark in (MANIFEST, *mvtec_ad.MARKS))
-    return (
-        ["."] if is_one(root) else [path.name for path in mvtec_ad.folders_in(root) if is_one(path)]
-    )
-
-
-def check(root: Path, category: str, key: str) -> None:
-    """UserError when there is neither a manifest with rows of the category nor a train/good."""
-    manifest = _manifest(root, category)
-    if manifest is None:
-        if not (root / category / "train" / GOOD).is_dir():
-            raise UserError(
-                f"{root / category}: neither {MANIFEST} nor train/{GOOD}; put normals into "
-                f"train/{GOOD}, or list the pictures in a "
-                f"{MANIFEST} with {','.join(COLUMNS)}, or set {key}"
-            )
-    elif not _rows(manifest, root, category):
-        raise UserError(f"{manifest}: no rows of the category {category}; add them or set {key}")
+def _stored(folder: Path, cell: str) -> Path:
+    """The file that a cell names, whichever form of Unicode its name has."""
+    forms = [folder / unicodedata.normalize(form, cell) for form in ("NFC", "NFD")]
+    return next((path for path in (folder / cell, *forms) if path.exists()), folder / cell)
 
 
 def _path(folder: Path, cell: str, where: str, what: str) -> Path:
@@ -80,18 +139,18 @@ def _path(folder: Path, cell: str, where: str, what: str) -> Path:
             f"{where}: {what} {cell}: write a path relative to {folder} that stays inside, "
             f"without .."
         )
-    path = folder / cell
+    path = _stored(folder, cell)
     if not path.exists():
-        raise UserError(
-            f"{where}: {what} {cell}: no such file in {folder}; correct the path or remove the row"
-        )
+        advice = "write / instead of \\" if "\\" in cell else "correct the path or remove the row"
+        raise UserError(f"{where}: {what} {cell}: no such file in {folder}; {advice}")
     return path.absolute()
 
 
 def _sample(
     folder: Path, dataset: str, category: str, row: dict[str, str], where: str
 ) -> RawSample:
-    image, mask, defect, split = (row[name].strip() for name in COLUMNS)
+    image, mask, defect, split = (row[name] for name in COLUMNS)
+    defect = unicode_name(defect)
     if split not in ("train", "test"):
         raise UserError(f"{where}: split {split!r} is neither train nor test; write one of the two")
     if not NAME.fullmatch(defect):
@@ -120,56 +179,4 @@ def _sample(
         )
     file = _path(folder, image, where, "image")
     own_mask = _path(folder, mask, where, "mask") if mask else None
-    return RawSample(dataset, category, defect, split, file, own_mask, row.get("group", "").strip())
-
-
-def shared_files(root: Path, category: str) -> list[Path]:
-    """The manifest and what it lists, wherever that is."""
-    manifest = _manifest(root, category)
-    if manifest is None:
-        return []
-    listed = [
-        manifest.parent / row[name]
-        for _, row in _rows(manifest, root, category)
-        for name in ("image", "mask")
-        if row[name]
-    ]
-    return [
-        manifest,
-        *(
-            file
-            for path in listed
-            for file in (mvtec_ad.pictures_in(path).values() if path.is_dir() else [path])
-        ),
-    ]
-
-
-def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
-    """Every picture of a category, sorted; problems name the row of the manifest, or the file of
-    the tree, that is wrong.
-    """
-    key = f"prepare.datasets.{dataset}.root"
-    manifest = _manifest(root, category)
-    if manifest is None:
-        with notes.caught():
-            check(root, category, key)
-        return mvtec_ad.read(root, dataset, category, notes) if (root / category).is_dir() else []
-    check(root, category, key)
-    samples: dict[Path, RawSample] = {}
-    for number, row in _rows(manifest, root, category):
-        where = f"{manifest}: row {number}"
-        with notes.caught():
-            sample = _sample(manifest.parent, dataset, category, row, where)
-            if sample.image in samples:
-                raise UserError(
-                    f"{where}: image {row['image']} is listed twice; remove one of the rows"
-                )
-            samples[sample.image] = sample
-    found = {
-        ("defect" if s.defect != GOOD else f"normal picture in {s.subset}")
-        for s in samples.values()
-    }
-    for wanted in ("normal picture in train", "normal picture in test", "defect"):
-        if wanted not in found:
-            notes.problem(f"{manifest}: no {wanted}; add rows of the kind")
-    return sorted(samples.values(), key=lambda s: (s.subset, s.defect, str(s.image)))
+    return RawSample(dataset, category, defect, split, file, own_mask, row.get("group", ""))

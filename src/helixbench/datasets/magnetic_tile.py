@@ -17,17 +17,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helixbench.datasets import mvtec_ad
-from helixbench.datasets.notes import Notes
-from helixbench.errors import UserError
+from helixbench.datasets.layout import Layout, folders_in, none_found, pictures_below, unicode_name
+from helixbench.datasets.problems import Problems
 from helixbench.pictures.files import is_picture
 from helixbench.records import GOOD, RawSample
 
 FREE = "MT_Free"
 TEST_SHARE = 5
 """One in so many normals is for testing."""
-
-MARKS = ("MT_*",)
 
 NAME = re.compile(r"exp(\d+)_num_(\d+)")
 NEXT, NEAR = 500, 100
@@ -122,16 +119,52 @@ def _tested(normals: list[str], groups: dict[tuple[str, str], str]) -> set[str]:
     return test | set(others[len(others) - max(1, len(others) // TEST_SHARE) :] if others else ())
 
 
-def check(root: Path, category: str, key: str) -> None:
-    """UserError when the category or its MT_Free/Imgs is missing; `key` is the configuration key of
-    the root.
-    """
-    for wanted in (root / category, root / category / FREE / "Imgs"):
-        if not wanted.is_dir():
-            raise UserError(
-                f"{wanted}: no such folder; unpack the magnetic tile set so that it exists, or "
-                f"set {key}"
+class MagneticTile(Layout):
+    """The magnetic tile set; the whole set is one category."""
+
+    name = "magnetic_tile"
+    title = "the magnetic tile set"
+    published = "MTD"
+    marks = ("MT_*",)
+    needs = (f"{FREE}/Imgs",)
+
+    def samples(
+        self, root: Path, dataset: str, category: str, problems: Problems
+    ) -> list[RawSample]:
+        """Every picture; problems are missing or orphan masks and empty folders. Empty masks are
+        noted as odd.
+        """
+        found: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {}
+        for path in folders_in(root / category):
+            if not path.name.startswith("MT_"):
+                problems.odd.append(f"{path}: not read; only MT_<type> is")
+                continue
+            defect = GOOD if path.name == FREE else path.name.removeprefix("MT_").lower()
+            found[defect] = _files(path / "Imgs", problems)
+        groups = tiles((defect, stem) for defect, (images, _) in found.items() for stem in images)
+        tested = _tested(list(found.get(GOOD, ({}, {}))[0]), groups)
+        samples = []
+        for defect, (images, masks) in found.items():
+            for stem, image in images.items():
+                mask, subset = masks.get(stem), "test"
+                if defect == GOOD:
+                    mask, subset = None, "test" if stem in tested else "train"
+                elif mask is None:
+                    problems.add(
+                        f"{image}: its mask {stem}.png is missing; add the mask or remove the "
+                        f"picture"
+                    )
+                elif _empty(mask):
+                    problems.odd.append(f"{image}: left out, its mask {mask.name} is empty")
+                    continue
+                group = groups.get((defect, stem), "")
+                samples.append(RawSample(dataset, category, defect, subset, image, mask, group))
+        if len({s.defect for s in samples}) < 2:
+            problems.add(
+                f"{root / category}: no defect types; put defective pictures with masks into "
+                f"MT_<type>/Imgs"
             )
+        return samples
 
 
 def _empty(mask: Path) -> bool:
@@ -141,63 +174,28 @@ def _empty(mask: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(mask) as picture:
+        with Image.open(mask, formats=("PNG",)) as picture:
             return picture.convert("L").getextrema()[1] <= 127
     except Exception:  # a damaged file can raise anything from within a decoder
         return False
 
 
-def _files(folder: Path, notes: Notes) -> tuple[dict[str, Path], dict[str, Path]]:
+def _files(folder: Path, problems: Problems) -> tuple[dict[str, Path], dict[str, Path]]:
     """Pictures and masks by stem, sorted."""
     images, masks = {}, {}
     for file in sorted(folder.glob("*")):
-        if is_picture(file.name):
-            kind = masks if file.suffix.lower() == ".png" else images
-            if file.stem in kind:
-                notes.problem(f"{file}: same name as {kind[file.stem].name}; keep one of the two")
-            kind.setdefault(file.stem, file.absolute())
+        if file.is_dir():
+            if inner := pictures_below(file):
+                problems.odd.append(f"{file}: a folder of {inner} pictures, not read")
+        elif is_picture(file.name):
+            kind, stem = masks if file.suffix.lower() == ".png" else images, unicode_name(file.stem)
+            if stem in kind:
+                problems.add(f"{file}: same name as {kind[stem].name}; keep one of the two")
+            kind.setdefault(stem, file.absolute())
     for stem in masks.keys() - images.keys():
-        notes.problem(
+        problems.add(
             f"{masks[stem]}: mask without a picture {stem}.jpg; add the picture or remove the mask"
         )
     if not images:
-        notes.problem(f"{folder}: no pictures; put <name>.jpg there or remove the folder")
+        problems.add(none_found(folder, "put <name>.jpg there or remove the folder"))
     return images, masks
-
-
-def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
-    """Every picture, sorted; problems are missing or orphan masks and empty folders. Empty masks
-    are noted as odd.
-    """
-    with notes.caught():
-        check(root, category, f"prepare.datasets.{dataset}.root")
-    found: dict[str, tuple[dict[str, Path], dict[str, Path]]] = {}
-    for path in mvtec_ad.folders_in(root / category):
-        if not path.name.startswith("MT_"):
-            notes.odd.append(f"{path}: not read; only MT_<type> is")
-            continue
-        defect = GOOD if path.name == FREE else path.name.removeprefix("MT_").lower()
-        found[defect] = _files(path / "Imgs", notes)
-    groups = tiles((defect, stem) for defect, (images, _) in found.items() for stem in images)
-    tested = _tested(list(found.get(GOOD, ({}, {}))[0]), groups)
-    samples = []
-    for defect, (images, masks) in found.items():
-        for stem, image in images.items():
-            mask, subset = masks.get(stem), "test"
-            if defect == GOOD:
-                mask, subset = None, "test" if stem in tested else "train"
-            elif mask is None:
-                notes.problem(
-                    f"{image}: its mask {stem}.png is missing; add the mask or remove the picture"
-                )
-            elif _empty(mask):
-                notes.odd.append(f"{image}: left out, its mask {mask.name} is empty")
-                continue
-            group = groups.get((defect, stem), "")
-            samples.append(RawSample(dataset, category, defect, subset, image, mask, group))
-    if len({s.defect for s in samples}) < 2:
-        notes.problem(
-            f"{root / category}: no defect types; put defective pictures with masks into "
-            f"MT_<type>/Imgs"
-        )
-    return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))

@@ -1,5 +1,5 @@
-"""The layout of MVTec AD (Bergmann et al., CVPR 2019), which MPDD (Jezek et al., ICUMT 2021) and
-many plants use too.
+"""The layout of MVTec AD (Bergmann et al., CVPR 2019), which many data sets and plants use, and
+those that differ from it in a few names.
 
 Normals are <category>/train/good/000.png and <category>/test/good/000.png, defects
 <category>/test/<defect>/000.png with masks <category>/ground_truth/<defect>/000_mask.png (000.png
@@ -8,167 +8,185 @@ is accepted, too).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
-from helixbench.datasets.notes import Notes
-from helixbench.errors import UserError
-from helixbench.pictures.files import SUFFIXES, is_picture
+from helixbench.datasets.layout import (
+    Layout,
+    folders_in,
+    none_found,
+    pictures_below,
+    pictures_in,
+    unicode_name,
+)
+from helixbench.datasets.problems import Problems
 from helixbench.records import GOOD, RawSample
 
-MARKS = ("train", "test", "ground_truth")
-"""Any of these says that a folder is a category."""
 
+class MVTecAD(Layout):
+    """MVTec AD."""
 
-def pictures_in(folder: Path, notes: Notes | None = None) -> dict[str, Path]:
-    """Stem -> picture, sorted by file name; empty when the folder is missing. Of two with one stem,
-    the first.
-    """
-    notes, found = notes or Notes(), {}
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if not is_picture(path.name):
-                if path.is_file() and not path.name.startswith("."):
-                    notes.odd.append(
-                        f"{path}: not read; pictures end in {', '.join(sorted(SUFFIXES))}"
-                    )
-            elif path.is_file() or path.is_symlink():  # who opens a link that leads nowhere says so
-                if path.stem in found:
-                    notes.problem(
-                        f"{path}: same name as {found[path.stem].name}; keep one of the two"
-                    )
-                found.setdefault(path.stem, path)
-    return found
+    name = "mvtec_ad"
+    title = "MVTec AD"
+    published = "MVTec-AD"
+    marks = ("train", "test", "ground_truth")
+    needs = ("train/good",)
 
+    good: ClassVar[str] = GOOD
+    """Folder name of the normals."""
 
-def folders_in(folder: Path) -> list[Path]:
-    """Folders in a folder, sorted, without hidden ones; empty when it is missing."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    mask_names: ClassVar[tuple[str, ...]] = ("{stem}_mask", "{stem}")
+    """Names of a picture's mask, the published one first."""
 
+    unused: ClassVar[tuple[str, ...]] = ()
+    """Folders of a category that are published with it and not used."""
 
-def check(root: Path, category: str, key: str, name: str = "MVTec AD", good: str = GOOD) -> None:
-    """UserError when the category or its train/<good> is missing; `key` is the configuration key of
-    the root.
-    """
-    folder = root / category
-    for wanted in (folder, folder / "train" / good):
-        if not wanted.is_dir():
-            raise UserError(
-                f"{wanted}: no such folder; download {name} and unpack it so that "
-                f"{root}/<category>/train/{good} exists, or set {key}"
-            )
-
-
-def _masks(folder: Path, pictures: dict[str, Path], notes: Notes) -> dict[str, Path]:
-    """Picture stem -> mask. `<stem>_mask` is preferred to `<stem>`; every mask must belong to a
-    picture.
-    """
-    found = pictures_in(folder, notes)
-    masks, used = {}, set()
-    for stem, picture in pictures.items():
-        name = next((name for name in (f"{stem}_mask", stem) if name in found), None)
-        if name is None:
-            notes.problem(
-                f"{picture}: its mask {folder / f'{stem}_mask.png'} is missing; add the mask or "
-                f"remove the picture"
-            )
-            continue
-        masks[stem] = found[name]
-        used.add(name)
-    for name, path in found.items():
-        if name not in used:
-            notes.problem(
-                f"{path}: mask without a picture in test/{folder.name}; add the picture or remove "
-                f"the mask"
-            )
-    return masks
-
-
-Masks = Callable[[Path, dict[str, Path], Notes], dict[str, Path]]
-"""Folder of masks, pictures by stem -> mask by stem."""
-
-
-def read(
-    root: Path,
-    dataset: str,
-    category: str,
-    notes: Notes,
-    name: str = "MVTec AD",
-    good: str = GOOD,
-    masks_of: Masks = _masks,
-) -> list[RawSample]:
-    """Every picture of a category, sorted; problems are missing or orphan masks and empty folders.
-
-    name: of the data set, for advice; good: folder name of the normals; masks_of: finds the mask of
-    each picture of a defect type.
-    """
-    folder = root / category
-    with notes.caught():
-        check(root, category, f"prepare.datasets.{dataset}.root", name, good)
-    if not folder.is_dir():
-        return []
-
-    samples = []
-    for subset in ("train", "test"):
-        normals = pictures_in(folder / subset / good, notes)
-        if not normals and (subset == "test" or (folder / subset / good).is_dir()):
-            notes.problem(
-                f"{folder / subset / good}: no pictures; put normal pictures there "
-                f"({', '.join(sorted(SUFFIXES))})"
-            )
-        samples += [
-            RawSample(dataset, category, GOOD, subset, image.absolute(), None)
-            for image in normals.values()
-        ]
-    for path in folders_in(folder / "train"):
-        if path.name != good:
-            notes.odd.append(
-                f"{path}: not read; only train/{good} is, and defects are in test/<defect>"
-            )
-    samples += defective(folder, dataset, category, notes, good, masks_of)
-    return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))
-
-
-def defective(
-    folder: Path,
-    dataset: str,
-    category: str,
-    notes: Notes | None = None,
-    good: str = GOOD,
-    masks_of: Masks = _masks,
-) -> list[RawSample]:
-    """Defective pictures and their masks of one category's folder: test/<defect> and
-    ground_truth/<defect>.
-    """
-    notes = notes or Notes()
-    samples = []
-    defects = [path for path in folders_in(folder / "test") if path.name != good]
-    if not defects:
-        notes.problem(
-            f"{folder / 'test'}: no defect types; put defective pictures into test/<defect> and "
-            f"masks into ground_truth/<defect>"
-        )
-    for path in defects:
-        found = pictures_in(path, notes)
-        if not found:
-            notes.problem(f"{path}: no pictures; put defective pictures there or remove the folder")
-        masks = masks_of(folder / "ground_truth" / path.name, found, notes)
-        for stem, image in found.items():
-            mask = masks.get(stem)
-            samples.append(
-                RawSample(
-                    dataset, category, path.name, "test", image.absolute(), mask and mask.absolute()
+    def samples(
+        self, root: Path, dataset: str, category: str, problems: Problems
+    ) -> list[RawSample]:
+        """Every picture; problems are missing or orphan masks and empty folders."""
+        folder = root / category
+        samples = []
+        for subset in ("train", "test"):
+            place = folder / subset / self.good
+            normals = pictures_in(place, problems)
+            if not normals and (subset == "test" or place.is_dir()):
+                problems.add(none_found(place, "put normal pictures there"))
+            samples += [
+                RawSample(dataset, category, GOOD, subset, image.absolute(), None)
+                for image in normals.values()
+            ]
+        for path in folders_in(folder / "train"):
+            if path.name != self.good:
+                problems.odd.append(
+                    f"{path}: not read; only train/{self.good} is, and defects are in test/<defect>"
                 )
+        for path in folders_in(folder):
+            if path.name not in (*self.marks, *self.unused):
+                problems.odd.append(f"{path}: not read; only train, test and ground_truth are")
+        return samples + self.defective(folder, dataset, category, problems)
+
+    def defective(
+        self, folder: Path, dataset: str, category: str, problems: Problems
+    ) -> list[RawSample]:
+        """Defective pictures and their masks of one category's folder: test/<defect> and
+        ground_truth/<defect>.
+        """
+        defects = {
+            unicode_name(path.name): path
+            for path in folders_in(folder / "test")
+            if path.name != self.good
+        }
+        if not defects:
+            problems.add(
+                f"{folder / 'test'}: no defect types; put defective pictures into test/<defect> "
+                f"and masks into ground_truth/<defect>"
             )
-    names = {path.name for path in defects}
-    for path in folders_in(folder / "ground_truth"):
-        if path.name not in names and pictures_in(path) and path.name != good:
-            notes.problem(
-                f"{path}: masks without a folder test/{path.name}; add the pictures or remove the "
-                f"masks"
+        marked = {unicode_name(path.name): path for path in folders_in(folder / "ground_truth")}
+        samples = []
+        for defect, path in defects.items():
+            found = pictures_in(path, problems)
+            if not found:
+                problems.add(none_found(path, "put defective pictures there or remove the folder"))
+            masks = self.masks(
+                marked.get(defect, folder / "ground_truth" / path.name), found, problems
             )
-    return samples
+            for stem, image in found.items():
+                mask = masks.get(stem)
+                samples.append(
+                    RawSample(
+                        dataset,
+                        category,
+                        defect,
+                        "test",
+                        image.absolute(),
+                        mask and mask.absolute(),
+                    )
+                )
+        for defect, path in marked.items():
+            if defect not in defects and defect != self.good and pictures_below(path):
+                problems.add(
+                    f"{path}: masks without a folder test/{path.name}; add the pictures or remove "
+                    f"the masks"
+                )
+        return samples
+
+    def masks(self, folder: Path, pictures: dict[str, Path], problems: Problems) -> dict[str, Path]:
+        """Picture stem -> mask, of pictures by their stems; every mask must belong to one."""
+        found = pictures_in(folder, problems)
+        masks, used = {}, set()
+        for stem, picture in pictures.items():
+            names = [pattern.format(stem=stem) for pattern in self.mask_names]
+            name = next((name for name in names if name in found), None)
+            if name is None:
+                near = next((path for other, path in found.items() if other.startswith(stem)), None)
+                there = f" ({near.name} is there, which is not its name)" if near else ""
+                problems.add(
+                    f"{picture}: its mask {folder / names[0]}.png is missing{there}; add the mask "
+                    f"or remove the picture"
+                )
+                continue
+            masks[stem] = found[name]
+            used.add(name)
+        for name, path in found.items():
+            if name not in used:
+                problems.add(
+                    f"{path}: mask without a picture in test/{folder.name}; add the picture or "
+                    f"remove the mask"
+                )
+        return masks
+
+
+class MPDD(MVTecAD):
+    """MPDD (Jezek et al., ICUMT 2021)."""
+
+    name = "mpdd"
+    title = published = "MPDD"
+
+
+class BTAD(MVTecAD):
+    """BTAD (Mishra et al., ISIE 2021): `ok` for normals, `ko` for defects, BMP and PNG mixed, masks
+    named like their pictures; categories 01, 02, 03.
+    """
+
+    name = "btad"
+    title = published = "BTAD"
+    needs = ("train/ok",)
+    good = "ok"
+    mask_names = ("{stem}", "{stem}_mask")
+
+
+class MVTecLOCO(MVTecAD):
+    """MVTec LOCO AD (Bergmann et al., IJCV 2022): a picture has a folder of masks.
+
+    <category>/ground_truth/<defect>/000/000.png, 001.png, ... A mask's value names the kind of
+    anomaly, which defects_config.json gives a saturation area; here every pixel that is not 0 in
+    any of them is anomalous. validation/good is not used.
+    """
+
+    name = "mvtec_loco"
+    title = "MVTec LOCO AD"
+    published = "MVTec-LOCO"
+    unused = ("validation",)
+
+    def masks(self, folder: Path, pictures: dict[str, Path], problems: Problems) -> dict[str, Path]:
+        """Picture stem -> its folder of masks."""
+        found = {unicode_name(path.name): path for path in folders_in(folder)}
+        for path in pictures_in(folder).values():
+            problems.add(
+                f"{path}: a mask outside of its picture's folder; move it to "
+                f"{folder / path.stem}/000.png"
+            )
+        for stem, picture in pictures.items():
+            if stem not in found or not pictures_in(found[stem], problems):
+                problems.add(
+                    f"{picture}: no masks in {folder / stem}; add them or remove the picture"
+                )
+                found.pop(stem, None)
+        for stem, path in found.items():
+            if stem not in pictures:
+                problems.add(
+                    f"{path}: masks without a picture in test/{folder.name}; add the picture or "
+                    f"remove the masks"
+                )
+        return found

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from helixbench.datasets.notes import Notes
+from helixbench.datasets.layout import Layout
+from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError
 from helixbench.records import GOOD, RawSample, inside, read_rows
 
@@ -20,29 +21,59 @@ DEFECT = "anomaly"
 ADVICE = f"restore the file; its columns are {', '.join(COLUMNS)}"
 
 
-def check(root: Path, category: str, key: str) -> None:
-    """UserError when the category or the split is missing; `key` is the configuration key of the
-    root.
-    """
-    for wanted, there in (
-        (root / category, (root / category).is_dir()),
-        (root / SPLIT, (root / SPLIT).is_file()),
-    ):
-        if not there:
+class VisA(Layout):
+    """VisA."""
+
+    name = "visa"
+    title = published = "VisA"
+
+    def require(self, root: Path, category: str, key: str) -> None:
+        """UserError when the category or the split is missing."""
+        for wanted, there in (
+            (root / category, (root / category).is_dir()),
+            (root / SPLIT, (root / SPLIT).is_file()),
+        ):
+            if not there:
+                raise UserError(
+                    f"{wanted}: not there; download VisA and unpack it so that {root}/{SPLIT} "
+                    f"exists, or set {key}"
+                )
+
+    def listed(self, root: Path, problems: Problems) -> list[str]:
+        """The objects of the split that are there; UserError when it cannot be read."""
+        if not (root / SPLIT).is_file() and (root.absolute().parent / SPLIT).is_file():
             raise UserError(
-                f"{wanted}: not there; download VisA and unpack it so that {root}/{SPLIT} exists, "
-                f"or set {key}"
+                f"{root}: one object of VisA; give {root.absolute().parent}, which holds {SPLIT}"
             )
+        named = sorted({row["object"] for _, row in read_rows(root / SPLIT, COLUMNS, ADVICE)})
+        found = [name for name in named if (root / name).is_dir()]
+        if found and len(found) < len(named):
+            missing = ", ".join(name for name in named if name not in found)
+            problems.odd.append(f"{root / SPLIT}: names objects that are not there: {missing}")
+        return found
 
+    def shared_files(self, root: Path, category: str) -> list[Path]:
+        """The split decides what a category is."""
+        return [Path(root) / SPLIT]
 
-def categories(root: Path) -> list[str]:
-    """The objects of the split; UserError when it cannot be read."""
-    return sorted({row["object"] for _, row in read_rows(root / SPLIT, COLUMNS, ADVICE)})
-
-
-def shared_files(root: Path, category: str) -> list[Path]:
-    """The split decides what a category is."""
-    return [root / SPLIT]
+    def samples(
+        self, root: Path, dataset: str, category: str, problems: Problems
+    ) -> list[RawSample]:
+        """Every picture; problems name the row of the CSV that is wrong."""
+        path, samples = root / SPLIT, []
+        for number, row in read_rows(path, COLUMNS, ADVICE):
+            if row["object"] == category:
+                with problems.caught():
+                    samples.append(_sample(root, dataset, row, f"{path}: row {number}"))
+        found = {(s.subset, s.defect) for s in samples}
+        for wanted, what in (
+            (("train", GOOD), "normals to train on"),
+            (("test", GOOD), "normals to test on"),
+            (("test", DEFECT), "anomalies"),
+        ):
+            if wanted not in found:
+                problems.add(f"{path}: no {what} of {category}; restore the file")
+        return samples
 
 
 def _sample(root: Path, dataset: str, row: dict[str, str], where: str) -> RawSample:
@@ -66,22 +97,3 @@ def _sample(root: Path, dataset: str, row: dict[str, str], where: str) -> RawSam
         files["image"],
         None if normal else files["mask"],
     )
-
-
-def read(root: Path, dataset: str, category: str, notes: Notes) -> list[RawSample]:
-    """Every picture of a category, sorted; problems name the row of the CSV that is wrong."""
-    check(root, category, f"prepare.datasets.{dataset}.root")
-    path, samples = root / SPLIT, []
-    for number, row in read_rows(path, COLUMNS, ADVICE):
-        if row["object"] == category:
-            with notes.caught():
-                samples.append(_sample(root, dataset, row, f"{path}: row {number}"))
-    found = {(s.subset, s.defect) for s in samples}
-    for wanted, what in (
-        (("train", GOOD), "normals to train on"),
-        (("test", GOOD), "normals to test on"),
-        (("test", DEFECT), "anomalies"),
-    ):
-        if wanted not in found:
-            notes.problem(f"{path}: no {what} of {category}; restore the file")
-    return sorted(samples, key=lambda s: (s.subset, s.defect, s.image.name))

@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from helixbench import provenance
-from helixbench.datasets.folders import whole_folder
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline, read_drawing
 from helixbench.pictures import mask_gate
 from helixbench.pictures.outline import outlined
 from helixbench.pictures.raw import read_mask, read_rgb, resize_rgb, write_png
+from helixbench.provenance import whole_folder
 from helixbench.records import Sample, inside, read_csv
 from helixbench.schema import Gate
 

@@ -4,6 +4,7 @@ they are.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,28 +14,22 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from helixbench.datasets import layouts
-from helixbench.datasets.notes import Notes
+from helixbench.datasets.layout import Layout
+from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError, UserErrors
-from helixbench.pictures.raw import content_hash, kind_of, read_defect_mask, read_rgb
+from helixbench.pictures.raw import KINDS, content_hash, kind_of, read_defect_mask, read_rgb
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.sheet import draw_lines, tile
 from helixbench.prepare.split import check_leaks, roles, told_apart
 from helixbench.provenance import sha256
 from helixbench.records import GOOD, RawSample, write_csv
-
-PUBLISHED = {
-    "mvtec_ad": "MVTec-AD",
-    "mvtec_loco": "MVTec-LOCO",
-    "visa": "VisA",
-    "mpdd": "MPDD",
-    "btad": "BTAD",
-    "magnetic_tile": "MTD",
-}
-"""Names of data sets by their layouts; other data are called like their folder."""
+from helixbench.schema import NAME
 
 TILES = 8
 """Pictures of a defect type on the contact sheet."""
+
+DARK = 64
+"""Brightest of 255 grey levels up to which 16-bit pictures use 14 bits or fewer."""
 
 LARGE, SMALL = 0.5, 10
 """Share of the picture above which a mask is odd, perhaps inverted; pixels below which it is,
@@ -72,6 +67,7 @@ class _Seen:
     content: str = ""
     kind: str = ""
     turned: bool = False
+    brightest: int = 0
     area: float | None = None
     tile: Image.Image | None = None
 
@@ -86,6 +82,7 @@ def _look(raw: RawSample, shown: bool) -> _Seen:
             sha256(raw.image),
         )
         seen.kind, seen.turned = kind_of(raw.image)
+        seen.brightest = int(image.max())
     except UserError as error:
         seen.problems.append(str(error))
     try:
@@ -129,6 +126,13 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
     lines = []
     for kind in sorted(kinds.keys() - {usual, ""}):
         lines += _counted(found, lambda seen, kind=kind: seen.kind == kind, kind, category)
+    deep = [seen for seen in found if seen.kind == KINDS["I;16"]]
+    brightest = max((seen.brightest for seen in deep), default=255)
+    if brightest <= DARK:
+        lines.append(
+            f"{category}: 16-bit grey that uses about {(257 * brightest).bit_length()} of its 16 "
+            f"bits: all pictures are dark; export them at full range, all by the same factor"
+        )
     lines += _counted(
         found,
         lambda seen: seen.turned,
@@ -164,29 +168,35 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
 
 
 def look_at(
-    layout: str, root: Path, dataset: str, folder: str, category: str, notes: Notes, sheet: bool
+    layout: str,
+    root: Path,
+    dataset: str,
+    folder: str,
+    category: str,
+    problems: Problems,
+    sheet: bool,
 ) -> list[_Seen]:
-    """Read a category whole; what is wrong or odd goes to `notes`, which collects."""
+    """Read a category whole; what is wrong or odd goes to `problems`, which collects."""
     raw: list[RawSample] = []
-    with notes.caught():
-        raw = layouts.read(layout, root, dataset, folder, notes)
+    with problems.caught():
+        raw = Layout.named(layout).read(root, dataset, folder, problems)
     shown, progress = _chosen(raw) if sheet else set(), Progress(f"{dataset} {category}", len(raw))
     found = []
     with ThreadPoolExecutor() as pool:  # decoding and hashing run outside of the interpreter's lock
         for seen in pool.map(lambda sample: _look(sample, sample.image in shown), raw):
             found.append(seen)
-            notes.problems += seen.problems
+            problems.lines += seen.problems
             progress.step()
-    parts = roles(raw, "half", notes)
+    parts = roles(raw, "half", problems)
     check_leaks(
         (
             (str(s.raw.image), role, s.content)
             for s, role in zip(found, parts, strict=True)
             if s.content
         ),
-        notes,
+        problems,
     )
-    notes.odd += [*told_apart(raw, parts), *_odd(found, category)]
+    problems.odd += [*told_apart(raw, parts), *_odd(found, category)]
     return found
 
 
@@ -279,20 +289,32 @@ def run(
     The manifest's columns are those of `Imported`; at the root it is one of the layout `folder`.
     Raises UserErrors with every problem, and then writes nothing.
     """
-    root, notes = Path(root), Notes(collect=True)
-    dataset = dataset or PUBLISHED.get(layout) or root.resolve().name
-    folders, others = layouts.categories(layout, root)
-    notes.odd += [f"{path}: not read; no category in the layout {layout}" for path in others]
+    root, problems = Path(root), Problems(collect=True)
+    dataset = dataset or Layout.named(layout).published or root.resolve().name
+    folders, others = Layout.named(layout).categories(root, problems)
     found = {}
     for folder in folders:
         category = root.resolve().name if folder == "." else folder
         found[category] = look_at(
-            layout, root, dataset, folder, category, notes, report is not None
+            layout, root, dataset, folder, category, problems, report is not None
         )
     home = root.absolute()
     as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]
-    if notes.problems:
-        raise UserErrors(as_given(notes.problems))
+    if problems.lines:
+        raise UserErrors(as_given(problems.lines))
+    used = [path for folder in folders for path in Layout.named(layout).shared_files(home, folder)]
+    for seen in (one for all_seen in found.values() for one in all_seen):
+        used += [path for path in (seen.raw.image, seen.raw.mask) if path]
+    read = {path.relative_to(home).parts[0] for path in used}
+    problems.odd[:0] = [
+        f"{path}: not read; no category in the layout {layout}"
+        for path in others
+        if path.name not in read
+    ] + [
+        f"{category}: the workflow takes names of letters, digits, _ and - only; rename the folder"
+        for category in found
+        if not re.fullmatch(NAME, category)
+    ]
     relative = lambda path: path.relative_to(home).as_posix() if path else ""
     facts = lambda s: (s.defect, s.subset, relative(s.image), relative(s.mask))
     rows = [
@@ -314,10 +336,10 @@ def run(
         "masks": masks,
         "defect types": len(defects),
         "categories": len(found),
-        "odd things": len(notes.odd),
+        "odd things": len(problems.odd),
     }
     print(", ".join(f"{name}: {count}" for name, count in counts.items()))
-    for line in as_given(notes.odd[: UserErrors.SHOWN]):
-        print(f"odd: {line}")
-    if len(notes.odd) > UserErrors.SHOWN:
-        print(f"odd: and {len(notes.odd) - UserErrors.SHOWN} more")
+    for line in as_given(problems.odd[: UserErrors.SHOWN]):
+        print(f"odd: {line.encode(errors='backslashreplace').decode()}")
+    if len(problems.odd) > UserErrors.SHOWN:
+        print(f"odd: and {len(problems.odd) - UserErrors.SHOWN} more")

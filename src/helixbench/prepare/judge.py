@@ -11,7 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from helixbench import provenance
-from helixbench.datasets.mvtec_ad import defective, pictures_in
+from helixbench.datasets.layout import pictures_in
+from helixbench.datasets.mvtec_ad import MVTecAD
+from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError
 from helixbench.pictures import mask_gate
 from helixbench.pictures.raw import (
@@ -50,6 +52,15 @@ def _folder(path: Path) -> Path:
             f"(test/<defect>, ground_truth/<defect>)"
         )
     return inner[0].parent
+
+
+def _defective(folder: Path, category: str) -> list[RawSample]:
+    """Pictures of <folder>/test/<defect> with their masks; a line for what is not read."""
+    problems = Problems()
+    found = MVTecAD().defective(_folder(folder), DATASET, category, problems)
+    for line in problems.odd:
+        log.info("%s", line)
+    return found
 
 
 def _good(subset: str, category: str, found: dict[str, Path]) -> list[RawSample]:
@@ -122,7 +133,7 @@ class Outside:
         rows, counts, limits = [], {}, self._limits()
         configured = mask_gate.learn([], self.settings)
         for raw in sorted(
-            defective(_folder(folder), DATASET, self.category),
+            _defective(folder, self.category),
             key=lambda s: (s.defect, s.image.name),
         ):
             image = read_rgb(raw.image)
@@ -198,7 +209,7 @@ def to_score(
     """
     with TemporaryDirectory() as temporary:
         outside = Outside(Path(temporary), size, _folder(real).resolve().name, settings or Gate())
-        outside.add(defective(_folder(real), DATASET, outside.category), "generator")
+        outside.add(_defective(real, outside.category), "generator")
         good = _normals(normals or _folder(real), outside.category, required=normals is not None)
         outside.add(good, "normal")
         known = {sample.defect for sample in outside.samples} - {GOOD}
@@ -237,7 +248,7 @@ def to_detect(
         outside.add(
             [
                 *_good("test", outside.category, good),
-                *defective(_folder(test), DATASET, outside.category),
+                *_defective(test, outside.category),
             ],
             "test",
         )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from helixbench.datasets.notes import Notes
+from helixbench.datasets.problems import Problems
 from helixbench.records import GOOD, LEAKING, RawSample
 
 _NAMES = {2: "half", 3: "a third"}
@@ -59,16 +59,16 @@ def _trains(samples: Sequence[RawSample], part: int) -> dict[str, bool]:
     return trains
 
 
-def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -> list[str]:
+def roles(samples: Sequence[RawSample], rule: str, problems: Problems | None = None) -> list[str]:
     """Role of each sample: train/good is `normal`; each defect type is split by `rule` into
     `generator` and `test`.
 
     Sorted files count. Where pictures come in groups, whole groups do, as near to the rule's share
     as they allow, and a normal picture stays with the defects of its group. Where the rule leaks,
     pictures on both sides are `both`. A defect type with too few pictures, or groups, to give the
-    generator one is a problem of `notes`, which raises UserError unless it collects.
+    generator one is a problem of `problems`, which raises UserError unless it collects.
     """
-    notes, part = notes or Notes(), _part(rule)
+    problems, part = problems or Problems(), _part(rule)
     generator: set[Path] = set()
     tested: set[Path] = set()
     trains = _trains(samples, part)
@@ -87,7 +87,7 @@ def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -
             why = f"and {_NAMES[part]} of {n} is 0"
             if groups:
                 why = f"of {many} object{'s' * (many > 1)}, which stay together"
-            notes.problem(
+            problems.add(
                 f"{own[0].image.parent}: {n} picture{'s' * (n > 1)} only, {why}: none of the "
                 f"defect "
                 f"{defect} is left to train the generator; add pictures or remove the defect type "
@@ -110,7 +110,7 @@ def roles(samples: Sequence[RawSample], rule: str, notes: Notes | None = None) -
         again = {s.group: s.image for s, side in both if side == "test" and s.group in trained}
         for group, image in sorted(again.items()):
             what = f"{image}: its group {group} is in training and in test"
-            notes.problem(f"{what}; put the pictures of one object on one side")
+            problems.add(f"{what}; put the pictures of one object on one side")
     return found
 
 
@@ -161,26 +161,32 @@ def told_apart(samples: Sequence[RawSample], parts: Sequence[str]) -> list[str]:
     ]
 
 
-def check_leaks(samples: Iterable[tuple[str, str, str]], notes: Notes | None = None) -> int:
+def check_leaks(samples: Iterable[tuple[str, str, str]], problems: Problems | None = None) -> int:
     """A problem naming both files, thus UserError, for each content that is in training (normal,
     generator) and in test.
 
-    samples: (file, role, content hash). Hashes of the decoded pixels also find a picture that was
-    saved anew. What is `both` leaks by intention, and nothing else does. Returns how many contents
-    were compared.
+    samples: (file, role, content hash), one per use of a picture: the same file in two roles is
+    two. Hashes of the decoded pixels also find a picture that was saved anew. What is `both` leaks
+    by intention, and nothing else does. Returns how many contents were compared.
     """
-    notes, samples = notes or Notes(), list(samples)
-    trained: dict[str, tuple[str, str]] = {}
-    for file, role, content in sorted(samples, key=lambda sample: sample[1] == "both"):
+    problems, samples = problems or Problems(), list(samples)
+    trained: dict[str, int] = {}
+    # What is trained on without leaking by intention comes first: it excuses no other use.
+    for use in sorted(range(len(samples)), key=lambda use: samples[use][1] == "both"):
+        _, role, content = samples[use]
         if role != "test":
-            trained.setdefault(content, (file, role))
-    for file, role, content in samples:
-        other, its_role = trained.get(content, (file, role))
-        if role in ("test", "both") and other != file and not (role == its_role == "both"):
-            notes.problem(
-                f"{file}: the same picture as {other}, which is in training: a test picture must "
-                f"not be; remove one of the two"
-            )
+            trained.setdefault(content, use)
+    for use, (file, role, content) in enumerate(samples):
+        other = trained.get(content, use)
+        intended = role == samples[other][1] == "both"
+        if role in ("test", "both") and other != use and not intended:
+            its_file = samples[other][0]
+            if its_file == file:
+                what, advice = "is given to train on and to test on", "give two sets of pictures"
+            else:
+                what = f"the same picture as {its_file}, which is in training"
+                advice = "remove one of the two"
+            problems.add(f"{file}: {what}: a test picture must not be; {advice}")
     return len({content for _, _, content in samples})
 
 

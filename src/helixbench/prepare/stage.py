@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from helixbench.config import Slice
-from helixbench.datasets import layouts
-from helixbench.datasets.folders import whole_folder
-from helixbench.datasets.notes import Notes
+from helixbench.datasets.layout import Layout
+from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError
 from helixbench.pictures.mask_gate import Refusals
 from helixbench.pictures.prepared import bilinear_file
@@ -31,7 +30,7 @@ from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, referenc
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
-from helixbench.provenance import manifest, sha256, write_json
+from helixbench.provenance import manifest, sha256, whole_folder, write_json
 from helixbench.records import (
     GOOD,
     LEAKING,
@@ -165,10 +164,10 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         config["prepare.split"],
         config["prepare.raw_mask_cells"],
     )
-    root, notes = Path(raw).absolute(), Notes()
-    raw_samples = layouts.read(layout, Path(raw), dataset, category, notes)
+    root, problems = Path(raw).absolute(), Problems()
+    raw_samples = Layout.named(layout).read(Path(raw), dataset, category, problems)
     ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
-    notes.odd += told_apart(raw_samples, parts)
+    problems.odd += told_apart(raw_samples, parts)
     progress = Progress(f"{dataset} {category}", len(raw_samples))
     with (
         whole_folder(out) as folder,
@@ -203,5 +202,5 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
             record["leaking"] = parts.count("both")  # these count twice above
         record["defects"] = sorted(split["defects"])
         record["gate"] = dataclasses.asdict(refusals)
-        record["odd"] = notes.odd
-    progress.done([*notes.odd, refusals.line()])
+        record["odd"] = problems.odd
+    progress.done([*problems.odd, refusals.line()])

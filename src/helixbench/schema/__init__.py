@@ -33,7 +33,7 @@ from helixbench.schema.detect import (
 )
 from helixbench.schema.generate import Gate, Generate, Sampling
 from helixbench.schema.method import MethodConfig, MethodSettings
-from helixbench.schema.prepare import DRAWN, Dataset, Prepare, Procedural, RawLayout, Run
+from helixbench.schema.prepare import Dataset, Prepare, Procedural, Run
 from helixbench.schema.score import IcLpips, InceptionScore, Kid, MaskAgreement, ScoreSection
 from helixbench.schema.section import (
     NAME,

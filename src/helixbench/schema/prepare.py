@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from importlib import import_module
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from helixbench.errors import UserError
 from helixbench.schema.section import Name, Section, setting, used_only
 
 
@@ -28,12 +30,30 @@ class Run(Section):
     )
 
 
-DRAWN = ("capsule", "disc", "plate", "tile", "weave")
-"""Categories that the procedural data set can draw."""
+def _drawn(layout: str) -> tuple[str, ...]:
+    """Categories that a layout draws, of any layout that `helixbench.datasets` holds."""
+    try:
+        return import_module("helixbench.datasets.layout").Layout.named(layout).drawn
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
-RawLayout = Literal["mvtec_ad", "mvtec_loco", "visa", "mpdd", "btad", "magnetic_tile", "folder"]
-"""Raw folders as their authors publish them; `folder`: pictures of one's own."""
+def _known(layout: str) -> str:
+    _drawn(layout)
+    return layout
+
+
+def _read(layout: str) -> str:
+    if _drawn(layout):
+        raise ValueError(f"{layout} is drawn in a layout, it is none itself; name another")
+    return layout
+
+
+AnyLayout = Annotated[str, AfterValidator(_known)]
+"""A raw folder as its authors publish it, `folder`: pictures of one's own, or `procedural`."""
+
+RawLayout = Annotated[str, AfterValidator(_read)]
+"""Those that pictures can be written in."""
 
 
 class Procedural(Section):
@@ -51,7 +71,7 @@ class Procedural(Section):
 class Dataset(Section):
     """One data set: where its raw pictures are and how they are laid out."""
 
-    layout: RawLayout | Literal["procedural"] = Field(
+    layout: AnyLayout = Field(
         description="raw folder layout, as its authors publish it; `folder`: pictures of one's "
         "own; `procedural` is drawn, not read"
     )
@@ -63,9 +83,10 @@ class Dataset(Section):
 
     @model_validator(mode="after")
     def _root_or_procedural(self):
-        unknown = sorted(set(self.categories) - set(DRAWN)) if self.layout == "procedural" else []
+        drawn = _drawn(self.layout)
+        unknown = sorted(set(self.categories) - set(drawn)) if drawn else []
         if unknown:
-            raise ValueError(f"category {unknown[0]} cannot be drawn; there are {', '.join(DRAWN)}")
+            raise ValueError(f"category {unknown[0]} cannot be drawn; there are {', '.join(drawn)}")
         if self.layout == "procedural" and self.procedural is None:
             raise ValueError("layout procedural needs the section `procedural`")
         if self.layout != "procedural" and not self.root:

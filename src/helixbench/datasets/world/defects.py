@@ -1,7 +1,7 @@
 """Defects of the drawn world: each changes a scene, so that shadow, light and camera stay its own.
 
 A defect has a place on the foreground and a radius; what it changes follows from comparing the two
-photographs (`helixbench.datasets.world.World`).
+photographs (`helixbench.datasets.world.world.World`).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from helixbench.errors import UserError
 
 
 @dataclass
-class Notes:
+class Problems:
     """Lines about raw data. Without `collect` the first problem is a UserError; with it, problems
     are listed.
 
@@ -20,14 +20,14 @@ class Notes:
     """
 
     collect: bool = False
-    problems: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
     odd: list[str] = field(default_factory=list)
 
-    def problem(self, line: str) -> None:
+    def add(self, line: str) -> None:
         """Something that must be repaired: file, what is wrong, what to do."""
         if not self.collect:
             raise UserError(line)
-        self.problems.append(line)
+        self.lines.append(line)
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -37,4 +37,4 @@ class Notes:
         except UserError as error:
             if not self.collect:
                 raise
-            self.problems.append(str(error))
+            self.lines.append(str(error))

@@ -1,5 +1,4 @@
-"""The procedural data set: objects and surfaces with defects drawn into them, written in any raw
-layout.
+"""Pictures of the procedural data set, written in any raw layout.
 
 A picture is a pure function of (seed, data set, category, subset, defect, number, size): categories
 can be drawn in any order and anywhere.
@@ -14,22 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from helixbench.datasets.defects import BREAKERS, VISIBLE, changed_region
-from helixbench.datasets.scenes import PAINTERS, expose
-from helixbench.datasets.writers import WRITERS, Drawing, write
+from helixbench.datasets.procedural import DEFECTS
+from helixbench.datasets.procedural.defects import BREAKERS, VISIBLE, changed_region
+from helixbench.datasets.procedural.scenes import PAINTERS, expose
+from helixbench.datasets.procedural.writers import WRITERS, Drawing, write
 from helixbench.errors import UserError
 from helixbench.provenance import sha256_tree, write_text
 from helixbench.records import GOOD, derive_seed
 from helixbench.schema import Procedural
-
-DEFECTS: dict[str, tuple[str, ...]] = {
-    "disc": ("bend", "missing_part", "scratch", "stain"),
-    "capsule": ("bend", "missing_part", "scratch"),
-    "plate": ("hole", "scratch", "stain"),
-    "weave": ("bend", "hole", "stain"),
-    "tile": ("hole", "scratch", "stain"),
-}
-"""Categories and the defect types of each."""
 
 SUPERSAMPLING = 3
 AREA = (0.006, 0.25)

@@ -17,7 +17,7 @@ from scipy.ndimage import (
     map_coordinates,
 )
 
-from helixbench.datasets.scenes import LIGHT, Scene, edge, smooth
+from helixbench.datasets.procedural.scenes import LIGHT, Scene, edge, smooth
 
 VISIBLE = 8
 """Grey levels by which a channel must change to count as visibly changed."""

@@ -1,5 +1,5 @@
 """Pictures with known masks, written in each raw layout as its authors publish it: the other way
-round of `read`.
+round of `Layout.read`.
 
 Where a layout mixes formats or cuts masks, so do these: BTAD in BMP and PNG, VisA in JPEG with mask
 values from 1, MVTec LOCO AD with several mask files a picture, the magnetic tiles in grey with
@@ -18,9 +18,9 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from helixbench.datasets import btad, folder, magnetic_tile, visa
-from helixbench.datasets.folders import whole_folder
-from helixbench.provenance import write_json, write_text
+from helixbench.datasets import folder, magnetic_tile, visa
+from helixbench.datasets.mvtec_ad import BTAD
+from helixbench.provenance import whole_folder, write_json, write_text
 from helixbench.records import GOOD, csv_text, read_rows
 
 
@@ -91,7 +91,7 @@ def _mvtec_loco(out: Path, drawings: Iterable[Drawing]) -> None:
 def _btad(out: Path, drawings: Iterable[Drawing]) -> None:
     count = Counter()
     for d in drawings:
-        kind = btad.OK if d.mask is None else "ko"
+        kind = BTAD.good if d.mask is None else "ko"
         number = count[d.subset, kind]
         count[d.subset, kind] += 1
         _save(out / d.subset / kind / f"{number:04}{('.bmp', '.png')[number % 2]}", d.image)
