@@ -54,7 +54,7 @@ def autoencoder(latent_channels: int = 4) -> AutoencoderDC:
     coarse = torch.rand((32, 3, SIZE // 8, SIZE // 8), generator=rng) * 2 - 1
     pictures = torch.nn.functional.interpolate(coarse, size=(SIZE, SIZE), mode="bicubic")
     weights = torch.ones(len(pictures), 1, SIZE, SIZE)
-    return linear_autoencoder(Components([(pictures, weights)], 4), latent_channels, 0.5)
+    return linear_autoencoder(Components([(pictures, weights)], 4), latent_channels, 1.0)
 
 
 def base(seed: int = 0, settings: Scratch | None = None) -> BaseModel:

@@ -110,7 +110,7 @@ def test_base_is_a_diffusers_folder_of_safetensors_with_unit_latents(base, prepa
     assert 0.5 < loaded.encode(pictures).std() < 2
     assert loaded.decode(loaded.encode(pictures)).shape == pictures.shape
     facts = json.loads((base / "manifest.json").read_text())
-    assert facts["files"].keys() | {"manifest.json"} == names and facts["psnr_db"] > 30
+    assert facts["files"].keys() | {"manifest.json"} == names and facts["psnr_db"] > 25
 
 
 def test_the_autoencoder_s_batch_says_where_the_defects_are(prepared):
