@@ -38,6 +38,38 @@ def write_atomic(path: str | Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+MARK = ".made_by_helixbench"
+"""Name of an empty file in a folder whose files may be replaced and removed."""
+
+
+def claim(out: Path) -> None:
+    """Make a folder whose files are a stage's own; UserError for one with files of somebody else.
+
+    Our own are known by a mark, or by the manifest of a stage.
+    """
+    check_own(out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / MARK).touch()
+
+
+def check_own(out: Path) -> None:
+    """UserError for a folder with files that no stage has written: they would be lost."""
+    if out.is_dir() and any(out.iterdir()) and not _is_own(out):
+        raise UserError(
+            f"{out}: holds files that helixbench did not write; give a new or an empty folder"
+        )
+
+
+def _is_own(folder: Path) -> bool:
+    if (folder / MARK).exists():
+        return True
+    try:
+        made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(made, dict) and "stage" in made
+
+
 def _claim(folder: Path, out: Path) -> int:
     """Make an empty folder of this process alone; returns the descriptor that holds its lock.
 
@@ -69,15 +101,18 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
 
     When the block fails the sibling is removed and `out` is what it was before, usually nothing.
     What an earlier, killed process left beside `out` is cleared first. Raises UserError while
-    another process is writing the same folder.
+    another process is writing the same folder, and for an `out` with files of somebody else.
     """
     out = Path(out)
+    check_own(out)
     temporary, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("tmp", "old"))
     made = [parent for parent in out.parents if not parent.exists()]
     lock = _claim(temporary, out)
     shutil.rmtree(old, ignore_errors=True)
     try:
         yield temporary
+        if not _is_own(temporary):
+            (temporary / MARK).touch()
         if out.exists():
             os.replace(out, old)
         os.replace(temporary, out)

@@ -217,7 +217,7 @@ def test_from_the_command_line(files, tmp_path):
     given += ["--prompt", "a photo of a disc with hole", "--steps", "2", "-n", "3"]
     done = command(*given, "-o", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    names = {path.name for path in (tmp_path / "out").iterdir()}
+    names = {path.name for path in (tmp_path / "out").iterdir() if path.name[0] != "."}
     assert names == {f"{i:03d}{kind}.png" for i in range(3) for kind in ("", "_mask")} | {
         "overview.png",
         "manifest.json",

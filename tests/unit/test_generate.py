@@ -279,6 +279,34 @@ def test_pictures_of_another_configuration_do_not_stay(prepared, tmp_path):
     assert left == {name for pair in pairs for name in (pair.image, pair.mask)}
 
 
+def tree(folder: Path) -> dict[str, str]:
+    return {str(p.relative_to(folder)): sha256(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_folder_of_somebody_else_is_left_alone(prepared, tmp_path):
+    """A data set of one's own as `--out`: its pictures have the names of the pairs."""
+    for name in ("disc/train/good/000.png", "disc/test/hole/000.png", "notes.txt"):
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_bytes(b"mine")
+    (tmp_path / "out/manifest.json").write_text('{"name": "a manifest of another kind"}')
+    before = tree(tmp_path / "out")
+    with pytest.raises(UserError, match="out: holds files that helixbench did not write"):
+        run_crop_paste(prepared, tmp_path, generate())
+    assert tree(tmp_path / "out") == before
+
+
+def test_only_recorded_pictures_are_removed(prepared, tmp_path):
+    run_crop_paste(prepared, tmp_path, generate())
+    out = tmp_path / "out"
+    own = {out / "disc/test/hole/my own.png", out / "disc/test/mine/000.png"}
+    for file in own:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"mine")
+    pairs = run_crop_paste(prepared, tmp_path, generate(pairs=3))
+    named = {out / name for pair in pairs for name in (pair.image, pair.mask)}
+    assert set(out.rglob("*.png")) == named | own
+
+
 def test_a_method_that_learns_needs_its_model(prepared, tmp_path):
     config = a_slice("dhdiff", small.dhdiff(), generate())
     with pytest.raises(UserError, match="--model"):

@@ -668,12 +668,21 @@ def test_pictures_that_are_left_out_are_counted(tmp_path, caplog):
 
 def test_a_second_run_gives_the_same_files_in_place_of_the_first(out, drawn, tmp_path):
     folder = tmp_path / "disc"
-    folder.mkdir()
+    shutil.copytree(out, folder)
     (folder / "stale.png").write_bytes(b"")
     stage.run("drawn", "disc", Slice(VALUES), layout="procedural", raw=drawn, out=folder)
     first, second = sha256_tree(out), sha256_tree(folder)
     assert first.pop("manifest.json") and second.pop("manifest.json")
     assert first == second and [p.name for p in tmp_path.iterdir()] == ["disc"]
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(drawn, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/holiday.png").write_bytes(b"mine")
+    arguments = {"layout": "procedural", "raw": drawn, "out": tmp_path / "photos"}
+    with pytest.raises(UserError, match="photos: holds files that helixbench did not write"):
+        stage.run("drawn", "disc", Slice(VALUES), **arguments)
+    assert [p.name for p in tmp_path.rglob("*")] == ["photos", "holiday.png"]
 
 
 def test_reads_no_other_key_than_its_own(out):

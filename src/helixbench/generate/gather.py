@@ -7,18 +7,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from helixbench import provenance
 from helixbench.config import Slice
 from helixbench.errors import UserError
-from helixbench.records import Pair, write_csv
+from helixbench.records import Pair, inside, read_csv, write_csv
 
 log = logging.getLogger(__name__)
+
+_OLD = "manifest.old.csv"
 
 
 @dataclass(frozen=True)
@@ -101,16 +105,33 @@ def total(costs: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
+def withdraw_manifest(out: Path) -> None:
+    """Nothing vouches for the pictures while they change; what it named is ours to remove."""
+    with suppress(FileNotFoundError):
+        os.replace(out / "manifest.csv", out / _OLD)
+
+
+def _recorded(out: Path, state: Path) -> set[Path]:
+    """Pictures below `out` that the manifest before this one, or a block of any plan, has named."""
+    pairs: list[Pair] = []
+    with suppress(UserError):
+        pairs += read_csv(out / _OLD, Pair)
+    for file in state.glob("block*.json"):
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            pairs += Block.parse(file.read_text(encoding="utf-8")).pairs
+    return {inside(out, name) for pair in pairs for name in (pair.image, pair.mask)}
+
+
 def run(
     method: str, category: str, config: Slice, *, records: Sequence[Path], state: Path, out: Path
 ) -> None:
-    """Check every picture against the records, remove pictures of earlier plans, write
+    """Check every picture against the records, remove those that earlier plans have recorded, write
     manifest.json and, last, manifest.csv.
 
     Raises UserError for an incomplete record, and for a picture that is missing or not as it was
     drawn.
     """
-    (out / "manifest.csv").unlink(missing_ok=True)
+    withdraw_manifest(out)
     blocks = read_blocks(records)
     damaged = [file for block in blocks for file in block.damaged(out)]
     if damaged:
@@ -119,10 +140,9 @@ def run(
             f"remove {records[0].parent} to draw again"
         )
     pairs = [pair for block in blocks for pair in block.pairs]
-    known = {out / name for pair in pairs for name in (pair.image, pair.mask)}
-    for file in (out / category).rglob("*.png"):
-        if file not in known:
-            file.unlink()
+    known = {inside(out, name) for pair in pairs for name in (pair.image, pair.mask)}
+    for file in _recorded(out, state) - known:
+        file.unlink(missing_ok=True)
     device = ", ".join(sorted({block.device for block in blocks}))
     first, cost = blocks[0], total([block.cost for block in blocks])
     facts = {
@@ -142,4 +162,5 @@ def run(
             "%s %s: gate %s, %d redraws", method, category, written["gate"], written["redraws"]
         )
     write_csv(out / "manifest.csv", pairs, Pair)
+    (out / _OLD).unlink(missing_ok=True)
     shutil.rmtree(state, ignore_errors=True)

@@ -179,9 +179,8 @@ def run_part(
     identity = digest(
         [config.digest, data.digest(), provenance.outputs(model / "manifest.json") if model else {}]
     )
-    (out / "manifest.csv").unlink(
-        missing_ok=True
-    )  # nothing vouches for the pictures while they change
+    provenance.claim(out)
+    gather.withdraw_manifest(out)
     state.mkdir(parents=True, exist_ok=True)
 
     mine = range(part[0] - 1, len(blocks), part[1])
