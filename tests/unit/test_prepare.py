@@ -1,5 +1,6 @@
 import dataclasses
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from helixbench.datasets.procedural.render import draw
 from helixbench.detect.held_out import HeldOut
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
-from helixbench.pictures.prepared import bilinear_file
+from helixbench.pictures.prepared import bilinear_file, read_samples
 from helixbench.pictures.raw import bilinear_mask, read_mask, read_rgb, resize_mask
 from helixbench.pictures.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare import stage
@@ -683,6 +684,32 @@ def test_a_folder_of_somebody_else_is_not_replaced(drawn, tmp_path):
     with pytest.raises(UserError, match="photos: holds files that helixbench did not write"):
         stage.run("drawn", "disc", Slice(VALUES), **arguments)
     assert [p.name for p in tmp_path.rglob("*")] == ["photos", "holiday.png"]
+
+
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("images", lambda data: data.replace(b"IDAT", b"IDAU", 1)),
+        ("masks", lambda data: _inverted(data)),
+        ("samples.csv", lambda data: b"".join(data.splitlines(True)[:-1])),
+        ("samples.csv", lambda data: data.replace(b",test,", b",both,", 1)),
+    ],
+)
+def test_what_was_altered_after_it_was_prepared_is_not_read(out, tmp_path, name, change):
+    """Inverted test masks once took a pixel AP from 4 to 69, under the same split."""
+    folder = tmp_path / "disc"
+    shutil.copytree(out, folder)
+    tested = next(s for s in read_samples(folder) if s.role == "test" and s.mask)
+    file = folder / {"images": tested.image, "masks": tested.mask}.get(name, name)
+    file.write_bytes(change(file.read_bytes()))
+    with pytest.raises(UserError, match=f"{file.name}: altered since"):
+        HeldOut.read(folder, read_samples(folder))
+
+
+def _inverted(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(255 - np.asarray(Image.open(io.BytesIO(data)))).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def test_reads_no_other_key_than_its_own(out):

@@ -27,12 +27,13 @@ from helixbench.pictures.prepared import (
     pair_images,
     pair_masks,
     pair_settings,
+    read_samples,
     read_split,
     sample_images,
 )
 from helixbench.protocol import Protocol
 from helixbench.provenance import stage_run
-from helixbench.records import ALL, Pair, Sample, Score, derive_seed, read_csv, write_csv
+from helixbench.records import ALL, Pair, Score, derive_seed, write_csv
 from helixbench.schema.section import Optim, Section
 
 log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class Detector(ABC, Generic[Predictions]):
         self.job, self.config, self.section = job, config, section
         self.name = self.kind
         self.split, self.split_sha256 = read_split(job.prepared)
-        self.samples = read_csv(job.prepared / "samples.csv", Sample)
+        self.samples = read_samples(job.prepared)
         self.device = pick_device()
         self.seed = derive_seed(config["run.seed"], *seeded_by, job.dataset, job.category, job.seed)
 

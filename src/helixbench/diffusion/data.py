@@ -11,9 +11,9 @@ import numpy as np
 import torch
 
 from helixbench.errors import UserError
-from helixbench.pictures.prepared import sample_images, sample_masks
+from helixbench.pictures.prepared import read_samples, sample_images, sample_masks
 from helixbench.pictures.transforms import symmetries, to_tensor, transform
-from helixbench.records import Sample, parse_cells, read_csv
+from helixbench.records import Sample, parse_cells
 
 
 @dataclass
@@ -32,11 +32,7 @@ class Pictures:
     @classmethod
     def load(cls, prepared: Path) -> Pictures:
         """Read a folder written by `prepare`; the test half is never opened."""
-        samples = [
-            s
-            for s in read_csv(prepared / "samples.csv", Sample)
-            if s.role == "normal" or s.defect_trains
-        ]
+        samples = [s for s in read_samples(prepared) if s.role == "normal" or s.defect_trains]
         if not any(s.role == "normal" for s in samples) or not any(
             s.defect_trains for s in samples
         ):

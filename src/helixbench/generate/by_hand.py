@@ -15,9 +15,10 @@ from helixbench.errors import UserError
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline, read_drawing
 from helixbench.pictures import mask_gate
 from helixbench.pictures.outline import outlined
+from helixbench.pictures.prepared import read_samples
 from helixbench.pictures.raw import read_mask, read_rgb, resize_rgb, write_png
 from helixbench.provenance import whole_folder
-from helixbench.records import Sample, inside, read_csv
+from helixbench.records import inside
 from helixbench.schema import Gate
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ def _limits(prepared: Path | None, defect: str | None) -> mask_gate.Limits:
     """Of the mask gate: of one defect type, or of all if none is named; default without masks."""
     if prepared is None:
         return mask_gate.learn([], Gate())
-    samples = [s for s in read_csv(prepared / "samples.csv", Sample) if s.defect_trains]
+    samples = [s for s in read_samples(prepared) if s.defect_trains]
     wanted = {s.defect for s in samples} if defect is None else {defect, defect.replace(" ", "_")}
     own = [s for s in samples if s.defect in wanted]
     return mask_gate.learn((read_mask(inside(prepared, s.mask)) for s in own), Gate())

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +72,43 @@ def pair_masks(folder: Path, pairs: Sequence[Pair]) -> np.ndarray:
     return _stack(masks, paths, (0, 0, 0)) > 127
 
 
+def read_samples(folder: Path) -> list[Sample]:
+    """Rows of a prepared folder's samples.csv, as `prepare` wrote them."""
+    file = folder / "samples.csv"
+    known = _hashes(folder)
+    if known and hashlib.sha256(file.read_bytes()).hexdigest() != known.get(file.name):
+        raise UserError(f"{file}: altered since it was prepared (sha256 differs); prepare again")
+    return read_csv(file, Sample)
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """File -> sha256, as the manifest of a prepared folder has them; empty where it has none, as in
+    the folders that the judge makes and reads itself.
+    """
+    file = folder / "manifest.json"
+    return _hashes_in(file, file.stat().st_mtime_ns) if file.is_file() else {}
+
+
+@lru_cache(maxsize=8)
+def _hashes_in(file: Path, mtime: int) -> dict[str, str]:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(f"{file}: names no files and their hashes; prepare again") from None
+
+
+def _read_prepared(folder: Path, name: str, mode: str) -> tuple[Path, np.ndarray]:
+    """A prepared picture, checked against the manifest."""
+    path, known = inside(folder, name), _hashes(folder)
+    if known and name not in known:
+        raise UserError(f"{path}: not in the folder's manifest; prepare again")
+    return path, read_image(path, mode, known.get(name))
+
+
 def sample_images(folder: Path, samples: Sequence[Sample]) -> np.ndarray:
-    """Prepared pictures, (n, H, W, 3) uint8."""
-    paths = [inside(folder, sample.image) for sample in samples]
-    return _stack([read_image(path, "RGB") for path in paths], paths, (0, 0, 0, 3))
+    """Prepared pictures, (n, H, W, 3) uint8, each checked against the manifest."""
+    found = [_read_prepared(folder, sample.image, "RGB") for sample in samples]
+    return _stack([array for _, array in found], [path for path, _ in found], (0, 0, 0, 3))
 
 
 def sample_masks(folder: Path, samples: Sequence[Sample], size: tuple[int, int]) -> np.ndarray:
@@ -82,8 +116,7 @@ def sample_masks(folder: Path, samples: Sequence[Sample], size: tuple[int, int])
     masks = np.zeros((len(samples), *size), bool)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.mask:
-            path = inside(folder, sample.mask)
-            array = read_image(path, "L")
+            path, array = _read_prepared(folder, sample.mask, "L")
             if array.shape != size:
                 raise UserError(
                     f"{path}: is {array.shape[1]}x{array.shape[0]}, its picture "
@@ -107,8 +140,7 @@ def bilinear_masks(folder: Path, samples: Sequence[Sample], size: tuple[int, int
     masks = np.zeros((len(samples), *size), np.uint8)
     for mask, sample in zip(masks, samples, strict=True):
         if sample.mask:
-            path = inside(folder, bilinear_file(sample.mask))
-            array = read_image(path, "L")
+            path, array = _read_prepared(folder, bilinear_file(sample.mask), "L")
             if array.shape != size:
                 raise UserError(
                     f"{path}: is {array.shape[1]}x{array.shape[0]}, its picture "

@@ -30,7 +30,7 @@ from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, referenc
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
-from helixbench.provenance import manifest, sha256, whole_folder, write_json
+from helixbench.provenance import manifest, sha256, sha256_tree, whole_folder, write_json
 from helixbench.records import (
     GOOD,
     LEAKING,
@@ -203,4 +203,5 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         record["defects"] = sorted(split["defects"])
         record["gate"] = dataclasses.asdict(refusals)
         record["odd"] = problems.odd
+        record["files"] = sha256_tree(folder, exclude=("manifest.json",))
     progress.done([*problems.odd, refusals.line()])

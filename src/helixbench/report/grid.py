@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
+from helixbench.pictures.prepared import read_samples
 from helixbench.provenance import write_atomic
 from helixbench.records import GOOD, Pair, Sample, inside, read_csv
 
@@ -101,11 +102,7 @@ def _blocks(
     results: Path, dataset: str, category: str, named: dict[str, str], columns: int
 ) -> list[DefectType]:
     prepared = Path(results) / "prepare" / dataset / category
-    samples = [
-        s
-        for s in read_csv(prepared / "samples.csv", Sample)
-        if s.defect_trains and s.defect != GOOD
-    ]
+    samples = [s for s in read_samples(prepared) if s.defect_trains and s.defect != GOOD]
     made = {}
     for key in named:
         folder = Path(results) / "generate" / key / dataset / category

@@ -10,6 +10,7 @@ from typing import Any
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
+from helixbench.pictures.prepared import read_samples
 from helixbench.records import Pair, Sample, read_csv, read_rows
 
 STAGES = ("prepare", "train", "generate", "detect")
@@ -120,7 +121,7 @@ class RunFolder:
     def prepared(self, dataset: str, category: str) -> tuple[Path, list[Sample]]:
         """Folder and samples of a prepared category."""
         folder = self.results / "prepare" / dataset / category
-        return folder, read_csv(folder / "samples.csv", Sample)
+        return folder, read_samples(folder)
 
     def pairs(self, key: str, dataset: str, category: str) -> tuple[Path, list[Pair]]:
         """Folder and pairs of a method, in the order of the plan."""

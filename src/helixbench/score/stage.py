@@ -17,12 +17,13 @@ from helixbench.pictures.prepared import (
     pair_masks,
     pair_settings,
     pairs_follow_cells,
+    read_samples,
     read_split,
     sample_images,
     sample_masks,
 )
 from helixbench.protocol import Protocol
-from helixbench.records import ALL, Pair, Sample, Score, derive_seed, read_csv, write_csv
+from helixbench.records import ALL, Pair, Sample, Score, derive_seed, write_csv
 from helixbench.score import metrics
 from helixbench.score.case import Case, Number, Pictures
 from helixbench.score.instruments import Instruments
@@ -50,7 +51,7 @@ def run(
     section, seed = config["score"], config["run.seed"]
     rule, split_sha256 = read_split(prepared)
     pair_rows = load_pairs(pairs)
-    samples = read_csv(prepared / "samples.csv", Sample)
+    samples = read_samples(prepared)
     defects = sorted({pair.defect for pair in pair_rows})
     for defect in defects:
         if not any(s.defect == defect and s.defect_trains for s in samples):
