@@ -366,6 +366,41 @@ def coloured_labels():
     return picture
 
 
+def labelled(*boxes: tuple[int, int, int, int, object], channels: int = 0) -> np.ndarray:
+    """Boxes (y, x, height, width, value) on black, later ones on top."""
+    array = np.zeros((48, 64, channels) if channels else (48, 64), np.uint8)
+    for y, x, height, width, value in boxes:
+        array[y : y + height, x : x + width] = value
+    return array
+
+
+def test_all_labels_count_also_where_they_straddle_half_of_the_range(tmp_path):
+    """Labels 85 and 255; colours; a border of 255 around 1, as VOC has it."""
+    boxes = ((4, 4, 16, 16), (30, 10, 14, 30))
+    area = 16 * 16 + 14 * 30
+    grey = labelled((*boxes[0], 85), (*boxes[1], 255))
+    colour = labelled((*boxes[0], (64, 0, 0)), (*boxes[1], (0, 64, 128)), channels=3)
+    border = labelled((9, 19, 22, 26, 255), (10, 20, 20, 24, 1))
+    masks = [saved(tmp_path / f"{i}.png", Image.fromarray(a)) for i, a in enumerate((grey, colour))]
+    assert [read_mask(mask).sum() for mask in masks] == [area, area]
+    assert read_mask(saved(tmp_path / "b.png", Image.fromarray(border))).sum() == 20 * 24
+    scratch = labelled((*boxes[0], 85), (40, 5, 2, 50, 255))
+    assert read_mask(saved(tmp_path / "s.png", Image.fromarray(scratch))).sum() == 16 * 16 + 100
+
+
+def test_antialiased_edges_and_lossy_files_are_cut_at_half(tmp_path):
+    disc = np.hypot(*np.mgrid[-240:240, -320:320]) < 150
+    small = Image.fromarray(disc.astype(np.uint8) * 255).resize((64, 48), Image.Resampling.LANCZOS)
+    right = np.asarray(small) > 127
+    assert (read_mask(saved(tmp_path / "edges.png", small)) == right).all()
+    grown = small.resize((256, 192), Image.Resampling.NEAREST)
+    assert (read_mask(saved(tmp_path / "grown.png", grown)) == (np.asarray(grown) > 127)).all()
+    for value in (100, 255):
+        box = Image.fromarray(labelled((10, 20, 20, 24, value)))
+        found = read_mask(saved(tmp_path / f"{value}.jpg", box))
+        assert abs(int(found.sum()) - 20 * 24) <= 24
+
+
 @pytest.mark.parametrize(
     "picture",
     [

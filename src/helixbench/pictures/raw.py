@@ -7,8 +7,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from scipy import ndimage
+from scipy.ndimage import binary_dilation
 
 from helixbench.errors import UserError
 from helixbench.pictures.files import is_picture
@@ -36,7 +38,9 @@ def _open(path: str | Path) -> Image.Image:
             if picture.width * picture.height > MAX_MEGAPIXELS * 10**6:
                 raise Image.DecompressionBombError(f"{picture.width}x{picture.height} pixels")
             picture.load()
-            return ImageOps.exif_transpose(picture)
+            upright = ImageOps.exif_transpose(picture)
+            upright.format = picture.format  # which a copy does not know
+            return upright
     except UserError:
         raise
     except Image.DecompressionBombError as error:
@@ -106,17 +110,44 @@ def read_rgb(path: str | Path) -> np.ndarray:
     return np.array(_on_black(picture) if _transparent(picture) else picture.convert("RGB"))
 
 
-def _binarise(values: np.ndarray) -> np.ndarray:
-    """Anomalous pixels of grey values.
+_FLAT = 5
+"""Side of a square of one value [pixel] that no antialiased edge holds."""
 
-    Two kinds of mask are around. Black and white, perhaps with antialiased edges: its brightest
-    value lies in the upper half of the range, and the threshold is half of the range (127 of 255;
-    `> 0` would fatten it). Labels 0, 1, 2,
-    ...: all values lie in the lower half, and everything but 0 is anomalous.
+
+def _binarise(values: np.ndarray, lossy: bool = False) -> np.ndarray:
+    """Anomalous pixels of grey values (H, W).
+
+    Two kinds of mask are around. Black and white, perhaps with antialiased edges: the threshold is
+    half of the range (127 of 255; `> 0` would fatten it). Labels, 0 and any other values: all but 0
+    is anomalous. Labels are told by a flat area of a value in the lower half, which an edge does
+    not have. A lossy file blurs its values, so that half of the brightest decides there.
     """
     top = int(values.max(initial=0))
-    full = 255 if top <= 255 else 65535
-    return values > (full // 2 if top > full // 2 else 0)
+    half = (255 if top <= 255 else 65535) // 2
+    if lossy:
+        return values > min(half, top // 2)
+    low, counts = np.unique(values[(values > 0) & (values <= half)], return_counts=True)
+    common = low[np.argsort(-counts)][:8]
+    if top <= half or any(_is_flat(values == value) for value in common):
+        if values.all():  # a background that is not quite black
+            return values > half
+        return (values > 0) & ~_border(values, half)
+    return values > half
+
+
+def _is_flat(area: np.ndarray, side: int = _FLAT) -> bool:
+    """Whether an area (H, W) bool holds a square of `side` pixels."""
+    if min(area.shape) < side or area.sum() < side**2:
+        return False
+    return bool(sliding_window_view(area, (side, side)).all(axis=(2, 3)).any())
+
+
+def _border(values: np.ndarray, half: int) -> np.ndarray:
+    """Where 255 is the thin border around labels that PASCAL VOC and mmseg ignore, (H, W) bool."""
+    border, labels = values == 2 * half + 1, (values > 0) & (values <= half)
+    near = binary_dilation(labels, iterations=_FLAT) if border.any() and labels.any() else border
+    thin = not _is_flat(border, _FLAT + 2) and bool((border & ~near).sum() <= 0.05 * border.sum())
+    return border if labels.any() and thin else np.zeros_like(border)
 
 
 def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -139,14 +170,14 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
             [_of_size(path, part, size or parts[0].shape) for part in parts]
         )
     picture = _open(path)
-    palette = picture.mode in ("P", "PA")
+    palette, lossy = picture.mode in ("P", "PA"), picture.format == "JPEG"
     if picture.mode in ("I;16", "I;16B", "I;16L", "I", "L"):
-        mask = _binarise(np.asarray(picture).clip(0, 65535))
+        mask = _binarise(np.asarray(picture).clip(0, 65535), lossy)
     else:
         rgb = np.asarray(_on_black(picture) if _transparent(picture) else picture.convert("RGB"))
         brightest = rgb.max(axis=2)
         coloured = palette and bool((rgb.min(axis=2) != brightest).any())
-        mask = brightest > 0 if coloured else _binarise(brightest)
+        mask = brightest > 0 if coloured else _binarise(brightest, lossy)
     return mask if size is None else _of_size(path, mask, size)
 
 
