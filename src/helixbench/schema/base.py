@@ -18,7 +18,10 @@ class Autoencoder(Section):
         4, description="side of a patch [pixel], by which latents are smaller than pictures"
     )
     latent_channels: int = Field(
-        16, ge=1, description="latent channels: components kept, of 3 factor^2"
+        8,
+        ge=1,
+        description="latent channels: components kept, of 3 factor^2; more keep more detail, and "
+        "are more to learn",
     )
     whitening: float = Field(
         0.5, ge=0, le=1, description="0 leaves the components their variances, 1 makes all equal"
