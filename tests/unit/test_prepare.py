@@ -366,6 +366,17 @@ def coloured_labels():
     return picture
 
 
+def test_colours_are_kept_where_transparency_means_nothing(tmp_path):
+    """An alpha channel that is 0 everywhere, as some tools write it; white keyed as transparent."""
+    colours = np.random.default_rng(1).integers(0, 256, (8, 9, 3), np.uint8)
+    unused = Image.fromarray(np.dstack([colours, np.zeros((8, 9), np.uint8)]))
+    assert (read_rgb(saved(tmp_path / "a.png", unused)) == colours).all()
+    grey = colours[..., 0] | 1
+    grey[0, 0] = 255
+    Image.fromarray(grey).save(tmp_path / "keyed.png", transparency=255)
+    assert (read_rgb(tmp_path / "keyed.png") == grey[..., None]).all()
+
+
 def labelled(*boxes: tuple[int, int, int, int, object], channels: int = 0) -> np.ndarray:
     """Boxes (y, x, height, width, value) on black, later ones on top."""
     array = np.zeros((48, 64, channels) if channels else (48, 64), np.uint8)

@@ -71,7 +71,11 @@ def _on_black(picture: Image.Image) -> Image.Image:
 
 
 def _transparent(picture: Image.Image) -> bool:
-    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    """Whether a picture has an alpha channel, or a palette with one; not for one colour of a grey
+    or colour picture that is to be taken as transparent, which is a colour like others.
+    """
+    keyed = "transparency" in picture.info and picture.mode == "P"
+    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or keyed
 
 
 KINDS = {
@@ -100,14 +104,18 @@ def read_rgb(path: str | Path) -> np.ndarray:
     """Picture as (H, W, 3) uint8 RGB, upright.
 
     16-bit grey is scaled by its full range of 65535, never stretched a picture: brightness stays
-    comparable between pictures. Transparency is laid on black. Raises UserError, one line naming
-    the file.
+    comparable between pictures. Transparency is laid on black, unless all is transparent: such an
+    alpha channel means nothing. Raises UserError, one line naming the file.
     """
     picture = _open(path)
     if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
         grey = (np.asarray(picture).clip(0, 65535).astype(np.uint32) + 128) // 257
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-    return np.array(_on_black(picture) if _transparent(picture) else picture.convert("RGB"))
+    if _transparent(picture):
+        rgba = picture.convert("RGBA")
+        unused = rgba.getchannel("A").getextrema() == (0, 0)
+        return np.array(rgba)[..., :3] if unused else np.array(_on_black(picture))
+    return np.array(picture.convert("RGB"))
 
 
 _FLAT = 5
