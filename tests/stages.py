@@ -137,7 +137,7 @@ class Run:
         arguments = {
             "draw": ["draw", *one, "--out", self.folder / "raw"],
             "prepare": ["prepare", *one, "--raw", self.folder / "raw", "--out", out],
-            "base": ["base", *one, *prepared, *there],
+            "base": ["base", *one, *prepared, "--threads", "1", *there],
             "train": [
                 "train",
                 "dhdiff",

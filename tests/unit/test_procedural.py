@@ -96,7 +96,7 @@ def test_draw_writes_the_layout_and_its_index(tmp_path):
 def test_draw_repeats_itself_in_any_order_and_leaves_nothing_stale(tmp_path):
     for category in ("weave", "tile"):
         draw(tmp_path / "a", "drawn", category, SIZES, seed=0)
-    (tmp_path / "b/tile/train/good").mkdir(parents=True)
+    draw(tmp_path / "b", "drawn", "tile", SIZES, seed=1)
     (tmp_path / "b/tile/train/good/stale.png").write_bytes(b"")
     for category in ("tile", "weave"):
         draw(tmp_path / "b", "drawn", category, SIZES, seed=0)

@@ -29,11 +29,16 @@ RUN = "tiny: {overlay: config/tiny.yaml, data: data, base: models/tiny}"
 MODEL = "results/tiny/train/dhdiff/MVTec-AD/disc"
 BASE = """
 from pathlib import Path
+import torch
 from helixbench.config import load
 from helixbench.diffusion.base import build
+from helixbench.diffusion.linear import Components, linear_autoencoder
 
-folder = Path("models/tiny")
-build(load("params.yaml", "config/tiny.yaml").train.scratch, 32, ["disc", "weave"], 0).save(folder)
+folder, scratch = Path("models/tiny"), load("params.yaml", "config/tiny.yaml").train.scratch
+pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+components = Components([(pictures, torch.ones(4, 1, 32, 32))], scratch.autoencoder.factor)
+vae = linear_autoencoder(components, scratch.autoencoder.latent_channels, 0.5)
+build(scratch, vae, 32, ["disc", "weave"], 0).save(folder)
 (folder / "model_index.json").write_text("{}")
 """
 SIZES = {"size": 40, "train_good": 4, "test_good": 2, "per_defect": 2}

@@ -371,7 +371,7 @@ def test_a_changed_picture_reruns_its_category_only(finished):
     finally:
         picture.write_bytes(original)
     assert "Prepare MVTec-AD weave" in planned
-    assert "Train the base model of MVTec-AD weave" in planned
+    assert "Build the base model of MVTec-AD weave" in planned
     assert not [job for job in planned if "disc" in job or "Procedural" in job]
     assert finished.plan(overlays=OVERLAYS) == set()
 

@@ -82,8 +82,8 @@ def test_two_processes_train_the_model_that_one_does(folder):
     ]
     for a, b in zip(*logged, strict=True):
         assert a["step"] == b["step"]
-        for key in ("image", "annotation", "grad_norm"):
-            assert a[key] == pytest.approx(b[key], rel=1e-3)
+        for key, within in (("image", 1e-3), ("annotation", 1e-3), ("grad_norm", 1e-2)):
+            assert a[key] == pytest.approx(b[key], rel=within)
     # Adam's first steps have the learning rate's length even where a gradient is rounding alone: no
     # closer than that.
     assert max(float((one[key] - two[key]).abs().max()) for key in one) < 3 * 2 * 1e-5

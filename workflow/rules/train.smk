@@ -34,6 +34,7 @@ rule build_base:
         "--config {input.config:q} "
         "--prepared {params.prepared:q} "
         "--out {params.out:q} "
+        "--threads {threads} "
         "2>&1 | tee {log:q}"
 
 

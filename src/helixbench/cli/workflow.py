@@ -64,9 +64,15 @@ def prepare(
 
 @app.command()
 def base(
-    dataset: Dataset, category: Category, config: ConfigFile, prepared: Prepared, out: Out
+    dataset: Dataset,
+    category: Category,
+    config: ConfigFile,
+    prepared: Prepared,
+    out: Out,
+    threads: Threads = None,
 ) -> None:
     """Build the base model of a category from scratch."""
+    set_threads(threads)
     with quick_imports():
         from helixbench.train import base as stage
 
