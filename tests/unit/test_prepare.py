@@ -25,7 +25,7 @@ from helixbench.pictures.raw_mask import cell_edges, cells_to_mask, raw_mask_cel
 from helixbench.prepare import stage
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.split import check_leaks, generator_part, roles, split_record, told_apart
-from helixbench.provenance import sha256, sha256_tree
+from helixbench.provenance import MARK, sha256, sha256_tree
 from helixbench.records import GOOD, LEAKING, RawSample, Sample, parse_cells, read_csv
 from helixbench.schema import Procedural
 
@@ -518,7 +518,7 @@ def out(drawn, tmp_path_factory):
 def test_samples_and_files_agree(out, drawn):
     samples = read_csv(out / "samples.csv", Sample)
     assert [s.id for s in samples] == sorted(s.id for s in samples)
-    named = {"samples.csv", "split.json", "sheet.png", "manifest.json"}
+    named = {"samples.csv", "split.json", "sheet.png", "manifest.json", MARK}
     for s in samples:
         assert s.sha256 == sha256(drawn / s.source)
         bilinear = bilinear_file(s.mask) if s.mask else ""
@@ -717,6 +717,7 @@ def test_a_second_run_gives_the_same_files_in_place_of_the_first(out, drawn, tmp
     folder = tmp_path / "disc"
     shutil.copytree(out, folder)
     (folder / "stale.png").write_bytes(b"")
+    (folder / "manifest.json").unlink()  # as Snakemake does before a job
     stage.run("drawn", "disc", Slice(VALUES), layout="procedural", raw=drawn, out=folder)
     first, second = sha256_tree(out), sha256_tree(folder)
     assert first.pop("manifest.json") and second.pop("manifest.json")
