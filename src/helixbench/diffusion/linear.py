@@ -40,8 +40,10 @@ class Components:
             w = F.avg_pool2d(weights, factor).permute(0, 2, 3, 1).reshape(-1, 1).double()
             total, first = total + w.sum(), first + (w * x).sum(0)
             second = second + (w * x).T @ x
-        mean = first / total
-        values, vectors = torch.linalg.eigh(second / total - mean.outer(mean))
+        mean = (first / total).round(decimals=9)
+        # Sums differ in their last bits by the number of threads: they are cut off.
+        covariance = second / total - mean.outer(mean)
+        values, vectors = torch.linalg.eigh(covariance.round(decimals=9))
         self.factor = factor
         self.mean, self.directions = mean.float(), vectors.flip(1).float()
         self.deviations = values.flip(0).clamp(min=1e-12).sqrt().float()
