@@ -86,14 +86,8 @@ def linear_autoencoder(
         encoder_out_shortcut=False,
         decoder_in_shortcut=False,
     )
-    for module in vae.modules():
-        if type(module).__name__ == "ResBlock":
-            nn.init.zeros_(module.norm.weight)
-            if module.norm.bias is not None:
-                nn.init.zeros_(module.norm.bias)
-        elif type(module).__name__ in ("DCDownBlock2d", "DCUpBlock2d"):
-            nn.init.zeros_(module.conv.weight)
-            nn.init.zeros_(module.conv.bias)
+    for parameter in vae.parameters():  # whatever is not set below adds nothing
+        nn.init.zeros_(parameter)
 
     # latents: z = W (x - mean), with W of unit overall variance
     kept = components.deviations[:latent_channels]
@@ -105,19 +99,15 @@ def linear_autoencoder(
     encoder, decoder = vae.encoder, vae.decoder
     for i in range(3):
         encoder.conv_in.conv.weight[i, i, 1, 1] = 1
-    nn.init.zeros_(encoder.conv_out.weight)
     encoder.conv_out.weight[:, :n, 1, 1] = project
     encoder.conv_out.bias.copy_(-project @ components.mean)
 
     # x = x+ - x-: the last layer's ReLU lets both parts pass, which three blocks of channels hold
-    nn.init.zeros_(decoder.conv_in.weight)
     decoder.conv_in.weight[:n, :, 1, 1] = rebuild
     decoder.conv_in.weight[n : 2 * n, :, 1, 1] = -rebuild
     decoder.conv_in.bias.fill_(_LARGE)
     decoder.conv_in.bias[: 2 * n] = torch.cat([components.mean, -components.mean])
-    decoder.norm_out.weight.zero_()
     decoder.norm_out.weight[:24] = _LARGE * (8 / 32) ** 0.5
-    decoder.norm_out.bias.zero_()
     for i in range(12):
         decoder.conv_out.conv.weight[i, i, 1, 1] = 1
         decoder.conv_out.conv.weight[i, 12 + i, 1, 1] = -1
