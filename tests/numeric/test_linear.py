@@ -66,3 +66,12 @@ def test_all_components_lose_nothing_and_more_do_not_exist():
     assert (full - x).abs().max() < 1e-3
     with pytest.raises(ValueError, match="13 latent channels of patches of 12 values"):
         linear_autoencoder(components, 13, 1.0)
+
+
+def test_the_same_components_give_the_same_file():
+    components = Components([(pictures(), torch.ones(12, 1, 32, 32))], 4)
+    torch.manual_seed(0)
+    first = linear_autoencoder(components, 8, 0.5).state_dict()
+    torch.manual_seed(1)
+    second = linear_autoencoder(components, 8, 0.5).state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
