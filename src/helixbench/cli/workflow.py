@@ -80,6 +80,37 @@ def base(
 
 
 @app.command()
+def joint(
+    config: ConfigFile,
+    state: State,
+    out: Out,
+    prepared: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="CATEGORY=FOLDER, written by `prepare`; repeat for each category of train.joint.own"
+        ),
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """Train one base model over many categories."""
+    set_threads(threads)
+    with quick_imports():
+        from helixbench.train import joint as stage
+
+    named = [tuple(text.split("=", 1)) for text in prepared or ()]
+    for pair in named:
+        if len(pair) != 2 or not pair[0]:
+            raise UserError(f"--prepared {'='.join(pair)}: not CATEGORY=FOLDER")
+    stage.run(
+        read_slice(config),
+        prepared=[(category, Path(folder)) for category, folder in named],
+        state=state,
+        out=out,
+        jobs=threads or 1,
+    )
+
+
+@app.command()
 def train(
     method: Method,
     dataset: Dataset,

@@ -97,13 +97,13 @@ class BaseModel:
         return cls(
             unet=UNet2DConditionModel.from_pretrained(
                 folder / "unet", use_safetensors=True, **offline
-            ),
+            ).float(),
             vae=_autoencoder(folder / "vae").from_pretrained(
                 folder / "vae", use_safetensors=True, **offline
             ),
             text_encoder=CLIPTextModel.from_pretrained(
                 folder / "text_encoder", use_safetensors=True, **offline
-            ),
+            ).float(),
             tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", **offline),
             scheduler=DDPMScheduler.from_config(scheduler.config, prediction_type="epsilon"),
             prediction=prediction,
@@ -148,6 +148,14 @@ class BaseModel:
         """Move all weights."""
         for module in self.modules():
             module.to(device)
+        return self
+
+    def half(self) -> BaseModel:
+        """Half precision for the networks, as files of half the size; a computed autoencoder keeps
+        its own.
+        """
+        self.unet.half()
+        self.text_encoder.half()
         return self
 
     def tokens(self, prompts: list[str]) -> torch.Tensor:
@@ -253,21 +261,19 @@ def build_tokenizer(texts: Iterable[str], config: TextEncoder) -> PreTrainedToke
     )
 
 
-def build_text_encoder(vocabulary_size: int, config: TextEncoder) -> CLIPTextModel:
-    """Small CLIP text model with random weights, frozen like Stable Diffusion's: it has to tell
-    words apart only.
-    """
+def build_text_encoder(tokenizer: PreTrainedTokenizerFast, config: TextEncoder) -> CLIPTextModel:
+    """Small CLIP text model with random weights for the tokens of a tokenizer."""
     return CLIPTextModel(
         CLIPTextConfig(
-            vocab_size=vocabulary_size,
+            vocab_size=len(tokenizer),
             hidden_size=config.width,
             intermediate_size=4 * config.width,
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
             max_position_embeddings=config.max_tokens,
-            pad_token_id=0,
-            bos_token_id=2,
-            eos_token_id=3,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
         )
     )
 
@@ -322,7 +328,7 @@ def build(
                 config.text_encoder.width,
             ),
             vae=vae,
-            text_encoder=build_text_encoder(len(tokenizer), config.text_encoder),
+            text_encoder=build_text_encoder(tokenizer, config.text_encoder),
             tokenizer=tokenizer,
             scheduler=build_scheduler(),
             prediction=config.unet.prediction,

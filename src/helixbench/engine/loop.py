@@ -162,6 +162,7 @@ def fit(
     device: torch.device,
     name: str,
     validate: Callable[[torch.Generator], dict[str, torch.Tensor]] | None = None,
+    limit_s: float | None = None,
 ) -> dict[str, float]:
     """Train `module` in place until `optim.steps`, resuming from `state_dir`; the averaged weights
     are left in it.
@@ -173,9 +174,10 @@ def fit(
     Writes `state_dir/state.safetensors` (resume, atomic, with its hash; `state.before.safetensors`
     is the previous checkpoint, used when the latest is corrupt) and `state_dir/stats.jsonl` (step,
     loss, lr, grad_norm, steps/s, images/s, peak memory [MiB]). The processes of a team share the
-    passes of each step; the first one writes and validates. Raises UserError with the step when the
-    loss or its gradient is not finite; the last checkpoint is kept. Returns facts for the stage's
-    manifest: steps, the step resumed at, and training seconds over all attempts.
+    passes of each step; the first one writes and validates. limit_s: seconds of training over all
+    attempts after which it ends before its last step, with one process. Raises UserError with the
+    step when the loss or its gradient is not finite; the last checkpoint is kept. Returns facts for
+    the stage's manifest: steps, the step resumed at, and training seconds over all attempts.
     """
     team = Team.current()
     if optim.accumulate % team.size:
@@ -194,8 +196,10 @@ def fit(
         log.info("%s: resuming at step %d of %d", name, first, optim.steps)
     passes = _Passes(loss, optim, seed, name, device, team, state.file)
     progress = _Progress(name, optim, first, device, state_dir) if team.leads else None
-    saved = time.monotonic()
+    saved, limit_s = time.monotonic(), math.inf if limit_s is None else limit_s
     for step in range(first, optim.steps):
+        if state.seconds >= limit_s:  # as of the last save
+            break
         for group in state.optimizer.param_groups:
             group["lr"] = learning_rate(step, optim)
         state.optimizer.zero_grad(set_to_none=True)
@@ -215,7 +219,8 @@ def fit(
         if validate and optim.validate_every and (last or state.step % optim.validate_every == 0):
             progress.validated(state.step, passes.validation(module, validate))
         progress.trained(state.step, terms, norm)
-        if last or time.monotonic() - saved >= optim.save_every_s:
+        now = time.monotonic()
+        if last or now - saved >= optim.save_every_s or now - started >= limit_s:
             state.seconds = time.monotonic() - started
             state.save()
             saved = time.monotonic()
@@ -223,7 +228,7 @@ def fit(
         progress.bar.close()
     if state.ema:
         state.leave_average()
-    return {"steps": optim.steps, "resumed_at": first, "train_s": round(state.seconds, 1)}
+    return {"steps": state.step, "resumed_at": first, "train_s": round(state.seconds, 1)}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from helixbench.schema.base import Pretrained, Scratch
+from helixbench.schema.joint import Joint
 from helixbench.schema.method import MethodConfig
 from helixbench.schema.section import Name, Section, setting, used_only
 
@@ -30,13 +31,15 @@ class Ablation(Section):
 class Train(Section):
     """The base model and the methods that grow on it."""
 
-    base: Literal["stable-diffusion-v1-5", "scratch"] = setting(
+    base: Literal["stable-diffusion-v1-5", "scratch", "joint", "embedded"] = setting(
         "stable-diffusion-v1-5",
-        description="base model",
+        description="base model: downloaded; built small, of random weights, for each category; "
+        "trained here over many categories; small, trained and shipped with the package",
         source="paper II-C and IV-E, without a version: reading 1",
     )
     pretrained: Pretrained = Pretrained()
     scratch: Scratch | None = Field(None, description="needed by `base: scratch`")
+    joint: Joint | None = Field(None, description="needed by `base: joint`")
     use: tuple[Name, ...] | None = setting(
         None,
         description="methods of this run, by their keys in `methods`; null: all",
@@ -120,8 +123,8 @@ class Train(Section):
         return methods
 
     @model_validator(mode="after")
-    def _scratch_given(self):
+    def _base_given(self):
         learns = any(hasattr(method, "optim") for method in self.methods.values())
-        if self.base == "scratch" and self.scratch is None and learns:
-            raise ValueError("base scratch needs the section `scratch`")
+        if self.base in ("scratch", "joint") and getattr(self, self.base) is None and learns:
+            raise ValueError(f"base {self.base} needs the section `{self.base}`")
         return self

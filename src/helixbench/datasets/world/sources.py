@@ -110,6 +110,9 @@ LICENCES = ("CC0", "CC0-1.0", "public-domain", "CC-BY-3.0", "CC-BY-4.0", "Expat"
 on purpose: GPL and Free Art (works derived from them stay under them), CC-BY-SA (the same, if
 weights are an adaptation: open), GFDL."""
 
+_NOBODY = re.compile(r"\?{2}|^\(")
+"""Authors that are nobody: whether such a file is free is a guess."""
+
 _NOT_COLOUR = re.compile(
     r"([_-](n|nm|nrm|normal\w*|norm|s|sm|spec\w*|gloss\w*|i|h|height|bump|add|z|mask"
     r"|alpha|gm|glow|rm|ao|colormask|local)|/normals?)$",
@@ -194,7 +197,7 @@ def pictures(folder: Path) -> list[Picture]:
                     continue
                 aliases = [path, path.replace(f"/{file.name}/", "/")] if member else [path]
                 rule = rules.of(aliases)
-                if rule and rule[0] in LICENCES:
+                if rule and rule[0] in LICENCES and not _NOBODY.search(rule[1]):
                     found.append(Picture(file, member, package.name, *rule))
     return found
 

@@ -1,0 +1,185 @@
+"""Pictures of many categories, as the training of a joint base reads them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from helixbench.datasets.world.world import World
+from helixbench.diffusion.data import Pictures
+from helixbench.errors import UserError
+
+log = logging.getLogger(__name__)
+
+ARRAYS = ("images", "normals", "masks")
+_CHUNK = 500
+_GOOD = 0.03
+"""Share of drawn pictures without a defect: every other one is there without it anyway."""
+
+
+@dataclass
+class Bank:
+    """Pictures of many categories: defective, the same without the defect, masks, and words.
+
+    images, normals: uint8 (n, S, S, 3); masks: bool (n, S, S), empty where there is no defect;
+    things, defects: n words each, `good` for no defect.
+    """
+
+    images: np.ndarray
+    normals: np.ndarray
+    masks: np.ndarray
+    things: Sequence[str]
+    defects: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> int:
+        """Side in pixels."""
+        return self.images.shape[1]
+
+    def __add__(self, other: Bank) -> Bank:
+        arrays = [np.concatenate([getattr(self, k), getattr(other, k)]) for k in ARRAYS]
+        return Bank(*arrays, [*self.things, *other.things], [*self.defects, *other.defects])
+
+    def texts(self) -> list[str]:
+        """All prompts of its pictures and masks."""
+        known = sorted(set(zip(self.things, self.defects, strict=True)))
+        things = sorted(set(self.things))
+        return [
+            *(prompt(thing, "good") for thing in things),
+            *(prompt(thing, defect) for thing, defect in known if defect != "good"),
+            *(mask_prompt(thing, defect) for thing, defect in known if defect != "good"),
+        ]
+
+
+def prompt(thing: str, defect: str) -> str:
+    """`a photo of a <thing>`, of a defective one `a photo of a <thing> with <defect>`."""
+    text = f"a photo of a {thing}"
+    return (text if defect == "good" else f"{text} with {defect}").replace("_", " ")
+
+
+def mask_prompt(thing: str, defect: str) -> str:
+    """`a mask of <defect> on a <thing>`: a mask as a picture."""
+    return f"a mask of {defect} on a {thing}".replace("_", " ")
+
+
+def own(prepared: Sequence[tuple[str, Path]]) -> Bank:
+    """The normals and the generator's defects of prepared categories, each with its name.
+
+    A defective picture has no twin without the defect: normals stand in for it, in turn.
+
+    Raises:
+        UserError: categories of different sizes.
+    """
+    banks = []
+    for category, folder in prepared:
+        data = Pictures.load(folder)
+        defects = [s.defect if s.defect_trains else "good" for s in data.samples]
+        normal = np.array(data.normal)[np.arange(len(data.samples)) % len(data.normal)]
+        normal[data.normal] = data.normal
+        banks.append(
+            Bank(
+                data.images,
+                data.images[normal],
+                data.masks,
+                [category] * len(defects),
+                defects,
+            )
+        )
+        if data.size != banks[0].size:
+            raise UserError(
+                f"{folder}: pictures of {data.size} pixels, and others of {banks[0].size}; a joint "
+                "base has one size"
+            )
+    first, *others = banks
+    return sum(others, first)
+
+
+def textures(folder: Path) -> np.ndarray:
+    """Square pictures of one size, uint8 (n, H, H, 3), in the order of their names.
+
+    Raises:
+        UserError: no pictures, or one of another size.
+    """
+    files = sorted(folder.glob("*.jpg")) + sorted(folder.glob("*.png"))
+    if not files:
+        raise UserError(f"{folder}: no .jpg or .png files; write them with `helixbench fetch textures`")
+    pictures = []
+    for file in files:
+        with Image.open(file, formats=("JPEG", "PNG")) as picture:
+            pictures.append(np.asarray(picture.convert("RGB")))
+        if pictures[-1].shape != (len(pictures[0]),) * 2 + (3,):
+            raise UserError(f"{file}: not square, or not of the others' size; cut it alike")
+    return np.stack(pictures)
+
+
+def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs: int = 1) -> Bank:
+    """n pictures of the drawn world, kept in a folder; a killed drawing goes on where it stopped.
+
+    jobs: processes. The pictures do not depend on them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if photos is not None and not (folder / "photos.npy").is_file():
+        np.save(folder / "photos.part.npy", textures(photos))
+        (folder / "photos.part.npy").replace(folder / "photos.npy")
+    shapes = {"images": (n, size, size, 3), "normals": (n, size, size, 3), "masks": (n, size, size)}
+    if not all((folder / f"{k}.npy").is_file() for k in ARRAYS):
+        for k, shape in shapes.items():
+            kind = bool if k == "masks" else np.uint8
+            np.lib.format.open_memmap(folder / f"{k}.npy", "w+", kind, shape).flush()
+    words = {}
+    for file in folder.glob("words_*.json"):
+        words[int(file.stem.partition("_")[2])] = json.loads(file.read_text(encoding="utf-8"))
+    left = [first for first in range(0, n, _CHUNK) if first not in words]
+    log.info("drawn world: %d of %d pictures to draw", min(n, len(left) * _CHUNK), n)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context) as pool:
+        tasks = [pool.submit(_draw, folder, first, seed) for first in left]
+        for first, task in zip(left, tasks, strict=True):
+            words[first] = task.result()
+    ordered = [pair for first in sorted(words) for pair in words[first]]
+    arrays = [np.load(folder / f"{k}.npy", mmap_mode="r") for k in ARRAYS]
+    return Bank(*arrays, [thing for thing, _ in ordered], [defect for _, defect in ordered])
+
+
+def _draw(folder: Path, first: int, seed: int) -> list[tuple[str, str]]:
+    """Draw one chunk into the arrays; its words, which are also written, last."""
+    images, normals, masks = (np.load(folder / f"{k}.npy", mmap_mode="r+") for k in ARRAYS)
+    photos = folder / "photos.npy"
+    world = World(
+        images.shape[1], np.load(photos, mmap_mode="r") if photos.is_file() else None, good=_GOOD
+    )
+    words = []
+    for i in range(first, min(first + _CHUNK, len(images))):
+        picture = world.sample(seed + i)
+        images[i], normals[i], masks[i] = picture.image, picture.normal, picture.mask
+        words.append((picture.object, picture.defect))
+    for array in (images, normals, masks):
+        array.flush()
+    part = folder / f"words_{first}.part"
+    part.write_text(json.dumps(words), encoding="utf-8")
+    part.rename(folder / f"words_{first}.json")
+    return words
+
+
+def turned(pictures: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
+    """Square pictures (B, C, S, S), each in one of the eight symmetries of the square, by number
+    0 to 7: bits for a flip along x, a flip along y, and a transposition.
+    """
+    for bit, change in enumerate(
+        (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.transpose(-1, -2))
+    ):
+        chosen = (symmetries.to(pictures.device) >> bit & 1).bool()[:, None, None, None]
+        pictures = torch.where(chosen, change(pictures), pictures)
+    return pictures

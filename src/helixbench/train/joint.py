@@ -1,0 +1,254 @@
+"""Stage `joint`: one base over many categories, from pictures and masks with words for them.
+
+Pictures are drawn or prepared, the autoencoder is computed, all entries are encoded once, and the
+U-Net and the text encoder are trained together. Each step resumes where it was stopped.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from helixbench import provenance
+from helixbench.config import Slice, digest
+from helixbench.diffusion import base as base_model
+from helixbench.diffusion.base import BaseModel
+from helixbench.diffusion.bpe import train_tokenizer
+from helixbench.diffusion.linear import Components, linear_autoencoder
+from helixbench.engine import checkpoint
+from helixbench.engine.devices import describe, pick_device
+from helixbench.engine.loop import fit
+from helixbench.pictures.transforms import to_tensor
+from helixbench.records import derive_seed
+from helixbench.schema.joint import Joint
+from helixbench.train.bank import Bank, drawn, mask_prompt, own, prompt, turned
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 64
+_PICTURE, _NORMAL, _MASK = 0, 1, 2
+_KINDS = torch.tensor([_PICTURE] * 5 + [_NORMAL] + [_MASK] * 2)
+"""What eight entries in a row show: five pictures as they are, one without its defect, two masks
+as pictures."""
+
+
+def entries(
+    bank: Bank, first: int, last: int, seed: int
+) -> tuple[torch.Tensor, list[str], torch.Tensor]:
+    """Entries first to last - 1: pictures (n, 3, S, S) in [0, 1], prompts, and where in them the
+    defect is, (n, 1, S, S) in {0, 1}; empty for a mask that is the picture itself.
+    """
+    which = torch.arange(first, last)
+    rows, rounds = which % len(bank), which // len(bank)
+    kinds = _KINDS[(which + rounds) % len(_KINDS)]
+    good = torch.tensor([bank.defects[row] == "good" for row in rows.tolist()])
+    kinds = torch.where(good, _PICTURE, kinds)
+    pictures, defects, words = [], [], []
+    for row, kind in zip(rows.tolist(), kinds.tolist(), strict=True):
+        thing, defect, mask = bank.things[row], bank.defects[row], bank.masks[row]
+        if kind == _MASK:
+            pictures.append(np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
+            words.append(mask_prompt(thing, defect))
+        elif kind == _NORMAL:
+            pictures.append(bank.normals[row])
+            words.append(prompt(thing, "good"))
+        else:
+            pictures.append(bank.images[row])
+            words.append(prompt(thing, defect))
+        defects.append(mask & (kind == _PICTURE))
+    rng = torch.Generator().manual_seed(derive_seed(seed, "entries", first))
+    symmetries = torch.randint(8, (len(which),), generator=rng)
+    return turned(to_tensor(pictures), symmetries), words, turned(to_tensor(defects), symmetries)
+
+
+def components(bank: Bank, options: Joint, seed: int) -> Components:
+    """Principal components of patches of random pictures and masks of the bank, defects weighing
+    more.
+    """
+    settings = options.autoencoder
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        rng = torch.Generator().manual_seed(derive_seed(seed, "components"))
+        for start in range(0, settings.pictures, _CHUNK):
+            rows = torch.randint(
+                len(bank), (min(_CHUNK, settings.pictures - start),), generator=rng
+            ).tolist()
+            masks = round(len(rows) * settings.mask_share)
+            pictures = [
+                np.repeat(bank.masks[row][..., None] * np.uint8(255), 3, axis=2)
+                if position < masks
+                else bank.images[row]
+                for position, row in enumerate(rows)
+            ]
+            defects = [bank.masks[row] & (p >= masks) for p, row in enumerate(rows)]
+            symmetries = torch.randint(8, (len(rows),), generator=rng)
+            weights = 1 + settings.defect_weight * to_tensor(defects)
+            yield turned(to_tensor(pictures), symmetries) * 2 - 1, turned(weights, symmetries)
+
+    return Components(batches(), settings.factor)
+
+
+@torch.no_grad()
+def encoded(
+    bank: Bank, base: BaseModel, n: int, seed: int, file: Path
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """n entries, encoded once and kept in a file: latents (n, C, h, w) float16, share of defect at
+    each of their positions (n, 1, h, w), and token ids (n, L).
+    """
+    if file.is_file():
+        tensors, _ = checkpoint.load_tensors(file)
+        return tensors["latents"], tensors["weights"], tensors["tokens"]
+    parts = []
+    for first in range(0, n, _CHUNK):
+        pictures, words, defects = entries(bank, first, min(n, first + _CHUNK), seed)
+        latents = base.encode(pictures)
+        weights = F.adaptive_avg_pool2d(defects, latents.shape[-2:])
+        parts.append((latents.half().cpu(), weights.half(), base.tokens(words)))
+    latents, weights, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
+    checkpoint.save_tensors(
+        file, {"latents": latents, "weights": weights, "tokens": tokens}, {"entries": n}
+    )
+    return latents, weights, tokens
+
+
+def min_snr_weight(alphas_cumprod: torch.Tensor, gamma: float | None) -> torch.Tensor:
+    """Weight by timestep (T,) of the squared error of v: min(SNR, gamma) / (SNR + 1), scaled to a
+    mean of 1 (Hang et al., ICCV 2023, for v); all 1 without gamma.
+    """
+    snr = alphas_cumprod / (1 - alphas_cumprod)
+    if gamma is None:
+        return torch.ones_like(snr)
+    weight = snr.clamp(max=gamma) / (snr + 1)
+    return weight / weight.mean()
+
+
+def train(
+    bank: Bank,
+    base: BaseModel,
+    options: Joint,
+    *,
+    seed: int,
+    state: Path,
+    config_digest: str,
+    device: torch.device,
+) -> dict:
+    """Train the U-Net and the text encoder of `base` in place; the facts of their training.
+
+    The loss is the squared error of v, by timestep (min-SNR) and by position (the defect) weighted.
+    """
+    file = state / "latents.safetensors"
+    known = [x.to(device) for x in encoded(bank, base, options.entries, seed, file)]
+    empty = base.tokens([""])[0].to(device)
+    abar = base.scheduler.alphas_cumprod.to(device)
+    by_time = min_snr_weight(abar, options.min_snr)
+    both = nn.ModuleDict({"unet": base.unet, "text_encoder": base.text_encoder}).to(device).train()
+    batch = options.optim.per_pass
+
+    def loss(step: int, rng: torch.Generator) -> torch.Tensor:
+        chosen = torch.randint(options.entries, (batch,), generator=rng).to(device)
+        dropped = (torch.rand(batch, generator=rng) < options.prompt_drop).to(device)
+        t = torch.randint(len(abar), (batch,), generator=rng).to(device)
+        z0, weight, words = (x[chosen] for x in known)
+        z0, weight = z0.float(), 1 + options.defect_weight * weight.float()
+        words = torch.where(dropped[:, None], empty, words)
+        eps = torch.randn(z0.shape, generator=rng).to(device)
+        a = abar[t].reshape(-1, 1, 1, 1)
+        zt = a.sqrt() * z0 + (1 - a).sqrt() * eps
+        text = both["text_encoder"](words).last_hidden_state
+        noise = both["unet"](zt, t, text).sample.float()
+        # v = (eps - sqrt(1 - abar) z_t) / sqrt(abar): errors of v are those of noise, over abar
+        error = (noise - eps).square() / a * (weight / weight.mean((2, 3), keepdim=True))
+        return (error.mean((1, 2, 3)) * by_time[t]).mean()
+
+    facts = fit(
+        both,
+        loss,
+        options.optim,
+        seed=seed,
+        state_dir=state,
+        config_digest=config_digest,
+        device=device,
+        name="joint base",
+        limit_s=None if options.hours is None else options.hours * 3600,
+    )
+    both.eval()
+    return facts
+
+
+def build(options: Joint, bank: Bank, seed: int) -> BaseModel:
+    """A base with the autoencoder of this bank's components and a tokenizer of its words; U-Net and
+    text encoder have seeded random weights.
+    """
+    vae = linear_autoencoder(
+        components(bank, options, seed),
+        options.autoencoder.latent_channels,
+        options.autoencoder.whitening,
+    )
+    tokenizer = train_tokenizer(bank.texts(), options.vocabulary, options.text_encoder.max_tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "joint"))
+        return BaseModel(
+            unet=base_model.build_unet(
+                options.unet,
+                vae.config.latent_channels,
+                bank.size // options.autoencoder.factor,
+                options.text_encoder.width,
+            ),
+            vae=vae,
+            text_encoder=base_model.build_text_encoder(tokenizer, options.text_encoder),
+            tokenizer=tokenizer,
+            scheduler=base_model.build_scheduler(),
+            prediction=options.unet.prediction,
+        )
+
+
+def run(
+    config: Slice,
+    *,
+    prepared: Sequence[tuple[str, Path]],
+    state: Path,
+    out: Path,
+    jobs: int = 1,
+) -> None:
+    """Train a joint base and save it in half precision as a diffusers folder with manifest.json.
+
+    prepared: categories and their folders, for `own`. state: drawn pictures, latents and resume
+    state, which stay, so that the training can go on; jobs: processes that draw.
+    """
+    options: Joint = config["train.joint"]
+    device, seed = pick_device(), derive_seed(config["run.seed"], "joint")
+    about = {"device": describe(device)}
+    with provenance.manifest(out / "manifest.json", "joint", config, **about) as facts:
+        banks = [own(prepared)] if options.own else []
+        if options.drawn:
+            photos = Path(options.photos) if options.photos else None
+            size = banks[0].size if banks else config["prepare.size"]
+            banks.append(
+                drawn(state / "drawn", options.drawn, size, photos, config["run.seed"], jobs)
+            )
+        bank = banks[0] if len(banks) == 1 else banks[0] + banks[1]
+        base = build(options, bank, seed).to(device)
+        identity = {k: v for k, v in options.model_dump(mode="json").items() if k != "hours"}
+        facts["training"] = train(
+            bank,
+            base,
+            options,
+            seed=seed,
+            state=state,
+            config_digest=digest(identity),
+            device=device,
+        )
+        pictures, _, _ = entries(bank, 0, min(len(bank), 64), seed)
+        errors = (base.decode(base.encode(pictures)).cpu() - pictures).square().flatten(1).mean(1)
+        facts["psnr_db"] = round(float(-10 * errors.clamp(min=1e-10).mean().log10()), 2)
+        base.to(torch.device("cpu")).half().save(out)
+        provenance.write_text(
+            out / "stats.jsonl", (state / "stats.jsonl").read_text(encoding="utf-8")
+        )
+        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))
