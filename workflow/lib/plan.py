@@ -36,6 +36,8 @@ class Plan:
         self.learners = [name for name in self.methods if name in self.learning]
         self.comparators = config.detect.comparators or {}
         self.seeds = config.detect.localization.seeds
+        joint = config.train.joint
+        self.joins_own = bool(joint and joint.own)
         self.categories = [(name, c) for name, d in self.datasets.items() for c in d.categories]
         self.shown = all_datasets_shown(published, self.datasets)  # by table
 

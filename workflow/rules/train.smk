@@ -38,10 +38,55 @@ rule build_base:
         "2>&1 | tee {log:q}"
 
 
-# The folder that a method grows on, trained here or downloaded before, and the file that changes when it does.
+rule joint_base:
+    input:
+        prepared=PLAN.each(rules.prepare.output.manifest) if PLAN.joins_own else [],
+        config=GUARD.config_slice(
+            "joint_base",
+            "run.seed",
+            "prepare.size",
+            "train.joint",
+            result=f"{RUN}/train/joint/manifest.json",
+        ),
+    output:
+        manifest=f"{RUN}/train/joint/manifest.json",
+    log:
+        f"{LOGS}/joint_base.log",
+    benchmark:
+        f"{LOGS}/joint_base.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=more_each_try(32000),
+        runtime="24h",
+    params:
+        prepared=[
+            part
+            for folder in (PLAN.each(PREPARED) if PLAN.joins_own else [])
+            for part in ("--prepared", folder)
+        ],
+        state=f"{SCRATCH}/train/joint",
+        out=subpath(output.manifest, parent=True),
+    message:
+        "Train one base model over many categories"
+    shell:
+        "helixbench joint "
+        "--config {input.config:q} "
+        "{params.prepared:q} "
+        "--state {params.state:q} "
+        "--out {params.out:q} "
+        "--threads {threads} "
+        "2>&1 | tee {log:q}"
+
+
+# The folder that a method grows on, and the file that changes when it does.
 if CONFIG.train.base == "scratch":
     BASE = BASE_VERSION = rules.build_base.output.manifest
     BASE_FILES = PLAN.each(BASE)
+elif CONFIG.train.base == "joint":
+    BASE = BASE_VERSION = BASE_FILES = rules.joint_base.output.manifest
 else:
     BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")
     BASE_VERSION = BASE_FILES = GUARD.base_version

@@ -135,6 +135,16 @@ def fetch_weights(
         fetch.scoring_weights(name)
 
 
+@fetch_app.command("textures")
+def fetch_textures(
+    out: Annotated[Path, typer.Argument(help="Folder to put them in")],
+) -> None:
+    """Freely licensed textures of Debian 12's packages (4 GB to load), for train.joint.photos."""
+    from helixbench.datasets.world import sources
+
+    sources.collect(out)
+
+
 @config_app.command("check")
 def config_check(
     files: Annotated[list[Path], typer.Argument(help="params.yaml and overlays")],

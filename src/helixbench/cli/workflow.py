@@ -85,10 +85,8 @@ def joint(
     state: State,
     out: Out,
     prepared: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="CATEGORY=FOLDER, written by `prepare`; repeat for each category of train.joint.own"
-        ),
+        list[Path] | None,
+        typer.Option(help="Folder written by `prepare`; repeat for each (train.joint.own)"),
     ] = None,
     threads: Threads = None,
 ) -> None:
@@ -96,18 +94,8 @@ def joint(
     set_threads(threads)
     with quick_imports():
         from helixbench.train import joint as stage
-
-    named = [tuple(text.split("=", 1)) for text in prepared or ()]
-    for pair in named:
-        if len(pair) != 2 or not pair[0]:
-            raise UserError(f"--prepared {'='.join(pair)}: not CATEGORY=FOLDER")
-    stage.run(
-        read_slice(config),
-        prepared=[(category, Path(folder)) for category, folder in named],
-        state=state,
-        out=out,
-        jobs=threads or 1,
-    )
+    values = read_slice(config)
+    stage.run(values, prepared=prepared or [], state=state, out=out, jobs=threads or 1)
 
 
 @app.command()

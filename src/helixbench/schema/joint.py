@@ -22,7 +22,8 @@ class Joint(Section):
         "`helixbench fetch textures`; null: all is drawn",
     )
     own: bool = Field(
-        False, description="also the normals and the generator's defects of all data sets of the run"
+        False,
+        description="also the normals and the generator's defects of all data sets of the run",
     )
     entries: int = Field(
         40_000,

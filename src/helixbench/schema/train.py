@@ -31,10 +31,10 @@ class Ablation(Section):
 class Train(Section):
     """The base model and the methods that grow on it."""
 
-    base: Literal["stable-diffusion-v1-5", "scratch", "joint", "embedded"] = setting(
+    base: Literal["stable-diffusion-v1-5", "scratch", "joint"] = setting(
         "stable-diffusion-v1-5",
-        description="base model: downloaded; built small, of random weights, for each category; "
-        "trained here over many categories; small, trained and shipped with the package",
+        description="base model: downloaded; built small for each category, of random weights; or "
+        "trained over many categories",
         source="paper II-C and IV-E, without a version: reading 1",
     )
     pretrained: Pretrained = Pretrained()

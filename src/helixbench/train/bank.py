@@ -74,8 +74,8 @@ def mask_prompt(thing: str, defect: str) -> str:
     return f"a mask of {defect} on a {thing}".replace("_", " ")
 
 
-def own(prepared: Sequence[tuple[str, Path]]) -> Bank:
-    """The normals and the generator's defects of prepared categories, each with its name.
+def own(prepared: Sequence[Path]) -> Bank:
+    """The normals and the generator's defects of prepared categories.
 
     A defective picture has no twin without the defect: normals stand in for it, in turn.
 
@@ -83,7 +83,7 @@ def own(prepared: Sequence[tuple[str, Path]]) -> Bank:
         UserError: categories of different sizes.
     """
     banks = []
-    for category, folder in prepared:
+    for folder in prepared:
         data = Pictures.load(folder)
         defects = [s.defect if s.defect_trains else "good" for s in data.samples]
         normal = np.array(data.normal)[np.arange(len(data.samples)) % len(data.normal)]
@@ -93,7 +93,7 @@ def own(prepared: Sequence[tuple[str, Path]]) -> Bank:
                 data.images,
                 data.images[normal],
                 data.masks,
-                [category] * len(defects),
+                [s.category for s in data.samples],
                 defects,
             )
         )
@@ -114,7 +114,9 @@ def textures(folder: Path) -> np.ndarray:
     """
     files = sorted(folder.glob("*.jpg")) + sorted(folder.glob("*.png"))
     if not files:
-        raise UserError(f"{folder}: no .jpg or .png files; write them with `helixbench fetch textures`")
+        raise UserError(
+            f"{folder}: no .jpg or .png files; write them with `helixbench fetch textures`"
+        )
     pictures = []
     for file in files:
         with Image.open(file, formats=("JPEG", "PNG")) as picture:
@@ -125,7 +127,7 @@ def textures(folder: Path) -> np.ndarray:
 
 
 def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs: int = 1) -> Bank:
-    """n pictures of the drawn world, kept in a folder; a killed drawing goes on where it stopped.
+    """Pictures of the drawn world, kept in a folder; a killed drawing goes on where it stopped.
 
     jobs: processes. The pictures do not depend on them.
     """
@@ -145,7 +147,7 @@ def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs:
     log.info("drawn world: %d of %d pictures to draw", min(n, len(left) * _CHUNK), n)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context) as pool:
-        tasks = [pool.submit(_draw, folder, first, seed) for first in left]
+        tasks = [pool.submit(_draw, folder, first, min(n, first + _CHUNK), seed) for first in left]
         for first, task in zip(left, tasks, strict=True):
             words[first] = task.result()
     ordered = [pair for first in sorted(words) for pair in words[first]]
@@ -153,7 +155,7 @@ def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs:
     return Bank(*arrays, [thing for thing, _ in ordered], [defect for _, defect in ordered])
 
 
-def _draw(folder: Path, first: int, seed: int) -> list[tuple[str, str]]:
+def _draw(folder: Path, first: int, last: int, seed: int) -> list[tuple[str, str]]:
     """Draw one chunk into the arrays; its words, which are also written, last."""
     images, normals, masks = (np.load(folder / f"{k}.npy", mmap_mode="r+") for k in ARRAYS)
     photos = folder / "photos.npy"
@@ -161,7 +163,7 @@ def _draw(folder: Path, first: int, seed: int) -> list[tuple[str, str]]:
         images.shape[1], np.load(photos, mmap_mode="r") if photos.is_file() else None, good=_GOOD
     )
     words = []
-    for i in range(first, min(first + _CHUNK, len(images))):
+    for i in range(first, last):
         picture = world.sample(seed + i)
         images[i], normals[i], masks[i] = picture.image, picture.normal, picture.mask
         words.append((picture.object, picture.defect))

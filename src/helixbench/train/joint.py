@@ -98,8 +98,8 @@ def components(bank: Bank, options: Joint, seed: int) -> Components:
 def encoded(
     bank: Bank, base: BaseModel, n: int, seed: int, file: Path
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """n entries, encoded once and kept in a file: latents (n, C, h, w) float16, share of defect at
-    each of their positions (n, 1, h, w), and token ids (n, L).
+    """The first n entries, encoded once and kept in a file: latents (n, C, h, w) float16, share
+    of defect at each of their positions (n, 1, h, w), and token ids (n, L).
     """
     if file.is_file():
         tensors, _ = checkpoint.load_tensors(file)
@@ -211,14 +211,14 @@ def build(options: Joint, bank: Bank, seed: int) -> BaseModel:
 def run(
     config: Slice,
     *,
-    prepared: Sequence[tuple[str, Path]],
+    prepared: Sequence[Path],
     state: Path,
     out: Path,
     jobs: int = 1,
 ) -> None:
     """Train a joint base and save it in half precision as a diffusers folder with manifest.json.
 
-    prepared: categories and their folders, for `own`. state: drawn pictures, latents and resume
+    prepared: the categories' folders, for `own`. state: drawn pictures, latents and resume
     state, which stay, so that the training can go on; jobs: processes that draw.
     """
     options: Joint = config["train.joint"]

@@ -278,3 +278,25 @@ def crops(found: list[Picture], size: int, rng: np.random.Generator) -> Iterator
             crop = np.asarray(crop)
             if crop.std(axis=(0, 1)).max() >= 3 and 8 < crop.mean() < 250:
                 yield crop
+
+
+def collect(folder: Path, size: int = 128, per_picture: int = 24) -> int:
+    """Download the packages, and write crops of their usable pictures as JPEG files into a folder,
+    in random order, with attribution.tsv; how many there are.
+
+    A few crops of each picture: variety before quantity.
+
+    Raises:
+        UserError: as `fetch`.
+    """
+    packages = folder / "packages"
+    fetch(packages)
+    found, rng, chosen = pictures(packages), np.random.default_rng(0), []
+    for picture in found:
+        some = list(crops([picture], size, rng))
+        rng.shuffle(some)
+        chosen += some[:per_picture]
+    for i, position in enumerate(rng.permutation(len(chosen))):
+        Image.fromarray(chosen[position]).save(folder / f"{i:05d}.jpg", quality=88, subsampling=0)
+    (folder / "attribution.tsv").write_text(attribution(found) + "\n", encoding="utf-8")
+    return len(chosen)
