@@ -46,10 +46,10 @@ rule joint_base:
             "run.seed",
             "prepare.size",
             "train.joint",
-            result=f"{RUN}/train/joint/manifest.json",
+            result=f"{RUN}/train/base/manifest.json",
         ),
     output:
-        manifest=f"{RUN}/train/joint/manifest.json",
+        manifest=f"{RUN}/train/base/manifest.json",
     log:
         f"{LOGS}/joint_base.log",
     benchmark:
@@ -67,7 +67,7 @@ rule joint_base:
             for folder in (PLAN.each(PREPARED) if PLAN.joins_own else [])
             for part in ("--prepared", folder)
         ],
-        state=f"{SCRATCH}/train/joint",
+        state=f"{SCRATCH}/train/base",
         out=subpath(output.manifest, parent=True),
     message:
         "Train one base model over many categories"
