@@ -2,6 +2,7 @@ r"""All numbers of the tables as one LaTeX macro, so that a paper never retypes 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from helixbench.report.tables import COLUMNS
 _HEAD = r"""% Every number of the tables by its name:
 %   \hbnum{II/MVTec-AD/bottle/DH-Diff/pixel_auroc/measured}
 % Names are table/data set/category/method/metric/kind; kind is published, recomputed or measured.
+% In names, each of \ { } % # ~ ! is written as ! and its code: `50 !25 paste`.
 % Where a number was measured under several protocols, their names end in :a, :b, ... An unknown
 % name stops LaTeX.
 \providecommand{\hbnum}[1]{\ifcsname hb@\detokenize{#1}\endcsname%
@@ -44,12 +46,17 @@ def run(tables: Iterable[Path], out: Path) -> None:
                     found.setdefault(f"{name}/{kind}", []).append(text)
         for name, texts in found.items():
             for i, text in enumerate(texts):
-                marked = name if len(texts) == 1 else f"{name}:{_letters(i)}"
+                marked = key_of(name if len(texts) == 1 else f"{name}:{_letters(i)}")
                 lines.append(
                     rf"\expandafter\def\csname "
                     rf"hb@\detokenize{{{marked}}}\endcsname{{{escape(text)}}}"
                 )
     write_text(out, _HEAD + "\n".join(lines) + "\n")
+
+
+def key_of(name: str) -> str:
+    """The name as TeX can hold it in braces: `!` and its code for what would be read as code."""
+    return re.sub(r"[\\{}%#~!\x00-\x1f\x7f]", lambda c: f"!{ord(c[0]):02x}", name)
 
 
 def _letters(i: int) -> str:

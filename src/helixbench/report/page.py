@@ -8,14 +8,17 @@ import base64
 import html
 import io
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
+from helixbench.pictures.files import FORMATS
 from helixbench.pictures.outline import outlined
 from helixbench.provenance import write_text
 from helixbench.records import GOOD, inside
@@ -59,9 +62,7 @@ def run(
         (
             "pairs",
             "Pairs",
-            _part("gallery.html").replace(
-                "__DATA__", json.dumps(pictures, separators=(",", ":")).replace("</", "<\\/")
-            ),
+            _filled("gallery.html", DATA=script_data(pictures)),
         ),
         ("gate", "Quality gate", gate_counts(folder)),
         ("provenance", "Where the numbers come from", provenance(jobs)),
@@ -73,13 +74,27 @@ def run(
     about = ", ".join(
         f"{dataset} ({len(categories)})" for dataset, categories in folder.datasets.items()
     )
-    text = (
-        _part("page.html")
-        .replace("__NAME__", html.escape(name))
-        .replace("__ABOUT__", html.escape(about))
-        .replace("__LINKS__", links)
+    text = _filled(
+        "page.html",
+        NAME=html.escape(name),
+        ABOUT=html.escape(about),
+        LINKS=links,
+        STYLE=_part("page.css"),
+        BODY=body,
     )
-    write_text(out, text.replace("__STYLE__", _part("page.css")).replace("__BODY__", body))
+    write_text(out, text)
+
+
+def script_data(value: Any) -> str:
+    """JSON that may stand in a script element: no name in it can end the element or begin a
+    comment.
+    """
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _filled(name: str, **values: str) -> str:
+    """A part of the page, its places filled at once: what fills one is not looked at again."""
+    return re.sub(r"__([A-Z]+)__", lambda place: values[place[1]], _part(name))
 
 
 def _figure(file: Path) -> str:
@@ -149,7 +164,10 @@ def tile(image: Path, mask: Path) -> str:
     picture.
     """
     try:
-        with Image.open(image) as opened, Image.open(mask) as mask_opened:
+        with (
+            Image.open(image, formats=FORMATS) as opened,
+            Image.open(mask, formats=FORMATS) as mask_opened,
+        ):
             how = Image.Resampling.BICUBIC if opened.width < TILE else Image.Resampling.BOX
             picture = np.asarray(opened.convert("RGB").resize((TILE, TILE), how))
             inside_mask = (
