@@ -17,6 +17,7 @@ from helixbench.generate.plan import conditions, make_plan
 from helixbench.generate.stage import load_method
 from helixbench.methods.dhdiff.attention import Record, ScoreMaps, recording
 from helixbench.methods.dhdiff.method import DHDiffMethod
+from helixbench.pictures.lettering import figure_text
 from helixbench.provenance import write_atomic, write_json
 
 NAMES = {
@@ -119,7 +120,7 @@ def draw(
             color="#00e0ff",
             markersize=9,
         )
-        row[0].set_ylabel(key, fontsize=8)
+        row[0].set_ylabel(figure_text(key), fontsize=8)
         found = {
             name: getattr(maps, name)[query].float().cpu().reshape(h, n // h).numpy()
             for name in NAMES

@@ -11,6 +11,7 @@ from helixbench.config import Slice
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline
+from helixbench.pictures.lettering import figure_text
 from helixbench.pictures.outline import outlined
 from helixbench.pictures.raw_mask import cells_to_mask
 from helixbench.provenance import write_atomic, write_json
@@ -120,7 +121,7 @@ def draw(rows: list[Shown]) -> Figure:
             ax.imshow(tile, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             ax.set_xticks([])
             ax.set_yticks([])
-        line[0].set_ylabel(defect.replace("_", " "), fontsize=6, parse_math=False)
+        line[0].set_ylabel(figure_text(defect.replace("_", " ")), fontsize=6)
     axes[0][0].set_title("reference", fontsize=6)
     for number, name in enumerate(CONTROLS):
         for place, title in enumerate((name, "picture", "mask")):

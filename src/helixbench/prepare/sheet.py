@@ -76,20 +76,30 @@ def draw_lines(path: Path, title: str, lines: Sequence[Line]) -> None:
         TILE + GAP + (HEAD if any(caption for caption, _ in tiles) else 0) for _, tiles in lines
     ]
     sheet = Image.new("RGB", (LABEL + columns * (TILE + GAP), HEAD + GAP + sum(heights)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    draw.text((GAP, GAP), title, "black", font)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, GAP), *_lettered(title))
     top = HEAD + GAP
     for (label, tiles), height in zip(lines, heights, strict=True):
         head = height - TILE - GAP
         draw.text(
             (GAP, top + head + 2),
-            label.replace("_", "_\n") if len(label) > 16 and "\n" not in label else label,
-            "black",
-            font,
+            *_lettered(
+                label.replace("_", "_\n") if len(label) > 16 and "\n" not in label else label
+            ),
         )
         for column, (caption, tile) in enumerate(tiles):
             left = LABEL + column * (TILE + GAP)
-            draw.text((left, top + 3), caption, "black", font)
+            draw.text((left, top + 3), *_lettered(caption))
             sheet.paste(tile, (left, top + head))
         top += height
     write_atomic(path, lambda temporary: sheet.save(temporary))
+
+
+def _lettered(text: str) -> tuple[str, str, ImageFont.FreeTypeFont]:
+    """Text, colour and font, which has the letters of the text."""
+    if text.isascii():
+        return text, "black", ImageFont.load_default(11)
+    from helixbench.pictures.lettering import font_for, legible  # matplotlib: not for plain names
+
+    text = legible(text)
+    return text, "black", ImageFont.truetype(font_for(text), 11)

@@ -16,6 +16,8 @@ from PIL import Image, UnidentifiedImageError
 
 from helixbench.config import Slice
 from helixbench.errors import UserError
+from helixbench.pictures.files import FORMATS
+from helixbench.pictures.lettering import figure_text
 from helixbench.pictures.prepared import read_samples
 from helixbench.provenance import write_atomic
 from helixbench.records import GOOD, Pair, Sample, inside, read_csv
@@ -140,7 +142,7 @@ def _group(
 def _picture(path: Path, mode: str) -> np.ndarray:
     """A tile: (TILE, TILE, 3) uint8; masks stay black and white where they are enlarged."""
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=FORMATS) as picture:
             enlarged = max(picture.size) <= TILE
             how = (
                 Image.Resampling.BOX
@@ -204,7 +206,7 @@ def _draw(axes, block: DefectType, columns: int, left: float, top: float) -> Non
     axes.text(
         left + _LABEL,
         top + _TITLE / 2,
-        block.title,
+        figure_text(block.title),
         fontsize=(_FONT + 4) * points,
         fontweight="bold",
         va="center",
@@ -215,7 +217,7 @@ def _draw(axes, block: DefectType, columns: int, left: float, top: float) -> Non
         axes.text(
             left - 8,
             middle,
-            group.label,
+            figure_text(group.label),
             fontsize=_FONT * points,
             rotation=90,
             ha="right",

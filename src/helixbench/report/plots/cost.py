@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from helixbench.pictures.lettering import figure_text
 from helixbench.records import csv_text
 from helixbench.report.plots.style import COLOURS, TITLE, TWO_COLUMNS, axes_grid, legend
 from helixbench.report.run_folder import BASE_LABEL, STAGES, Job, RunFolder
@@ -63,7 +64,7 @@ def draw(folder: RunFolder, jobs: list[Job]) -> Figure:
     hours.set_title(f"{unit}, all jobs", **TITLE)
     memory.set_title("largest job [GiB]", **TITLE)
     disk.set_title("disk [GiB]", **TITLE)
-    hours.set_yticks(rows, labels, fontsize=7)
+    hours.set_yticks(rows, list(map(figure_text, labels)), fontsize=7)
     hours.set_ylim(len(labels) - 0.4, -0.6)
     legend(figure, handles)
     return figure

@@ -11,6 +11,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from helixbench.errors import UserError
+from helixbench.pictures.files import FORMATS
+from helixbench.pictures.lettering import figure_text
 from helixbench.records import inside
 from helixbench.report.plots.style import TWO_COLUMNS, look
 from helixbench.report.run_folder import RunFolder
@@ -42,7 +44,7 @@ def draw(folder: RunFolder, dataset: str) -> Figure:
                 sorted(areas),
                 np.arange(1, len(areas) + 1) / len(areas),
                 where="post",
-                label=f"{name} ({len(areas)})",
+                label=f"{figure_text(name)} ({len(areas)})",
                 **line,
             )
     ax.set_xscale("log")
@@ -60,7 +62,7 @@ def draw(folder: RunFolder, dataset: str) -> Figure:
         ax.set_axis_off()
     for ax, (name, (_, mean)) in zip(axes.flat, shown.items(), strict=False):
         ax.imshow(mean, cmap="magma", vmin=0, vmax=top)
-        ax.set_title(name, fontsize=7)
+        ax.set_title(figure_text(name), fontsize=7)
     lower.supxlabel(f"mean mask: black is 0, the lightest is {top:.2f}", fontsize=7)
     return figure
 
@@ -72,7 +74,7 @@ def _mean_mask(paths: list[Path]) -> np.ndarray:
     total = np.zeros((_SIDE, _SIDE))
     for path in paths:
         try:
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 total += (
                     np.asarray(picture.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX))
                     / 255
@@ -85,7 +87,7 @@ def _mean_mask(paths: list[Path]) -> np.ndarray:
 
 
 def _area(path: Path) -> float:
-    with Image.open(path) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         return float((np.asarray(picture.convert("L")) > 127).mean())
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from helixbench.pictures.lettering import figure_text
 from helixbench.report.measured import Measured
 from helixbench.report.metrics import about
 from helixbench.report.plots.style import COLOURS, TITLE, TWO_COLUMNS, axes_grid
@@ -46,7 +47,7 @@ def draw(folder: RunFolder, entries: list[Measured], published: Path) -> Figure:
                 ax.set_xticks([0, 50, 100])
             else:
                 ax.margins(x=0.25)
-        row[0].set_yticks(range(len(labels)), labels, fontsize=7)
+        row[0].set_yticks(range(len(labels)), list(map(figure_text, labels)), fontsize=7)
         row[0].set_ylim(len(labels) - 0.4, -0.6)
         row[0].set_ylabel(dataset, **TITLE)
     for ax, metric in zip(axes[0], SHOWN, strict=True):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from helixbench.pictures.lettering import figure_text
 from helixbench.provenance import write_atomic
 
 COLOURS = (
@@ -88,7 +89,7 @@ def legend(figure: Figure, handles: dict[str, object]) -> None:
     if handles:
         figure.legend(
             handles.values(),
-            handles.keys(),
+            map(figure_text, handles),
             loc="outside lower center",
             ncols=min(4, len(handles)),
             fontsize=7,

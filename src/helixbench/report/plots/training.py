@@ -7,6 +7,7 @@ import math
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from helixbench.pictures.lettering import figure_text
 from helixbench.report.plots.style import COLOURS, TITLE, TWO_COLUMNS, axes_grid
 from helixbench.report.run_folder import Job, RunFolder
 
@@ -47,7 +48,7 @@ def draw(folder: RunFolder, jobs: list[Job]) -> Figure:
         ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         ax.yaxis.set_minor_formatter(NullFormatter())
-        ax.set_title(model, **TITLE)
+        ax.set_title(figure_text(model), **TITLE)
     for ax in list(axes.flat)[len(by_model) :]:
         ax.set_visible(False)
     figure.supxlabel(
