@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
 from helixbench.errors import UserError
+from helixbench.provenance import read_object
 from helixbench.schema import Config
 from helixbench.schema.method import MethodSettings, settings_class
 
@@ -176,12 +177,7 @@ class Slice(Mapping):
     @classmethod
     def load(cls, path: str | Path) -> Slice:
         """Read a file written by the workflow's `config_slice`."""
-        try:
-            return cls(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: not a configuration slice ({error}); let Snakemake write it"
-            ) from None
+        return cls(read_object(Path(path), "not a configuration slice; let Snakemake write it"))
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._values:

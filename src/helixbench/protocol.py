@@ -50,7 +50,7 @@ class Protocol:
         try:
             content = json.loads(cell)
             return cls(str(content["name"]), dict(content["facts"]))
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise UserError(
                 f"protocol {cell[:80]!r}: not one that HelixBench wrote ({error}); score again"
             ) from None

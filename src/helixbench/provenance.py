@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -64,10 +64,9 @@ def _is_own(folder: Path) -> bool:
     if (folder / MARK).exists():
         return True
     try:
-        made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return "stage" in read_object(folder / "manifest.json", "")
+    except UserError:
         return False
-    return isinstance(made, dict) and "stage" in made
 
 
 def _claim(folder: Path, out: Path) -> int:
@@ -92,6 +91,29 @@ def _claim(folder: Path, out: Path) -> int:
     for path in folder.iterdir():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return handle
+
+
+@contextmanager
+def alone(*folders: Path) -> Iterator[None]:
+    """Hold folders, made where they are missing, for as long as the block runs.
+
+    Raises UserError while another process holds one of them. The kernel lets go however a process
+    ends.
+    """
+    with ExitStack() as held:
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(
+                    f"{folder}: another process is at work on it; wait until it ends, or end it"
+                ) from None
+            except OSError:
+                pass  # some network file systems lock no folders
+        yield
 
 
 @contextmanager
@@ -138,6 +160,26 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
 
 
+DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a file of JSON, and taking what it should hold out of it, can raise."""
+
+
+def read_object(path: Path, advice: str, take: Callable[[dict], Any] = dict) -> Any:
+    """What `take` makes of the JSON object in a file, by default a dictionary.
+
+    Raises UserError with the file and `advice` when it is missing or damaged, is nested too deep,
+    is no object, or `take` does not find there what it looks for.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise TypeError("not an object")
+        return take(value)
+    except DAMAGED as error:
+        lacks = f"no {error}" if isinstance(error, KeyError) else str(error).partition(":")[0]
+        raise UserError(f"{path}: missing or damaged ({lacks}); {advice}") from None
+
+
 def write_if_changed(path: str | Path, text: str) -> bool:
     """Write only when the content differs, so that the modification time means a change; True if
     written.
@@ -167,19 +209,23 @@ def outputs(manifest: str | Path) -> dict[str, str]:
     without its times and versions.
 
     UserError when there is no such manifest (it is the last file of a stage, so the stage did not
-    end) and for a file that is missing or altered.
+    end), for a file that is missing or altered, and for one that the manifest does not know.
     """
     manifest = Path(manifest)
-    try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{manifest}: missing or not a manifest; train the model again") from None
+    files = read_object(manifest, "train the model again", lambda made: dict(made["files"]))
     for name, digest in files.items():
         file = manifest.parent / name
         if not file.is_file() or sha256(file) != digest:
             raise UserError(
                 f"{file}: missing or altered since {manifest.name} was written; train the model "
                 f"again"
+            )
+    for file in manifest.parent.rglob("*"):
+        name = str(file.relative_to(manifest.parent))
+        known = name in files or name in ("manifest.json", "stats.jsonl")
+        if file.is_file() and not known and not file.name.startswith("."):
+            raise UserError(
+                f"{file}: not in {manifest.name}, so that nobody knows where it is from; remove it"
             )
     return files
 
@@ -269,11 +315,11 @@ def manifest(path: str | Path, stage: str, config: Any, **facts: Any):
 def stage_run(out: Path, state: Path, stage: str, config: Any, **facts: Any):
     """A stage that trains: `manifest`, and when it succeeds the journal of `state` is copied to
     out/stats.jsonl, every other file below `out` is hashed into the manifest's `files`, and `state`
-    is removed, in this order.
+    is removed, in this order. Both folders are this process's alone meanwhile.
 
     out: folder of the stage's files; state: folder of the resume state, which holds stats.jsonl.
     """
-    with manifest(out / "manifest.json", stage, config, **facts) as record:
+    with alone(state, out), manifest(out / "manifest.json", stage, config, **facts) as record:
         yield record
         write_text(out / "stats.jsonl", (state / "stats.jsonl").read_text(encoding="utf-8"))
         record["files"] = sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))

@@ -239,6 +239,8 @@ def read_csv(path: Path, kind: type[Row]) -> list[Row]:
 
 def inside(folder: Path, relative: str) -> Path:
     """Absolute path of a manifest entry; UserError when it leaves the manifest's folder."""
+    if "\0" in relative:
+        raise UserError(f"{relative!r}: no name of a file, in {folder}; make its manifest again")
     path = (folder / relative).resolve()
     if Path(relative).is_absolute() or not path.is_relative_to(folder.resolve()):
         raise UserError(

@@ -9,6 +9,7 @@ are.
 from __future__ import annotations
 
 import hashlib
+import logging
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from helixbench.pictures.prepared import sample_images
 from helixbench.protocol import Protocol
 from helixbench.records import ALL, GOOD
 from helixbench.schema.section import Optim
+
+log = logging.getLogger(__name__)
 
 
 class Classification(PairDetector):
@@ -113,7 +116,12 @@ class Classification(PairDetector):
         return torch.cat(answers).numpy()
 
     def measure(self, predictions: np.ndarray) -> Metrics:
-        """Share of right answers in percent."""
+        """Share of right answers in percent; nothing where there is one type, and no other answer
+        than the right one.
+        """
+        if len(self.defects) == 1:
+            log.info("%s: one defect type, %s; no accuracy", self.title, self.defects[0])
+            return {}
         right, metrics = predictions == self.truth, {}
         for i, defect in [*enumerate(self.defects), (None, ALL)]:
             of_type = right if defect == ALL else right[self.truth == i]

@@ -36,7 +36,7 @@ from helixbench.detect.detector import Detector, Job, Metrics, settings
 from helixbench.detect.held_out import HeldOut, Reading
 from helixbench.errors import UserError
 from helixbench.protocol import Protocol
-from helixbench.provenance import write_atomic, write_text
+from helixbench.provenance import sha256, write_atomic, write_text
 from helixbench.records import derive_seed
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,27 @@ class _Journal(pl.Callback):
         if time.monotonic() - self.saved >= self.every_s:
             log.info("%s: epoch %d, loss %.4g", self.name, epoch, loss)
             write_atomic(self.file, trainer.save_checkpoint)
+            write_text(_vouching(self.file), sha256(self.file))
             self.saved = time.monotonic()
+
+
+def _vouching(file: Path) -> Path:
+    """File that holds the sha256 of a resume state."""
+    return file.with_suffix(".sha256")
+
+
+def resumable(file: Path) -> Path | None:
+    """The resume state, if it is there as it was written; a damaged one is removed with a
+    warning.
+    """
+    if not file.is_file():
+        return None
+    known = _vouching(file)
+    if known.is_file() and known.read_text(encoding="utf-8", errors="replace") == sha256(file):
+        return file
+    log.warning("%s: not as it was written; the training starts anew", file)
+    file.unlink()
+    return None
 
 
 def fit(
@@ -190,7 +210,7 @@ def fit(
         warnings.simplefilter("ignore")  # of workers, loggers and steps that are not wanted here
         trainer = pl.Trainer(**arguments)
         try:
-            trainer.fit(module, datamodule=normals, ckpt_path=file if file.is_file() else None)
+            trainer.fit(module, datamodule=normals, ckpt_path=resumable(file))
         except (RuntimeError, ValueError) as error:
             if any(words in str(error) for words in _TOO_SMALL):
                 raise UserError(

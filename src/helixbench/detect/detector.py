@@ -139,8 +139,9 @@ class Detector(ABC, Generic[Predictions]):
     def _scores(self, checkpoint_name: str, predictions: Predictions) -> list[Score]:
         """One row per defect type and metric."""
         metrics, job = self.measure(predictions), self.job
-        texts = "  ".join(f"{metric} {value:.1f}" for metric, value in metrics[ALL][1].items())
-        log.info("%s, %s: %s", self.title, checkpoint_name, texts)
+        if ALL in metrics:
+            texts = "  ".join(f"{metric} {value:.1f}" for metric, value in metrics[ALL][1].items())
+            log.info("%s, %s: %s", self.title, checkpoint_name, texts)
         same = {
             "dataset": job.dataset,
             "category": job.category,

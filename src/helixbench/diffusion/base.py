@@ -6,7 +6,6 @@ kinds.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable
@@ -23,7 +22,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTraine
 from transformers.utils import logging as transformers_logging
 
 from helixbench.errors import UserError
-from helixbench.provenance import write_json
+from helixbench.provenance import read_object, write_json
 from helixbench.records import derive_seed
 from helixbench.schema import Scratch, TextEncoder, Unet
 
@@ -76,7 +75,9 @@ class BaseModel:
                 )
         try:
             return cls._load(folder)
-        except (OSError, ValueError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # whatever a damaged or foreign configuration makes them raise
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder}: not a whole diffusers-format model with safetensors weights "
@@ -104,7 +105,9 @@ class BaseModel:
             text_encoder=CLIPTextModel.from_pretrained(
                 folder / "text_encoder", use_safetensors=True, **offline
             ).float(),
-            tokenizer=AutoTokenizer.from_pretrained(folder / "tokenizer", **offline),
+            tokenizer=AutoTokenizer.from_pretrained(
+                folder / "tokenizer", trust_remote_code=False, **offline
+            ),
             scheduler=DDPMScheduler.from_config(scheduler.config, prediction_type="epsilon"),
             prediction=prediction,
         )
@@ -201,7 +204,7 @@ class BaseModel:
 
 def _autoencoder(folder: Path) -> type[Autoencoders]:
     """The class of the autoencoder in a diffusers folder."""
-    name = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("_class_name")
+    name = read_object(folder / "config.json", "fetch or train it again").get("_class_name")
     if name not in AUTOENCODERS:
         raise ValueError(f"the autoencoder is a {name}; {' and '.join(AUTOENCODERS)} can be used")
     return AUTOENCODERS[name]

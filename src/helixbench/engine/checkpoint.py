@@ -52,11 +52,13 @@ def load_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, A
         with safe_open(path, framework="pt") as handle:
             facts = json.loads((handle.metadata() or {}).get("facts", "{}"))
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+        if not isinstance(facts, dict):
+            raise ValueError("its header holds no facts")
         written = facts.pop(_HASH, None)
         if _content(tensors, facts) != written:
             raise ValueError("its content is not what was written: sha256 differs")
         return tensors, facts
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path}: not a readable checkpoint ({error}); delete it and run again"
         ) from None

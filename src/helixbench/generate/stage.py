@@ -210,7 +210,8 @@ def run_part(
     bar = tqdm(total=wanted, initial=made, desc=name, disable=None if sys.stderr.isatty() else True)
     started = logged = time.monotonic()
     fresh = 0
-    with ThreadPoolExecutor(1) as writer:  # a block is written while the next one is drawn
+    own = provenance.alone(state / f"part{part[0]}of{part[1]}")
+    with own, ThreadPoolExecutor(1) as writer:  # a block is written while the next one is drawn
         writing = None
         for number in mine:
             if number in done:

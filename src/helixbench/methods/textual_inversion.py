@@ -4,7 +4,6 @@ each defect type.
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.methods.latent_learner import LatentLearner, draw_rows, words
 from helixbench.pictures.transforms import symmetries, to_tensor, transform
+from helixbench.provenance import read_object
 from helixbench.schema import Optim, Sampling, Symmetries
 
 
@@ -186,13 +186,7 @@ class TextualInversion(LatentLearner):
     def load_own(self, file: Path) -> None:
         """Words, for the defect types of the model's settings, and own modules."""
         settings = file.with_suffix(".json")
-        try:
-            defects = json.loads(settings.read_text(encoding="utf-8"))["defects"]
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{settings}: not the settings of a trained model of this method; train again"
-            ) from None
-        self._learn(defects)
+        self._learn(read_object(settings, "train again", lambda known: list(known["defects"])))
         super().load_own(file)
 
     def own(self) -> set[str]:

@@ -8,6 +8,8 @@ import os
 import re
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
+FORMATS = ("PNG", "JPEG", "BMP")
+"""Decoders of Pillow that may open a file; some of the others start programs."""
 
 _STORES = re.compile(
     r"/(?:\.dvc/cache/.+|files/md5/[0-9a-f]{2}/[0-9a-f]{30}|\.git/annex/objects/.+"

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from helixbench.errors import UserError
+from helixbench.pictures.files import FORMATS
+from helixbench.provenance import read_object
 from helixbench.records import Pair, Sample, inside, read_csv
 
 
@@ -34,7 +35,7 @@ def read_image(path: Path, mode: str, sha256: str | None = None) -> np.ndarray:
             f"again"
         )
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as picture:
             return np.asarray(picture.convert(mode))
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(
@@ -91,10 +92,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def _hashes_in(file: Path, mtime: int) -> dict[str, str]:
-    try:
-        return dict(json.loads(file.read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{file}: names no files and their hashes; prepare again") from None
+    return read_object(file, "prepare again", lambda made: dict(made["files"]))
 
 
 def _read_prepared(folder: Path, name: str, mode: str) -> tuple[Path, np.ndarray]:
@@ -161,10 +159,9 @@ def load_pairs(folder: Path) -> list[Pair]:
 def _pair_facts(folder: Path) -> dict:
     """manifest.json of a pairs folder; empty where it has none."""
     try:
-        facts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(folder / "manifest.json", "")
+    except UserError:
         return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def pair_settings(folder: Path) -> str:
@@ -181,9 +178,8 @@ def pairs_follow_cells(folder: Path) -> bool:
 
 def read_split(prepared: Path) -> tuple[str, str]:
     """Rule and sha256 of a prepared folder's split.json."""
-    path = prepared / "split.json"
-    try:
-        split = json.loads(path.read_text(encoding="utf-8"))
-        return str(split["rule"]), str(split["sha256"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a readable split ({error}); prepare again") from None
+    return read_object(
+        prepared / "split.json",
+        "prepare again",
+        lambda split: (str(split["rule"]), str(split["sha256"])),
+    )

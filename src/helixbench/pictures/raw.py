@@ -13,11 +13,8 @@ from scipy import ndimage
 from scipy.ndimage import binary_dilation
 
 from helixbench.errors import UserError
-from helixbench.pictures.files import is_picture
+from helixbench.pictures.files import FORMATS, is_picture
 from helixbench.records import RawSample
-
-FORMATS = ("PNG", "JPEG", "BMP")
-"""Pillow's other decoders, some of which start programs, are not needed."""
 
 MAX_MEGAPIXELS = 80
 """A picture decodes to at least 3 bytes a pixel; a small file can claim any size, so its header is
@@ -58,6 +55,11 @@ def _open(path: str | Path) -> Image.Image:
             f"{path}: unreadable picture ({reason}); copy it again from its source"
         ) from None
     except Exception as error:  # a damaged file can raise anything from within a decoder
+        if "MAX_TEXT" in str(error):
+            raise UserError(
+                f"{path}: more than 1 MB of text or colour profile in it; save it anew without "
+                f"metadata"
+            ) from None
         raise UserError(
             f"{path}: unreadable picture ({' '.join(str(error).split())}); copy it again from its "
             f"source"

@@ -5,13 +5,12 @@ by what command.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from helixbench.errors import UserError
 from helixbench.protocol import Protocol
-from helixbench.provenance import write_text
+from helixbench.provenance import read_object, write_text
 from helixbench.records import Score, csv_text, read_csv
 from helixbench.report.protocol import words
 
@@ -34,6 +33,8 @@ COLUMNS = (
     "date",
 )
 
+AGAIN = "run its stage again"
+
 
 def _scores(results: Path) -> Iterator[dict]:
     files = [
@@ -42,7 +43,7 @@ def _scores(results: Path) -> Iterator[dict]:
     ]
     for file in files:
         manifest = file.with_name("manifest.json")
-        facts = json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {}
+        facts = read_object(manifest, AGAIN) if manifest.is_file() else {}
         made = {key: facts.get(key, "") for key in ("device", "commit")}
         for row in read_csv(file, Score):
             told = words(Protocol.parse(row.protocol))
@@ -58,7 +59,7 @@ def _costs(results: Path) -> Iterator[dict]:
             parts = file.parent.relative_to(results / stage).parts
             method = parts[0] if stage != "prepare" else ""
             dataset, category = (parts[1:] if method else parts)[:2]
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            facts = read_object(file, AGAIN)
             shared = {"dataset": dataset, "category": category, "method": method, "defect": "all"}
             shared |= {
                 key: facts.get(key, "") for key in ("seed", "device", "commit", "config_digest")

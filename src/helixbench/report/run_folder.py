@@ -11,6 +11,7 @@ from typing import Any
 from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.pictures.prepared import read_samples
+from helixbench.provenance import DAMAGED, read_object
 from helixbench.records import Pair, Sample, read_csv, read_rows
 
 STAGES = ("prepare", "train", "generate", "detect")
@@ -96,7 +97,13 @@ class RunFolder:
         seed: int | None = None,
     ) -> Job:
         return Job(
-            stage, method, dataset, category, seed, folder, read_json(folder / "manifest.json")
+            stage,
+            method,
+            dataset,
+            category,
+            seed,
+            folder,
+            read_object(folder / "manifest.json", "run its stage again"),
         )
 
     def detection(self, key: str, dataset: str, category: str, seed: int) -> Path:
@@ -138,15 +145,7 @@ class RunFolder:
                 if file.is_file()
                 else []
             )
-        except (OSError, ValueError) as error:
+        except DAMAGED as error:
             raise UserError(
                 f"{file}: not a training's statistics ({error}); run its stage again"
             ) from None
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; UserError naming the file."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: missing or not JSON ({error}); run its stage again") from None

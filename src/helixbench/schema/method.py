@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from string import Formatter
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field, ValidationError
@@ -59,9 +60,11 @@ def known_places(prompt: str) -> str:
     braces.
     """
     try:
-        prompt.format(category="", defect="")
-    except (KeyError, IndexError, ValueError):
-        raise ValueError("only {category} and {defect} may stand in braces") from None
+        places = [part[1:] for part in Formatter().parse(prompt) if part[1] is not None]
+    except ValueError:
+        places = [("", "", None)]
+    if any(place not in (("category", "", None), ("defect", "", None)) for place in places):
+        raise ValueError("only {category} and {defect} may stand in braces")
     return prompt
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from helixbench.datasets.world.world import World
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
+from helixbench.pictures.files import FORMATS
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def textures(folder: Path) -> np.ndarray:
         )
     pictures = []
     for file in files:
-        with Image.open(file, formats=("JPEG", "PNG")) as picture:
+        with Image.open(file, formats=FORMATS) as picture:
             pictures.append(np.asarray(picture.convert("RGB")))
         if pictures[-1].shape != (len(pictures[0]),) * 2 + (3,):
             raise UserError(f"{file}: not square, or not of the others' size; cut it alike")

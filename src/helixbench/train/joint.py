@@ -224,7 +224,10 @@ def run(
     options: Joint = config["train.joint"]
     device, seed = pick_device(), derive_seed(config["run.seed"], "joint")
     about = {"device": describe(device)}
-    with provenance.manifest(out / "manifest.json", "joint", config, **about) as facts:
+    with (
+        provenance.alone(state, out),
+        provenance.manifest(out / "manifest.json", "joint", config, **about) as facts,
+    ):
         banks = [own(prepared)] if options.own else []
         if options.drawn:
             photos = Path(options.photos) if options.photos else None

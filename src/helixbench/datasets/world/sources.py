@@ -50,10 +50,10 @@ class Picture:
         """(H, W, 3) uint8, or None if it cannot be read or is partly transparent."""
         try:
             if self.member is None:
-                picture = Image.open(self.file)
+                picture = Image.open(self.file, formats=_FORMATS)
             else:
                 with zipfile.ZipFile(self.file) as archive:
-                    picture = Image.open(io.BytesIO(archive.read(self.member)))
+                    picture = Image.open(io.BytesIO(archive.read(self.member)), formats=_FORMATS)
             if max(picture.size) > 1600:  # sharp at the pixel, and quick
                 picture.draft("RGB", (1600, 1600))
                 picture.thumbnail((1600, 1600), Image.Resampling.LANCZOS)
@@ -109,6 +109,8 @@ LICENCES = ("CC0", "CC0-1.0", "public-domain", "CC-BY-3.0", "CC-BY-4.0", "Expat"
 """Short names in Debian's copyright files: dedications to the public, or attribution only. Left out
 on purpose: GPL and Free Art (works derived from them stay under them), CC-BY-SA (the same, if
 weights are an adaptation: open), GFDL."""
+
+_FORMATS = ("PNG", "JPEG", "TGA")
 
 _NOBODY = re.compile(r"\?{2}|^\(")
 """Authors that are nobody: whether such a file is free is a guess."""

@@ -207,7 +207,7 @@ class Camera:
             return picture
         file = io.BytesIO()
         Image.fromarray(picture).save(file, "jpeg", quality=self.quality)
-        return np.asarray(Image.open(file).convert("RGB"))
+        return np.asarray(Image.open(file, formats=("JPEG",)).convert("RGB"))
 
 
 def _strength(before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> float:

@@ -33,7 +33,7 @@ from helixbench.methods.dfmgan.networks import (
 )
 from helixbench.methods.method import Conditions, Learner, load_exactly
 from helixbench.pictures.transforms import clean_mask, to_tensor
-from helixbench.provenance import write_json
+from helixbench.provenance import read_object, write_json
 from helixbench.records import derive_seed
 from helixbench.schema import Sampling
 
@@ -112,13 +112,9 @@ class DFMGANMethod(Learner):
     def load(cls, config: DFMGAN, folder: Path, sampling: Sampling) -> DFMGANMethod:
         """Trained, from the folder that `save` wrote; without discriminators."""
         method, file = cls(config, sampling), folder / "dfmgan.json"
-        try:
-            known = json.loads(file.read_text(encoding="utf-8"))
-            size, defects = int(known["size"]), list(known["defects"])
-        except (OSError, ValueError, KeyError, TypeError):
-            raise UserError(
-                f"{file}: not the settings of a trained model of this method; train again"
-            ) from None
+        size, defects = read_object(
+            file, "train again", lambda known: (int(known["size"]), list(known["defects"]))
+        )
         method._build(size, defects)
         file = folder / "dfmgan.safetensors"
         load_exactly(method.module, set(method.module.state_dict()), file)

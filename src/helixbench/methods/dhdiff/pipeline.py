@@ -13,7 +13,6 @@ doctest: +SKIP
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from PIL import Image
 from pydantic import ValidationError
 from scipy import ndimage
 
+from helixbench import provenance
 from helixbench.engine.devices import pick_device
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.config import DHDiff
@@ -66,17 +66,15 @@ class DHDiffPipeline:
                     f"{folder}: no {name}; give the folder of a trained DH-Diff, "
                     f"results/<run>/train/<method>/<data set>/<category>"
                 )
-        try:
-            config = DHDiff.model_validate(
-                json.loads((folder / "dhdiff.json").read_text(encoding="utf-8"))
-            )
-        except (ValidationError, ValueError):
-            raise UserError(
-                f"{folder / 'dhdiff.json'}: not of this version of helixbench; train again"
-            ) from None
+        provenance.outputs(folder / "manifest.json")
+        config = provenance.read_object(
+            folder / "dhdiff.json",
+            "not of this version of helixbench; train again",
+            DHDiff.model_validate,
+        )
         method = DHDiffMethod.load(config, folder, Sampling())
         method.to(pick_device() if device is None else torch.device(device))
-        return cls(method, json.loads((folder / "trained_on.json").read_text(encoding="utf-8")))
+        return cls(method, provenance.read_object(folder / "trained_on.json", "train again"))
 
     def to(self, device: torch.device | str) -> DHDiffPipeline:
         """Move all weights."""

@@ -22,6 +22,7 @@ from helixbench.methods.synthetic import (
     seen,
     turned,
 )
+from helixbench.pictures.files import FORMATS
 
 
 class DraemMethod(SyntheticMethod):
@@ -86,7 +87,9 @@ class DraemMethod(SyntheticMethod):
         file = self.files[rng.integer(len(self.files))]
         try:
             picture = (
-                Image.open(file).convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+                Image.open(file, formats=FORMATS)
+                .convert("RGB")
+                .resize((width, height), Image.Resampling.BILINEAR)
             )
         except OSError as error:
             raise UserError(
