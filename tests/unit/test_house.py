@@ -98,6 +98,10 @@ def test_no_workflow_engine_and_no_unsafe_reading(path):
         assert called not in ("yaml.load", "yaml.unsafe_load", "eval", "exec", "os.system")
         assert keywords.get("allow_pickle", "False") == "False"
         assert keywords.get("shell", "False") == "False"
+        if called == "Image.open":
+            assert "formats" in keywords, "some of Pillow's decoders start programs"
+        if called == "AutoTokenizer.from_pretrained":
+            assert keywords.get("trust_remote_code") == "False"
         if called in ("torch.load", "torch.hub.load_state_dict_from_url"):
             assert keywords.get("weights_only") == "True", (
                 "torch.load without weights_only=True runs code from the file"

@@ -42,12 +42,12 @@ def _font_of(character: str) -> str | None:
 
 def legible(text: str) -> str:
     """The text with code points, such as <88c2>, for characters that no font here has."""
-    return "".join(c if c.isspace() or _font_of(c) else f"<{ord(c):04x}>" for c in text)
+    return "".join(c if c in " \n" or _font_of(c) else f"<{ord(c):04x}>" for c in text)
 
 
 def font_for(text: str) -> str:
     """File of the font that a line of text needs: the first that has its rarest character."""
-    needed = [file for c in text if not c.isspace() and (file := _font_of(c))]
+    needed = [file for c in text if c not in " \n" and (file := _font_of(c))]
     return max(needed, key=list(fonts().values()).index, default=fonts()["DejaVu Sans"])
 
 

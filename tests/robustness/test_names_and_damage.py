@@ -1,0 +1,243 @@
+"""Names that are data in every output, and files that somebody has damaged or put there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import small
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from helixbench import provenance
+from helixbench.config import Slice
+from helixbench.detect import comparators
+from helixbench.diffusion.base import BaseModel
+from helixbench.engine import checkpoint
+from helixbench.errors import UserError
+from helixbench.methods.dhdiff.pipeline import DHDiffPipeline
+from helixbench.pictures.lettering import figure_text, legible
+from helixbench.pictures.prepared import read_split
+from helixbench.pictures.raw import read_rgb
+from helixbench.prepare.sheet import draw_lines
+from helixbench.protocol import Protocol
+from helixbench.records import inside
+from helixbench.report.grid import TILE, DefectType, Group, compose
+from helixbench.report.latex_numbers import key_of
+from helixbench.report.page import _filled, script_data
+from helixbench.schema.method import known_places
+
+NAMES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40)
+
+
+# ---------------------------------------------------------------- names
+
+
+@given(NAMES)
+def test_no_name_ends_the_script_of_the_page(name):
+    text = script_data({"t": name, "more": f"<!--<script>{name}</script>"})
+    assert "<" not in text
+    assert json.loads(text)["t"] == name
+
+
+def test_a_name_like_a_place_of_the_page_stays_a_name():
+    page = _filled("page.html", NAME="a__BODY__", ABOUT="", LINKS="", STYLE="", BODY="text")
+    assert page.count("text\n") == 1 and "a__BODY__" in page
+
+
+@given(NAMES, NAMES)
+def test_numbers_of_other_names_have_other_keys_which_tex_can_hold(one, other):
+    assert not re.search(r"[\\{}%#~\x00-\x1f]", key_of(one))
+    assert (key_of(one) == key_of(other)) == (one == other)
+
+
+@settings(max_examples=25, deadline=None)
+@given(NAMES)
+def test_figures_and_sheets_show_any_name(tmp_path_factory, name):
+    folder, tile = tmp_path_factory.mktemp("sheet"), np.zeros((TILE, TILE, 3), np.uint8)
+    compose([DefectType(f"gear / {name}", (Group(name, (tile,), (tile,), 1),))], 4, 1).savefig(
+        folder / "x.png"
+    )
+    draw_lines(folder / "s.png", name, [(name, [(name, Image.fromarray(tile))])])
+
+
+def test_dollars_are_no_mathematics_and_letters_without_a_font_are_told_by_their_code():
+    assert figure_text(r"a$_$ \frac{$") == r"a\$_\$ \frac{\$"
+    assert legible("Prüfung") == "Prüfung"
+    assert legible("a\U000f1234") == "a<f1234>"
+
+
+@pytest.mark.parametrize("prompt", ["{category.nope}", "{category:>1000000000}", "{defect!r}", "{"])
+def test_a_prompt_has_places_for_names_only(prompt):
+    with pytest.raises(ValueError, match="only {category} and {defect}"):
+        known_places(prompt)
+
+
+# ---------------------------------------------------------------- damaged and foreign files
+
+DAMAGED = {
+    "nothing": "",
+    "cut off": '{"files": {',
+    "list": "[1, 2]",
+    "number": "3",
+    "deep": "[" * 100_000,
+    "deep object": '{"a":' * 100_000,
+    "list of files": '{"files": ["a"]}',
+    "half a character": '"\\ud800"',
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_damaged_json_is_one_line_with_the_file(text, tmp_path):
+    for name in ("manifest.json", "split.json", "slice.json"):
+        (tmp_path / name).write_text(text)
+    for read in (
+        lambda: provenance.outputs(tmp_path / "manifest.json"),
+        lambda: read_split(tmp_path),
+        lambda: Slice.load(tmp_path / "slice.json")["files"],
+    ):
+        with pytest.raises((UserError, KeyError)) as caught:
+            read()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="protocol"):
+        Protocol.parse(text)
+
+
+def test_a_path_with_a_nul_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="no name of a file"):
+        inside(tmp_path, "a\0b")
+
+
+@pytest.mark.parametrize("facts", ["[]", "null", "[" * 100_000])
+def test_a_checkpoint_with_other_facts_is_one_line(facts, tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"facts": facts})
+    with pytest.raises(UserError, match="not a readable checkpoint"):
+        checkpoint.load_tensors(tmp_path / "x.safetensors")
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base") / "base"
+    small.base().save(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "part, changes",
+    [
+        ("unet", {"block_out_channels": [10**9] * 4}),
+        ("unet", {"norm_num_groups": 0}),
+        ("unet", {"cross_attention_dim": "wide"}),
+        ("text_encoder", {"hidden_size": -1}),
+        ("text_encoder", {"quantization_config": {"quant_method": "bitsandbytes_8bit"}}),
+        ("text_encoder", {"attn_implementation": "x/y"}),
+        ("scheduler", {"num_train_timesteps": -5}),
+        ("vae", {"latent_channels": None}),
+    ],
+)
+def test_a_base_that_its_parts_do_not_understand_is_one_line(part, changes, base, tmp_path):
+    shutil.copytree(base, tmp_path / "copy")
+    name = "scheduler_config.json" if part == "scheduler" else "config.json"
+    file = tmp_path / "copy" / part / name
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(UserError) as caught:
+        BaseModel.load(tmp_path / "copy")
+    assert "\n" not in str(caught.value)
+
+
+def test_code_in_a_model_folder_does_not_run(base, tmp_path, monkeypatch):
+    shutil.copytree(base, tmp_path / "copy")
+    tokenizer = tmp_path / "copy/tokenizer"
+    (tokenizer / "tok.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+        "from transformers import PreTrainedTokenizerFast as T\n"
+    )
+    file = tokenizer / "tokenizer_config.json"
+    changed = json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["tok.T", "tok.T"]}}
+    file.write_text(json.dumps(changed | {"tokenizer_class": "T"}))
+    monkeypatch.setattr("builtins.input", lambda *question: "y")
+    try:
+        BaseModel.load(tmp_path / "copy")
+    except UserError as error:
+        assert "\n" not in str(error)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_file_that_its_manifest_does_not_know_is_told(tmp_path):
+    (tmp_path / "weights").write_text("w")
+    known = {"files": provenance.sha256_tree(tmp_path)}
+    (tmp_path / "manifest.json").write_text(json.dumps(known))
+    assert list(provenance.outputs(tmp_path / "manifest.json")) == ["weights"]
+    (tmp_path / "tok.py").write_text("")
+    with pytest.raises(UserError, match="tok.py: not in manifest.json"):
+        provenance.outputs(tmp_path / "manifest.json")
+    (tmp_path / "manifest.json").write_text('{"files": {}}')
+    with pytest.raises(UserError, match="not in manifest.json"):
+        provenance.outputs(tmp_path / "manifest.json")
+
+
+def test_a_model_by_hand_is_checked_against_its_manifest(tmp_path):
+    for name in ("dhdiff.json", "dhdiff.safetensors", "trained_on.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "manifest.json").write_text('{"files": {"dhdiff.json": "0"}}')
+    with pytest.raises(UserError, match="dhdiff.json: missing or altered"):
+        DHDiffPipeline.from_pretrained(tmp_path)
+
+
+def test_a_png_with_much_text_is_told_what_helps(tmp_path):
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt("note", "x" * 3_000_000, zip=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png", pnginfo=info)
+    with pytest.raises(UserError, match="save it anew without metadata"):
+        read_rgb(tmp_path / "a.png")
+
+
+def test_a_damaged_state_of_a_comparator_is_not_gone_on_with(tmp_path, caplog):
+    file = tmp_path / "x.ckpt"
+    assert comparators.resumable(file) is None
+    for content in (b"", b"\x80\x04\x95 a pickle", b"0" * 1000):
+        file.write_bytes(content)
+        with caplog.at_level(logging.WARNING):
+            assert comparators.resumable(file) is None
+        assert "the training starts anew" in caplog.text and not file.exists()
+    file.write_bytes(b"state")
+    comparators._vouching(file).write_text(provenance.sha256(file))
+    assert comparators.resumable(file) == file
+    file.write_bytes(b"stAte")
+    assert comparators.resumable(file) is None
+
+
+# ---------------------------------------------------------------- two at once
+
+
+def test_a_second_process_at_one_state_is_one_line_and_the_first_goes_on(tmp_path):
+    held = (
+        "import sys, pathlib; from helixbench.provenance import alone\n"
+        f"with alone(pathlib.Path({str(tmp_path / 'state')!r})):\n"
+        "    print('held', flush=True); sys.stdin.read()\n"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert first.stdout.readline() == "held\n"
+    with (
+        pytest.raises(UserError, match="another process is at work on it"),
+        provenance.alone(tmp_path / "other", tmp_path / "state"),
+    ):
+        pass
+    first.kill()  # the kernel lets go
+    first.wait()
+    with provenance.alone(tmp_path / "other", tmp_path / "state"):
+        pass
