@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from datetime import date
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -22,6 +23,7 @@ from helixbench.errors import UserError
 from helixbench.provenance import read_object
 from helixbench.schema import Config
 from helixbench.schema.method import MethodSettings, settings_class
+from helixbench.schema.section import NAME
 
 
 def overlay(below: Any, above: Any) -> Any:
@@ -77,10 +79,34 @@ def _node(annotation: Any, values: Any) -> Any:
     return node
 
 
+def _problem(item: Mapping) -> str:
+    """What is wrong with a value, and what to write instead."""
+    given = item.get("input")
+    if item["type"] == "string_type" and isinstance(given, bool | int | float | date):
+        kind = {bool: "a truth value", date: "a date"}.get(type(given), "a number")
+        return f"needs quotes: YAML reads it as {kind}, {given}"
+    if item["type"] == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME:
+        return (
+            f"letters, digits, _ and - are allowed, the first a letter or digit, 100 at most, not "
+            f"{given!r}"
+        )
+    if item["type"] == "tuple_type" and isinstance(given, str):
+        return f"a list is needed: [{given}]"
+    problem = item["msg"].removeprefix("Value error, ")
+    if not isinstance(given, Mapping) and item["type"] != "missing":
+        problem += f", not {given!r}"
+    return problem
+
+
 def _one_line(error: ValidationError, source: str, root: Any, values: Any) -> str:
-    lines = []
-    for item in error.errors():
+    lines, items = [], error.errors()
+    for item in items:
         location = item["loc"]
+        # A list of wrong entries is too short, too, which says nothing.
+        if item["type"] == "too_short" and any(
+            other["loc"][: len(location)] == location and other is not item for other in items
+        ):
+            continue
         parts, _ = _walk(root, values, location)
         if item["type"].startswith("union_tag"):
             parts.append("kind")
@@ -89,9 +115,7 @@ def _one_line(error: ValidationError, source: str, root: Any, values: Any) -> st
             near = difflib.get_close_matches(parts[-1], getattr(section, "model_fields", {}), 1)
             problem = "no such key" + (f" (did you mean {near[0]}?)" if near else "")
         else:
-            problem = item["msg"].removeprefix("Value error, ")
-            if not isinstance(item.get("input"), Mapping) and item["type"] != "missing":
-                problem += f", not {item['input']!r}"
+            problem = _problem(item)
         # An error of the whole configuration has no key of its own, and names those it is about.
         lines.append(": ".join(filter(None, [".".join(parts), problem])))
     return f"{source}: " + "; ".join(lines)

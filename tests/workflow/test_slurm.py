@@ -34,7 +34,9 @@ HERE = [
     "--slurm-status-command",
     "squeue",
     "--slurm-init-seconds-before-status-checks",
-    "2",
+    "1",
+    "--seconds-between-status-checks",
+    "1",
 ]
 FAST = ["--max-threads", "1", "--latency-wait", "10", "--workflow-profile", "profiles/slurm", *HERE]
 

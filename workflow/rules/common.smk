@@ -12,6 +12,7 @@ from lib.guard import Guard, parts_of, stopping
 from lib.plan import ROMAN, Plan, one_of
 
 from helixbench.config import validate
+from helixbench.errors import UserError
 
 # A graph of jobs is made of millions of objects that stay. Looking among them for garbage took a fifth of Snakemake's time.
 gc.freeze()
@@ -28,6 +29,11 @@ ENVIRONMENT = "../../environment.yml"
 ONE = "{dataset}/{category}"
 
 with stopping():
+    if not Path("params.yaml").is_file():
+        raise UserError(
+            f"{Path.cwd()}: no params.yaml here; call snakemake in the repository, or with "
+            f"-d {workflow.basedir}"
+        )
     WRITTEN = validate(
         config, " + ".join(["params.yaml", *map(str, workflow.overwrite_configfiles)])
     )

@@ -21,7 +21,7 @@ from helixbench import datasets
 from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError
 from helixbench.pictures.files import SUFFIXES, escapes, is_picture
-from helixbench.records import RawSample
+from helixbench.records import ALL, RawSample
 
 _JUNK = frozenset({"@eaDir", "#recycle", "__MACOSX", "$RECYCLE.BIN", "lost+found"})
 """Folders that file servers and archivers leave behind."""
@@ -131,11 +131,23 @@ def _files(sample: RawSample) -> list[Path]:
     return [sample.image, *masks]
 
 
+def refused(name: str) -> str:
+    """Why a defect type cannot be called so; empty: it can."""
+    if not printable(name):
+        return "name with a line break, another control character or broken UTF-8"
+    if name == ALL:
+        return f"`{ALL}` is what the tables call all defect types together"
+    return ""
+
+
 def _check_files(samples: Iterable[RawSample], root: Path, problems: Problems) -> None:
     """All files lie below the root and have names that a line of text can hold; a problem
     otherwise.
     """
     home, outside = os.path.realpath(root), []
+    samples = list(samples)
+    for defect in sorted({sample.defect for sample in samples if sample.defect == ALL}):
+        problems.add(f"{root}: defect type {defect}: {refused(defect)}; rename it")
     for file in (file for sample in samples for file in _files(sample)):
         if target := escapes(file, home):
             outside.append((file, target))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -56,7 +57,7 @@ def sample_ids(raw: Sequence[RawSample], root: Path) -> list[str]:
     count = Counter(short)
     path = lambda s: s.image.relative_to(root).as_posix().replace("/", "_")
     ids = [
-        name if count[name] == 1 else f"{s.subset}_{s.defect}_{path(s)}"
+        fitting(name if count[name] == 1 else f"{s.subset}_{s.defect}_{path(s)}")
         for s, name in zip(raw, short, strict=True)
     ]
     again = next((name for name, count in Counter(ids).items() if count > 1), None)
@@ -65,6 +66,16 @@ def sample_ids(raw: Sequence[RawSample], root: Path) -> list[str]:
             f"{root}: two pictures get the same id {again}; rename one of them, or its folder"
         )
     return ids
+
+
+def fitting(name: str, most: int = 180) -> str:
+    """A name that a file can have with a few more letters: of more than `most` bytes, the first,
+    and a hash of all.
+    """
+    if len(name.encode()) <= most:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[:most].decode(errors='ignore')}_{digest}"
 
 
 def prepare_one(

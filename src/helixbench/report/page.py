@@ -21,7 +21,7 @@ from helixbench.errors import UserError
 from helixbench.pictures.files import FORMATS
 from helixbench.pictures.outline import outlined
 from helixbench.provenance import write_text
-from helixbench.records import GOOD, inside
+from helixbench.records import GOOD, Pair, Sample, inside
 from helixbench.report.grid import evenly
 from helixbench.report.run_folder import Job, RunFolder
 
@@ -126,37 +126,30 @@ def gallery(folder: RunFolder, limit: int) -> list[dict]:
     """Rows of the gallery: method, data set, category, defect, gate, name, and the picture as a
     data address.
     """
-    groups: list[tuple[dict, list[tuple[Path, Path | None, str, str]]]] = []
+    groups: list[tuple[dict, Path, list[Sample] | list[Pair]]] = []
     for d, c in folder.places():
         root, samples = folder.prepared(d, c)
-        for defect in sorted({s.defect for s in samples if s.defect_trains and s.defect != GOOD}):
+        made = {label: folder.pairs(key, d, c) for key, label in folder.labels.items()}
+        real = [s for s in samples if s.defect_trains and s.defect != GOOD]
+        for defect in sorted({s.defect for s in real}):
             about = {"d": d, "c": c, "t": defect}
-            real = [s for s in samples if s.defect == defect and s.defect_trains]
-            groups.append(
-                (
-                    {"m": "real", **about},
-                    [(inside(root, s.image), inside(root, s.mask), "ok", s.id) for s in real],
-                )
-            )
-            for key, label in folder.labels.items():
-                home, pairs = folder.pairs(key, d, c)
-                own = [p for p in pairs if p.defect == defect]
-                rows = [
-                    (
-                        inside(home, p.image),
-                        inside(home, p.mask),
-                        p.gate,
-                        f"{defect}/{Path(p.image).name} seed {p.seed}",
-                    )
-                    for p in own
-                ]
-                groups.append(({"m": label, **about}, rows))
+            groups.append(({"m": "real", **about}, root, [s for s in real if s.defect == defect]))
+            for label, (home, pairs) in made.items():
+                own = [pair for pair in pairs if pair.defect == defect]
+                groups.append(({"m": label, **about}, home, own))
     share = max(1, limit // max(1, len(groups)))
     return [
-        {**about, "g": gate, "n": name, "s": tile(image, mask)}
-        for about, rows in groups
-        for image, mask, gate, name in evenly(rows, share)
+        {**about, **_named(row), "s": tile(inside(home, row.image), inside(home, row.mask))}
+        for about, home, rows in groups
+        for row in evenly(rows, share)
     ]
+
+
+def _named(row: Sample | Pair) -> dict[str, str]:
+    """Gate and name of a tile."""
+    if isinstance(row, Sample):
+        return {"g": "ok", "n": row.id}
+    return {"g": row.gate, "n": f"{row.defect}/{Path(row.image).name} seed {row.seed}"}
 
 
 def tile(image: Path, mask: Path) -> str:

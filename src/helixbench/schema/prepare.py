@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from importlib import import_module
 from typing import Annotated, Literal
 
@@ -80,6 +82,15 @@ class Dataset(Section):
     )
     categories: tuple[Name, ...] = Field(min_length=1, description="categories to run")
     procedural: Procedural | None = Field(None, description="sizes, only for layout `procedural`")
+
+    @field_validator("root")
+    @classmethod
+    def _expanded(cls, root: str) -> str:
+        """With ~ and $HOME as a shell reads them."""
+        found = os.path.expandvars(os.path.expanduser(root))
+        if re.search(r"\$\w|\$\{", found):
+            raise ValueError("names a variable that is not set")
+        return found
 
     @model_validator(mode="after")
     def _root_or_procedural(self):

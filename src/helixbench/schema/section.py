@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticUndefined
 
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
 Symmetries = tuple[Literal["hflip", "vflip", "rot90"], ...]
 
