@@ -458,3 +458,41 @@ def test_garbage_is_not_looked_for_while_packages_load_and_as_usual_from_then_on
     frozen = gc.get_freeze_count()
     gc.unfreeze()
     assert gc.isenabled() and frozen > 0
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("run: {name: 20241125}", "run.name: needs quotes: YAML reads it as a number, 20241125"),
+        ("run: {name: 2024-11-25}", "run.name: needs quotes: YAML reads it as a date, 2024-11-25"),
+        ("run: {name: no}", "run.name: needs quotes: YAML reads it as a truth value, False"),
+        ("run: {name: v1.0}", "run.name: letters, digits, _ and - are allowed"),
+        ("run: {name: %s}" % ("n" * 300), "run.name: letters, digits, _ and - are allowed"),
+        (
+            "prepare: {datasets: {Procedural: {categories: [01, 02]}}}",
+            "categories.0: needs quotes: YAML reads it as a number, 1; "
+            "prepare.datasets.Procedural.categories.1: needs quotes: YAML reads it as a number, 2$",
+        ),
+        (
+            "prepare: {datasets: {Procedural: {categories: bolt}}}",
+            r"categories: a list is needed: \[bolt\]$",
+        ),
+        (
+            "prepare: {datasets: {Procedural: {root: $NO_SUCH/x}}}",
+            "root: names a variable that is not set",
+        ),
+    ],
+)
+def test_what_yaml_makes_of_a_name_is_told(text, line, tmp_path):
+    (tmp_path / "o.yaml").write_text(text)
+    with pytest.raises(UserError, match=line):
+        config.load(ROOT / "params.yaml", ROOT / "config/smoke.yaml", tmp_path / "o.yaml")
+
+
+def test_a_root_is_read_as_a_shell_reads_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    for root in ("~/data", "$HOME/data", "${HOME}/data"):
+        found = schema.Dataset.model_validate(
+            {"layout": "folder", "root": root, "categories": ["gear"]}
+        )
+        assert found.root == "/home/ann/data"

@@ -91,6 +91,18 @@ def test_state_of_another_configuration_is_not_gone_on_with(tmp_path):
         train(tmp_path, EVERY_STEP, digest="c", stop_at=0)
 
 
+def test_state_of_another_number_of_threads_is_not_gone_on_with(tmp_path):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        train(tmp_path, EVERY_STEP)
+        torch.set_num_threads(2)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, EVERY_STEP, stop_at=0)
+    finally:
+        torch.set_num_threads(threads)
+
+
 def test_not_a_number_stops_with_the_step_and_keeps_the_checkpoint(tmp_path):
     with pytest.raises(UserError, match="step 7"):
         train(tmp_path, EVERY_STEP, poison=7)

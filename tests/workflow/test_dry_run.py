@@ -23,6 +23,7 @@ LEARNERS = sum(hasattr(method, "optim") for method in PAPER.train.methods.values
 ALL, LEARN = COUNT * METHODS, COUNT * LEARNERS
 ARMS = 15 * len(PAPER.train.arms)
 """The paper's ablations are on MVTec AD alone."""
+OPTIM = {"steps": 1, "batch": 1, "lr": 1e-3}
 
 
 @pytest.fixture
@@ -160,6 +161,27 @@ def test_a_scratch_base_is_trained_and_an_overlay_takes_a_data_set_out(project):
     assert counts == {"draw": 1, "prepare": 1, "build_base": 1, "train": 1, "models": 1, "base": 1}
 
 
+def test_a_joint_base_is_one_for_all_and_needs_no_data_unless_it_learns_from_them(project):
+    counts = project.job_counts("base", overlays=("config/base.yaml",))
+    assert counts == {"joint_base": 1, "base": 1}
+    own = {"train": {"base": "joint", "joint": {"own": True, "drawn": 0, "optim": OPTIM}}}
+    overlay = project.write("own.yaml", own)
+    counts = project.job_counts("models", overlays=("config/mini.yaml", overlay))
+    assert counts == {"draw": 2, "prepare": 2, "joint_base": 1, "train": 2, "models": 1}
+
+
+@pytest.mark.parametrize("cores", ["1", "16"])
+def test_the_threads_that_numbers_depend_on_are_those_of_the_configuration(project, cores):
+    told = project.snakemake(
+        "tables", "-n", "-p", "--cores", cores, overlays=("config/mini.yaml",)
+    ).stdout
+    threads = re.findall(r"helixbench (\w+) .*--threads (\d+)", told)
+    assert {"train", "generate", "score", "detect", "compare"} <= {name for name, _ in threads}
+    assert {(name, n) for name, n in threads if name != "base"} == {
+        (name, "2") for name, _ in threads if name != "base"
+    }
+
+
 def test_a_method_that_does_not_learn_needs_no_model(project):
     overlay = project.write("only.yaml", {"train": {"use": ["crop_paste"]}})
     counts = project.job_counts("pairs", overlays=("config/smoke.yaml", overlay))
@@ -251,7 +273,7 @@ def test_configuration_slices_hold_their_keys_only_and_keep_their_time(project):
     project.job_counts(overlays=("config/smoke.yaml",))
     score = folder / "score.json"
     before = {file: file.stat().st_mtime_ns for file in folder.rglob("*.json")}
-    assert set(json.loads(score.read_text())) == {"run.seed", "score"}
+    assert set(json.loads(score.read_text())) == {"run.seed", "run.threads", "score"}
     overlay = project.write("score.yaml", {"score": {"ic_lpips": {"cap": 7}}})
     project.job_counts(overlays=("config/smoke.yaml", overlay))
     after = {file: file.stat().st_mtime_ns for file in folder.rglob("*.json")}

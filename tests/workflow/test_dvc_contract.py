@@ -188,8 +188,6 @@ def made(tmp_path_factory, s3) -> Project:
     smoke["report"]["tables"] = [4]
     (project.root / OVERLAY).write_text(yaml.safe_dump(smoke))
     run(project, sys.executable, "-c", BASE)
-    with open(project.root / "profiles/default/profile.yaml", "a", encoding="utf-8") as handle:
-        handle.write("set-threads: {train: 1, generate: 1, score: 1, detect: 1}\n")
     stages = project.root / "dvc.yaml"
     stages.write_text(re.sub(r"^( +)mini: \{", rf"\1{RUN}\n\g<0>", stages.read_text(), flags=re.M))
     git(project, "init", "--quiet")

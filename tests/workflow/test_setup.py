@@ -137,7 +137,7 @@ def test_every_value_of_the_schema_is_in_the_paper_configuration():
         ("prepare", "datasets", name, "procedural")
         for name in ("MVTec-AD", "MPDD", "VisA", "MVTec-LOCO")
     }
-    assert absent == {("train", "scratch"), *datasets}
+    assert absent == {("train", "scratch"), ("train", "joint"), *datasets}
 
 
 def test_reading_numbers_of_the_configuration_exist():

@@ -253,7 +253,7 @@ class Guard:
         if result.stem != "manifest":  # score files are their own record
             with open(result, newline="", encoding="utf-8") as handle:
                 recorded = next(csv.DictReader(handle))["config_digest"]
-            keys = ["run.seed", "score"]
+            keys = ["run.seed", "run.threads", "score"]
         else:
             record = json.loads(result.with_name("manifest.json").read_text(encoding="utf-8"))
             keys, recorded = record["config"], record["config_digest"]

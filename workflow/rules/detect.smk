@@ -13,6 +13,7 @@ rule detect:
         config=GUARD.config_slice(
             "detect",
             "run.seed",
+            "run.threads",
             "detect.localization",
             result=f"{DETECTOR}/manifest.json",
         ),
@@ -30,12 +31,13 @@ rule detect:
         f"{LOGS}/detect/{{method}}/{ONE}/seed{{seed}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(16000),
         runtime="6h",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/detect/{{method}}/{ONE}/seed{{seed}}",
@@ -50,7 +52,7 @@ rule detect:
         "--state {params.state:q} "
         "--out {params.out:q} "
         "--seed {wildcards.seed} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "2>&1 | tee {log:q}"
 
 
@@ -61,6 +63,7 @@ rule classify:
         config=GUARD.config_slice(
             "classify",
             "run.seed",
+            "run.threads",
             "detect.classification",
             result=f"{CLASSIFIER}/manifest.json",
             needs=lambda wildcards: networks.check_classifier(CONFIG),
@@ -74,12 +77,13 @@ rule classify:
         f"{LOGS}/classify/{{method}}/{ONE}/seed{{seed}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(16000),
         runtime="6h",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/classify/{{method}}/{ONE}/seed{{seed}}",
@@ -94,7 +98,7 @@ rule classify:
         "--state {params.state:q} "
         "--out {params.out:q} "
         "--seed {wildcards.seed} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "2>&1 | tee {log:q}"
 
 
@@ -105,6 +109,7 @@ rule segment:
         config=GUARD.config_slice(
             "segment",
             "run.seed",
+            "run.threads",
             "detect.segmentation",
             result=f"{SEGMENTER}/manifest.json",
         ),
@@ -117,12 +122,13 @@ rule segment:
         f"{LOGS}/segment/{{method}}/{ONE}/{{architecture}}{{seed}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(16000),
         runtime="6h",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         pairs=subpath(input.pairs, parent=True),
         state=f"{SCRATCH}/segment/{{method}}/{ONE}/{{architecture}}{{seed}}",
@@ -138,7 +144,7 @@ rule segment:
         "--out {params.out:q} "
         "--architecture {wildcards.architecture} "
         "--seed {wildcards.seed} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "2>&1 | tee {log:q}"
 
 
@@ -148,6 +154,7 @@ rule compare:
         config=GUARD.config_slice(
             "compare/{comparator}",
             "run.seed",
+            "run.threads",
             "detect.localization.pro_limit",
             "detect.localization.pro_thresholds",
             "detect.localization.ground_truth",
@@ -169,12 +176,13 @@ rule compare:
         f"{LOGS}/compare/{{comparator}}/{ONE}/seed{{seed}}.tsv"
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(24000),
         runtime="12h",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         state=f"{SCRATCH}/compare/{{comparator}}/{ONE}/seed{{seed}}",
         out=COMPARATOR,
@@ -187,5 +195,5 @@ rule compare:
         "--state {params.state:q} "
         "--out {params.out:q} "
         "--seed {wildcards.seed} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "2>&1 | tee {log:q}"

@@ -14,7 +14,7 @@ rule generate:
         prepared=rules.prepare.output.manifest,
         model=trained,
         config=GUARD.config_slice(
-            "generate/{method}", "run.seed", "generate", "train.methods.{method}"
+            "generate/{method}", "run.seed", "run.threads", "generate", "train.methods.{method}"
         ),
     output:
         record=temp(f"{RECORDS}/{{part}}.jsonl"),
@@ -26,12 +26,13 @@ rule generate:
         part=r"\d+of\d+",
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(16000),
         runtime="12h",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         model=model_flag,
         part=lambda wildcards: wildcards.part.replace("of", "/"),
@@ -48,7 +49,7 @@ rule generate:
         "--record {output.record:q} "
         "--state {params.state:q} "
         "--out {params.out:q} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "2>&1 | tee {log:q}"
 
 
@@ -58,6 +59,7 @@ rule gather:
         config=GUARD.config_slice(
             "generate/{method}",
             "run.seed",
+            "run.threads",
             "generate",
             "train.methods.{method}",
             result=f"{PAIRS}/manifest.csv",

@@ -96,6 +96,7 @@ rule report_attention:
         config=GUARD.config_slice(
             "report_attention",
             "run.seed",
+            "run.threads",
             "generate",
             *(f"train.methods.{arm}" for arm in PLAN.dda_and_plain()),
         ),
@@ -111,12 +112,13 @@ rule report_attention:
         f"{LOGS}/report_attention/{ONE}.tsv"
     conda:
         ENVIRONMENT
-    threads: 4
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(16000),
         runtime="30m",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         models=lambda wildcards, input: [
             f"{arm}={Path(path).parent}" for arm, path in zip(PLAN.dda_and_plain(), input.models)
@@ -127,7 +129,7 @@ rule report_attention:
         "helixbench report attention {params.models:q} "
         "--config {input.config:q} "
         "--prepared {params.prepared:q} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "--out {output.figure:q} "
         "2>&1 | tee {log:q}"
 
@@ -136,7 +138,7 @@ rule report_control:
     input:
         prepared=rules.prepare.output.manifest,
         model=expand(rules.train.output.manifest, method=PLAN.first_dhdiff(), allow_missing=True),
-        config=GUARD.config_slice("report_control", "run.seed", "generate"),
+        config=GUARD.config_slice("report_control", "run.seed", "run.threads", "generate"),
     output:
         figure=report(
             f"{REPORT}/figure_1/{ONE}.png", caption="../report/control.rst", category="Control"
@@ -149,12 +151,13 @@ rule report_control:
         f"{LOGS}/report_control/{ONE}.tsv"
     conda:
         ENVIRONMENT
-    threads: 4
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(16000),
         runtime="30m",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         model=lambda wildcards, input: Path(input.model[0]).parent,
     message:
@@ -163,7 +166,7 @@ rule report_control:
         "helixbench report control {params.model:q} "
         "--config {input.config:q} "
         "--prepared {params.prepared:q} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "--out {output.figure:q} "
         "2>&1 | tee {log:q}"
 

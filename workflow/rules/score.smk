@@ -8,6 +8,7 @@ rule score:
         config=GUARD.config_slice(
             "score",
             "run.seed",
+            "run.threads",
             "score",
             result=f"{RUN}/score/{{method}}/{ONE}.csv",
             needs=lambda wildcards: networks.check_scoring(CONFIG),
@@ -20,12 +21,13 @@ rule score:
         f"{LOGS}/score/{{method}}/{ONE}.tsv"
     conda:
         ENVIRONMENT
-    threads: 4
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(8000),
         runtime="4h",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         pairs=subpath(input.pairs, parent=True),
     message:
@@ -36,5 +38,5 @@ rule score:
         "--prepared {params.prepared:q} "
         "--pairs {params.pairs:q} "
         "--out {output.scores:q} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "2>&1 | tee {log:q}"

@@ -44,6 +44,7 @@ rule joint_base:
         config=GUARD.config_slice(
             "joint_base",
             "run.seed",
+            "run.threads",
             "prepare.size",
             "train.joint",
             result=f"{RUN}/train/base/manifest.json",
@@ -56,12 +57,13 @@ rule joint_base:
         f"{LOGS}/joint_base.tsv"
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(32000),
         runtime="24h",
     params:
+        threads=CONFIG.run.threads,
         prepared=[
             part
             for folder in (PLAN.each(PREPARED) if PLAN.joins_own else [])
@@ -77,7 +79,7 @@ rule joint_base:
         "{params.prepared:q} "
         "--state {params.state:q} "
         "--out {params.out:q} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "2>&1 | tee {log:q}"
 
 
@@ -100,6 +102,7 @@ rule train:
         config=GUARD.config_slice(
             "train/{method}",
             "run.seed",
+            "run.threads",
             "train.base",
             "train.pretrained.repository",
             "train.pretrained.revision",
@@ -116,12 +119,13 @@ rule train:
         method=one_of(PLAN.learning),
     conda:
         ENVIRONMENT
-    threads: 8
+    threads: CONFIG.run.threads
     resources:
         gpu=1,
         mem_mb=more_each_try(32000),
         runtime="12h",
     params:
+        threads=CONFIG.run.threads,
         prepared=subpath(input.prepared, parent=True),
         base=subpath(input.base, parent=True),
         state=f"{SCRATCH}/train/{{method}}/{ONE}",
@@ -135,6 +139,6 @@ rule train:
         "--base {params.base:q} "
         "--state {params.state:q} "
         "--out {params.out:q} "
-        "--threads {threads} "
+        "--threads {params.threads} "
         "--processes {resources.gpu} "
         "2>&1 | tee {log:q}"

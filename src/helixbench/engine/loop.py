@@ -189,6 +189,8 @@ def fit(
     # Other versions of these packages draw or compute differently: their states are not resumed.
     facts = {"config_digest": config_digest, "seed": seed, "name": name}
     facts["versions"] = versions(("torch", "diffusers"))
+    if device.type == "cpu":  # sums on another number of threads are other sums
+        facts["threads"] = torch.get_num_threads()
     state = _State(module, optim, state_dir / "state.safetensors", facts)
     state.resume()
     first, started = state.step, time.monotonic() - state.seconds

@@ -23,6 +23,13 @@ class Run(Section):
         description="root seed; pair, batch and weight seeds are sha256 derivations of it",
         source="ours",
     )
+    threads: int = setting(
+        8,
+        ge=1,
+        description="CPU threads of each job that computes; sums on a CPU, and with them all that is "
+        "trained there, differ in their last bits by this number, not by that of the cores",
+        source="ours",
+    )
     shards: int = setting(
         1,
         ge=1,
