@@ -211,23 +211,33 @@ def outputs(manifest: str | Path) -> dict[str, str]:
     UserError when there is no such manifest (it is the last file of a stage, so the stage did not
     end), for a file that is missing or altered, and for one that the manifest does not know.
     """
-    manifest = Path(manifest)
-    files = read_object(manifest, "train the model again", lambda made: dict(made["files"]))
+    for line in differences(manifest := Path(manifest)):
+        raise UserError(line)
+    return _vouched(manifest)
+
+
+def _vouched(manifest: Path) -> dict[str, str]:
+    return read_object(manifest, "run its stage again", lambda made: dict(made["files"]))
+
+
+def differences(manifest: Path) -> Iterator[str]:
+    """A line for each file that is not as a manifest.json says: missing, altered, or unknown to
+    it.
+    """
+    files = _vouched(manifest)
     for name, digest in files.items():
         file = manifest.parent / name
         if not file.is_file() or sha256(file) != digest:
-            raise UserError(
-                f"{file}: missing or altered since {manifest.name} was written; train the model "
-                f"again"
+            yield (
+                f"{file}: missing or altered since {manifest.name} was written; run its stage again"
             )
-    for file in manifest.parent.rglob("*"):
+    for file in sorted(manifest.parent.rglob("*")):
         name = str(file.relative_to(manifest.parent))
         known = name in files or name in ("manifest.json", "stats.jsonl")
         if file.is_file() and not known and not file.name.startswith("."):
-            raise UserError(
+            yield (
                 f"{file}: not in {manifest.name}, so that nobody knows where it is from; remove it"
             )
-    return files
 
 
 _PACKAGES = (

@@ -16,7 +16,9 @@ import pytest
 from conftest import Project, fake_mvtec
 from PIL import Image
 
-from helixbench.records import Score, read_csv
+from helixbench.errors import UserError
+from helixbench.records import Pair, Score, read_csv
+from helixbench.report import verify
 
 METHODS = ("dhdiff", "crop_paste")
 CATEGORIES = (("Procedural", "disc"), ("MVTec-AD", "weave"))
@@ -78,6 +80,44 @@ def test_every_stage_leaves_its_files(finished):
                 assert (run / "detect" / method / dataset / category / "seed0" / name).is_file()
     for dataset, _ in CATEGORIES:
         assert (run / "report" / f"figure_5_{dataset}.png").is_file()
+
+
+def test_verify_tells_every_loss_and_every_change(finished, tmp_path, capsys):
+    whole = finished.root / "results/e2e"
+    verify.run(whole)
+    assert re.match(r"\d+ jobs, \d+ files, \d+ pairs: all as recorded\n", capsys.readouterr().out)
+    disc = "Procedural/disc"
+    first = read_csv(whole / f"generate/crop_paste/{disc}/manifest.csv", Pair)[0]
+    changes = {
+        f"generate/crop_paste/{disc}/{first.mask}": "missing or altered",
+        f"prepare/{disc}/samples.csv": "missing or altered",
+        f"train/dhdiff/{disc}/dhdiff.safetensors": "missing or altered",
+        f"detect/dhdiff/{disc}/seed0/scores.csv": "missing or altered",
+        f"detect/crop_paste/{disc}/seed0/manifest.json": "missing",
+        f"score/crop_paste/{disc}.csv": "missing",
+    }
+    for how in ("removed", "altered"):
+        for name, line in changes.items():
+            if how == "altered" and line == "missing":
+                continue
+            copy = tmp_path / "copy"
+            shutil.copytree(whole, copy)
+            if how == "removed":
+                (copy / name).unlink()
+            else:
+                content = bytearray((copy / name).read_bytes())
+                content[-2] ^= 1
+                (copy / name).write_bytes(content)
+            with pytest.raises(UserError) as caught:
+                verify.run(copy)
+            told = [text for text in str(caught.value).splitlines() if f"/{name}: " in text]
+            assert told and line in told[0], (how, name, str(caught.value))
+            shutil.rmtree(copy)
+    shutil.copytree(whole, tmp_path / "copy")
+    manifest = tmp_path / f"copy/detect/dhdiff/{disc}/seed0/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"run.seed": 0', '"run.seed": 1'))
+    with pytest.raises(UserError, match=r"its configuration was altered"):
+        verify.run(tmp_path / "copy")
 
 
 def test_every_score_row_says_which_split_it_is_from(finished):

@@ -104,6 +104,16 @@ def gpus(
     print("\n".join(devices.check_gpus(expect)))
 
 
+@app.command()
+def verify(
+    results: Annotated[Path, typer.Argument(help="Run folder, e.g. results/bottle")],
+) -> None:
+    """Check that a run is still what its stages wrote."""
+    from helixbench.report import verify as check
+
+    check.run(results)
+
+
 @fetch_app.command("base")
 def fetch_base(
     out: Annotated[Path, typer.Option(help="Folder to put it in")],

@@ -26,8 +26,8 @@ class Run(Section):
     threads: int = setting(
         8,
         ge=1,
-        description="CPU threads of each job that computes; sums on a CPU, and with them all that is "
-        "trained there, differ in their last bits by this number, not by that of the cores",
+        description="CPU threads of each job that computes; sums on a CPU, and with them all "
+        "that is trained there, differ in their last bits by this number, not by that of the cores",
         source="ours",
     )
     shards: int = setting(
