@@ -99,11 +99,10 @@ def scoring_weights(name: str) -> Path:
     """Fetch the weights of a scoring network to where its package looks for them; nothing to do
     when they are there.
 
-    The last eight digits of a file's name are the first of its sha256, which is checked. Raises
-    UserError otherwise.
+    Raises UserError without network, and for a file of another sha256.
     """
     file, url = weights.weights_file(name), weights.URLS[name]
-    wanted = file.stem.rpartition("-")[2]
+    wanted = weights.SHA256[file.name]
     if file.is_file():
         return file
     part = file.with_name(f".{file.name}.part")
@@ -115,11 +114,9 @@ def scoring_weights(name: str) -> Path:
         part.unlink(missing_ok=True)
         raise UserError(f"{url}: could not be fetched ({error}); put the file at {file}") from None
     found = provenance.sha256(part)
-    if not found.startswith(wanted):
+    if found != wanted:
         part.unlink()
-        raise UserError(
-            f"{url}: sha256 {found[:8]}..., not {wanted}... as its name says; removed, fetch again"
-        )
+        raise UserError(f"{url}: sha256 {found}, not {wanted}; removed, fetch again")
     os.replace(part, file)
     log.info("%s: weights of %s in %s", url, name, file)
     return file

@@ -22,6 +22,18 @@ FILES = {
 }
 """Weights file of each network in the hub cache."""
 
+SHA256 = {
+    FILES["inception-v3"]: "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    FILES["squeeze"]: "b8a52dc049b60e4b6ab68ad0df457362afab8b6304b2febdc1650a5dab4d7e7b",
+    FILES["vgg"]: "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+    FILES["alex"]: "7be5be791159472b1fbf3c69796f7cb30dca7ad8466c2df70058c37116cdee02",
+    FILES["resnet18"]: "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+    FILES["resnet34"]: "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
+    FILES["resnet50"]: "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+    FILES["wide_resnet50_2"]: "95faca4d11227dddf8633dbb5ff6c8a9003c1aa5b8945c73834b8007b10950b8",
+}
+"""Of each file, whose name has the first eight digits only."""
+
 URLS = {
     "inception-v3": "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
     + FILES["inception-v3"],

@@ -162,16 +162,23 @@ def test_without_network_it_says_what_to_put_where(tmp_path):
     assert "could not be fetched" in line and f"into {tmp_path / 'sd'}" in line
 
 
-def test_weights_are_checked_by_their_name(hub, tmp_path, monkeypatch):
+def test_weights_have_the_digest_that_their_name_begins():
+    for name, file in weights.FILES.items():
+        known = weights.SHA256[file]
+        assert len(known) == 64 and known.startswith(Path(file).stem.rpartition("-")[2]), name
+
+
+def test_weights_are_checked_by_their_digest(hub, tmp_path, monkeypatch):
     content = b"weights" * 100
     name = f"net-{digest(content)[:8]}.pth"
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setitem(weights.FILES, "vgg", name)
+    monkeypatch.setitem(weights.SHA256, name, digest(content))
     monkeypatch.setitem(weights.URLS, "vgg", f"{hub}/{REPOSITORY}/resolve/{REVISION}/{name}")
     with pytest.raises(UserError, match="could not be fetched .*put the file at"):
         fetch.scoring_weights("vgg")
     Hub.served[name] = content[:-1] + b"!"
-    with pytest.raises(UserError, match="as its name says; removed"):
+    with pytest.raises(UserError, match="sha256 .*; removed, fetch again"):
         fetch.scoring_weights("vgg")
     assert not list((tmp_path / "hub/checkpoints").glob("*"))
     Hub.served[name] = content
