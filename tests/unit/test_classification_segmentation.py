@@ -153,6 +153,19 @@ def test_segmenters_learn_by_plain_cross_entropy(folders, tmp_path, monkeypatch)
     assert seen == [(0.0, 0.0)], "gamma and smoothing"
 
 
+def test_one_type_has_no_accuracy(folders, tmp_path, caplog):  # noqa: F811
+    """It would be 100 by construction, and enter averages."""
+    for folder, name, row in (
+        (folders[0], "samples.csv", Sample),
+        (folders[1], "manifest.csv", Pair),
+    ):
+        rows = read_csv(folder / name, row)
+        write_csv(folder / name, [r for r in rows if r.defect != "dark"], row)
+    with caplog.at_level("INFO"):
+        assert classify(folders, tmp_path) == {}
+    assert "one defect type, bright; no accuracy" in caplog.text
+
+
 def test_a_segmenter_learns(folders, tmp_path):  # noqa: F811
     rows = segment(folders, tmp_path, optim={**OPTIM, "steps": 80, "lr": 3e-3})
     assert rows["all", "iou"].value > 60 and rows["all", "miou"].value > 75

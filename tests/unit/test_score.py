@@ -528,3 +528,16 @@ def test_the_metric_of_the_documentation_is_one_file(folders, tmp_path, monkeypa
     table = (tmp_path / "table_1.md").read_text(encoding="utf-8")
     assert "### mask area" in table
     assert "| disc | 5.27 |" in table and "mask_area, half split, 32 px" in table
+
+
+def test_a_single_pair_has_no_score_that_needs_two(folders, tmp_path, caplog):
+    """It would get the least Inception Score and no diversity, whatever it shows."""
+    rows = read_csv(folders[1] / "manifest.csv", Pair)
+    one = [next(row for row in rows if row.defect == name) for name in ("crack", "hole")]
+    write_csv(folders[1] / "manifest.csv", one, Pair)
+    rows = run(folders, tmp_path / "scores.csv")
+    needs_two = {"inception_score", "kid", "ic_lpips", "ic_lpips_defect"}
+    assert not needs_two & {metric for _, metric in rows}
+    assert rows["crack", "ic_lpips_single_clusters"].value == 1
+    for words in ("Inception Score is left out", "ic_lpips is left out", "KID is left out"):
+        assert words in caplog.text

@@ -4,6 +4,7 @@ single one, is nearest to.
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import version
 
 import numpy as np
@@ -11,6 +12,8 @@ import numpy as np
 from helixbench.catalogue import Metric
 from helixbench.protocol import Protocol
 from helixbench.score.case import Case, Number, Pictures
+
+log = logging.getLogger(__name__)
 
 METRIC = Metric("ic_lpips", "IC-LPIPS", printed="IC-LPIPS", digits=2, percent=False)
 EMPTY = Metric("ic_lpips_empty_clusters", digits=0, percent=False, summed=True)
@@ -20,8 +23,8 @@ METRICS = (METRIC, EMPTY, SINGLE)
 
 def measure(case: Case) -> list[Number]:
     """The score, mean and standard deviation over shuffles, and the counts of its clusters."""
-    number, counts = score(METRIC, case, case.pairs, case.anchors)
-    return [number, *counts]
+    found, counts = score(METRIC, case, case.pairs, case.anchors)
+    return [*found, *counts]
 
 
 def score(
@@ -35,9 +38,10 @@ def score(
     cap: int | None = None,
     zero: bool = False,
     **facts: str,
-) -> tuple[Number, list[Number]]:
+) -> tuple[list[Number], list[Number]]:
     """IC-LPIPS of some pictures against some anchors, and the numbers of its empty clusters and
-    of those with a single picture.
+    of those with a single picture. Nothing where no two pictures share an anchor: what no distance
+    was measured for has none.
 
     network, cap: in place of the configured ones; zero: whether clusters without a pair count 0;
     facts: what else the protocol is to say.
@@ -75,5 +79,9 @@ def score(
         Number(EMPTY, result.empty_clusters, None, n, protocol.having(counts="empty")),
         Number(SINGLE, result.single_clusters, None, n, protocol.having(counts="single")),
     ]
+    unseen = result.empty_clusters + result.single_clusters == result.clusters
+    if len(pairs) and unseen and not zero:  # of no picture at all, 0 is what the method has earned
+        log.warning("%s is left out: no two pictures share an anchor", metric.key)
+        return [], counts
     mean, std = float(np.mean(scores)), float(np.std(scores))
-    return Number(metric, mean, std, n, protocol, scores), counts
+    return [Number(metric, mean, std, n, protocol, scores)], counts

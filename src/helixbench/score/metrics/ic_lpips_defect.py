@@ -20,4 +20,4 @@ def measure(case: Case) -> list[Number]:
         Pictures(defect_crops(pictures.images, pictures.masks), pictures.masks)
         for pictures in (case.pairs, case.anchors)
     )
-    return [score(METRIC, case, pairs, anchors, crop="defect")[0]]
+    return score(METRIC, case, pairs, anchors, crop="defect")[0]

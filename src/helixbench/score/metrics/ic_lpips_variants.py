@@ -72,5 +72,5 @@ def measure(case: Case) -> list[Number]:
             log.warning("%s is left out: no real picture for an anchor", metric.key)
             continue
         how = {"network": network, "cap": cap, "zero": zero, "anchors": which}
-        numbers.append(score(metric, case, case.pairs, anchors, **how)[0])
+        numbers += score(metric, case, case.pairs, anchors, **how)[0]
     return numbers
