@@ -10,7 +10,7 @@ import os
 import pkgutil
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from functools import cache
@@ -140,23 +140,28 @@ def refused(name: str) -> str:
     return ""
 
 
-def _check_files(samples: Iterable[RawSample], root: Path, problems: Problems) -> None:
-    """All files lie below the root and have names that a line of text can hold; a problem
+def check_names(samples: Sequence[RawSample], root: Path, problems: Problems) -> None:
+    """Defect types, and all files below the root, have names that can be used; a problem
     otherwise.
     """
-    home, outside = os.path.realpath(root), []
-    samples = list(samples)
-    for defect in sorted({sample.defect for sample in samples if sample.defect == ALL}):
-        problems.add(f"{root}: defect type {defect}: {refused(defect)}; rename it")
+    folders = {sample.defect: sample.image.parent for sample in samples}
+    for defect, folder in sorted(folders.items()):
+        if printable(defect) and (why := refused(defect)):
+            problems.add(f"{folder}: {why}; rename the defect type")
     for file in (file for sample in samples for file in _files(sample)):
-        if target := escapes(file, home):
-            outside.append((file, target))
-        elif not printable(str(file.relative_to(root.absolute()))):
+        if not printable(str(file.relative_to(root.absolute()))):
             odd = "file" if printable(str(file.parent)) else "folder"
             problems.add(
                 f"{str(file)!r}: name with a line break, another control character or broken "
                 f"UTF-8; rename the {odd}"
             )
+
+
+def _check_links(samples: Sequence[RawSample], root: Path, problems: Problems) -> None:
+    """All files lie below the root; a problem otherwise."""
+    home = os.path.realpath(root)
+    files = (file for sample in samples for file in _files(sample))
+    outside = [(file, target) for file in files if (target := escapes(file, home))]
     if outside:
         (file, target), more = outside[0], len(outside) - 1
         others = f" (and {more} more)" if more else ""
@@ -265,7 +270,8 @@ class Layout:
             problems.add(str(error))
             return []
         samples = self.samples(root, dataset, category, problems)
-        _check_files(samples, root, problems)
+        _check_links(samples, root, problems)
+        check_names(samples, root, problems)
         return sorted(samples, key=lambda s: (s.subset, s.defect, str(s.image)))
 
     @_readable()

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from helixbench import provenance
-from helixbench.datasets.layout import pictures_in
+from helixbench.datasets.layout import check_names, pictures_in
 from helixbench.datasets.mvtec_ad import MVTecAD
 from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError
@@ -58,6 +58,7 @@ def _defective(folder: Path, category: str) -> list[RawSample]:
     """Pictures of <folder>/test/<defect> with their masks; a line for what is not read."""
     problems = Problems()
     found = MVTecAD().defective(_folder(folder), DATASET, category, problems)
+    check_names(found, _folder(folder), problems)
     for line in problems.odd:
         log.info("%s", line)
     return found
