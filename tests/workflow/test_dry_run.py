@@ -23,7 +23,6 @@ LEARNERS = sum(hasattr(method, "optim") for method in PAPER.train.methods.values
 ALL, LEARN = COUNT * METHODS, COUNT * LEARNERS
 ARMS = 15 * len(PAPER.train.arms)
 """The paper's ablations are on MVTec AD alone."""
-OPTIM = {"steps": 1, "batch": 1, "lr": 1e-3}
 
 
 @pytest.fixture
@@ -164,8 +163,10 @@ def test_a_scratch_base_is_trained_and_an_overlay_takes_a_data_set_out(project):
 def test_a_joint_base_is_one_for_all_and_needs_no_data_unless_it_learns_from_them(project):
     counts = project.job_counts("base", overlays=("config/base.yaml",))
     assert counts == {"joint_base": 1, "base": 1}
-    own = {"train": {"base": "joint", "joint": {"own": True, "drawn": 0, "optim": OPTIM}}}
-    overlay = project.write("own.yaml", own)
+    page = (ROOT / "docs/base.md").read_text(encoding="utf-8")
+    overlay = project.write(
+        "own.yaml", yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.S)[1])
+    )
     counts = project.job_counts("models", overlays=("config/mini.yaml", overlay))
     assert counts == {"draw": 2, "prepare": 2, "joint_base": 1, "train": 2, "models": 1}
 
