@@ -4,7 +4,7 @@
 # make faults  the tests of kills, full disks and damaged files, with more than 50 kills (about a quarter of an hour)
 # make restore  after a clone or checkout: fetch what DVC recorded of a run (RUN=mini; the paper run without) and tell
 #             Snakemake that it is up to date
-# make lock   write requirements.lock and environment.yml from what is installed in .venv
+# make lock   write requirements.lock, with the hashes of all files, and environment.yml from what is installed in .venv
 # make clean  remove what runs wrote; results/measured stays
 
 PYTHON ?= $(shell for p in python3.11 python3 python; do \
@@ -65,10 +65,13 @@ faults: $(INSTALLED)
 
 # Packages that exist only for Linux get a marker, so that the same file installs elsewhere.
 lock:
-	$(BIN)/pip freeze --exclude helixbench --exclude pip --exclude setuptools --exclude wheel \
-	| sed -E '/^(cuda-|nvidia-|triton==)/s/$$/ ; sys_platform == "linux"/' > requirements.lock
+	$(BIN)/pip freeze --all --exclude helixbench --exclude pip --exclude wheel \
+	| sed -E "/^(cuda-|nvidia-|triton==)/s/$$/ ; sys_platform == 'linux'/" > .venv/pins
+	$(PYTHON) -m venv .venv/lock && .venv/lock/bin/pip install --quiet uv==0.13.9
+	.venv/lock/bin/uv pip compile .venv/pins --quiet --no-deps --universal --python-version 3.11.7 --generate-hashes \
+		--no-header --no-annotate --output-file requirements.lock
 	sed -i '/^  - pip:/q' environment.yml
-	sed 's/^/      - /' requirements.lock >> environment.yml
+	sed -n "s/ *\\\\$$//; /^[^ ]/s/^/      - /p" requirements.lock >> environment.yml
 
 clean:
 	rm -rf scratch logs .snakemake
