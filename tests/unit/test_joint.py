@@ -11,6 +11,7 @@ import small
 import torch
 from PIL import Image
 
+from helixbench import provenance
 from helixbench.config import Slice
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
@@ -140,6 +141,10 @@ def test_the_training_stops_by_the_clock_leaves_a_base_and_goes_on(tmp_path, tex
     assert facts["training"]["steps"] == 6 and facts["psnr_db"] > 10
     steps = [json.loads(line)["step"] for line in (tmp_path / "base/stats.jsonl").open()]
     assert steps == [1, 2, 3, 4, 5, 6]
+
+    card = (tmp_path / "base/README.md").read_text()
+    assert "6 steps of 4" in card and "12 drawn pictures" in card and "Apache-2.0" in card
+    assert "README.md" in provenance.outputs(tmp_path / "base/manifest.json")
 
     base = BaseModel.load(tmp_path / "base")
     late = base.unet.state_dict()

@@ -125,7 +125,7 @@ class Guard:
 
         Raises UserError where there is none.
         """
-        path, base = f"{self.run}/config/base.json", Path(self.config.train.pretrained.path)
+        path, base = f"{self.run}/config/base.json", Path(self.config.train.base_folder)
         with self._planning(path) as first:
             if first:
                 if not (base / "model_index.json").is_file():

@@ -90,7 +90,7 @@ if CONFIG.train.base == "scratch":
 elif CONFIG.train.base == "joint":
     BASE = BASE_VERSION = BASE_FILES = rules.joint_base.output.manifest
 else:
-    BASE = ancient(f"{CONFIG.train.pretrained.path}/model_index.json")
+    BASE = ancient(f"{CONFIG.train.base_folder}/model_index.json")
     BASE_VERSION = BASE_FILES = GUARD.base_version
 
 

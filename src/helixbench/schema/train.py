@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, field_validator, model_validator
@@ -12,6 +13,9 @@ from helixbench.schema.base import Pretrained, Scratch
 from helixbench.schema.joint import Joint
 from helixbench.schema.method import MethodConfig
 from helixbench.schema.section import Name, Section, setting, used_only
+
+EMBEDDED = str(Path(__file__).parents[1] / "embedded")
+"""Folder of the base that the package brings."""
 
 
 class Ablation(Section):
@@ -31,10 +35,10 @@ class Ablation(Section):
 class Train(Section):
     """The base model and the methods that grow on it."""
 
-    base: Literal["stable-diffusion-v1-5", "scratch", "joint"] = setting(
+    base: Literal["stable-diffusion-v1-5", "scratch", "joint", "embedded"] = setting(
         "stable-diffusion-v1-5",
-        description="base model: downloaded; built small for each category, of random weights; or "
-        "trained over many categories",
+        description="base model: downloaded; built small for each category, of random weights; "
+        "small, trained over many categories; or such a one that the package brings",
         source="paper II-C and IV-E, without a version: reading 1",
     )
     pretrained: Pretrained = Pretrained()
@@ -53,6 +57,11 @@ class Train(Section):
     )
 
     _used = used_only("methods")
+
+    @property
+    def base_folder(self) -> str:
+        """Folder of a base that no rule makes."""
+        return EMBEDDED if self.base == "embedded" else self.pretrained.path
 
     @cached_property
     def arms(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ U-Net and the text encoder are trained together. Each step resumes where it was 
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from helixbench.train.bank import Bank, drawn, mask_prompt, own, prompt, turned
 
 log = logging.getLogger(__name__)
 
+ATTRIBUTION = "attribution.tsv"
 _CHUNK = 64
 _PICTURE, _NORMAL, _MASK = 0, 1, 2
 _KINDS = torch.tensor([_PICTURE] * 5 + [_NORMAL] + [_MASK] * 2)
@@ -208,6 +210,34 @@ def build(options: Joint, bank: Bank, seed: int) -> BaseModel:
         )
 
 
+def card(options: Joint, facts: dict, *, size: int) -> str:
+    """A model card: what the base is, what it has learned from, and what made it."""
+    training, learned = facts["training"], []
+    if options.drawn:
+        learned.append(f"{options.drawn:,} drawn pictures with defects, masks and words")
+    if options.photos:
+        learned.append(f"free textures on half of them ({ATTRIBUTION} names files and authors)")
+    if options.own:
+        learned.append("normals and defects of the run's own categories")
+    else:
+        learned.append("nothing of the data sets that methods are judged on")
+    return f"""# A small base model for defects
+
+A latent diffusion model in diffusers' format for pictures of about {size} x {size} pixels, made by
+HelixBench. Prompts: `a photo of a <thing> with <defect>`, `a mask of <defect> on a <thing>`. Its
+autoencoder is computed (principal components of patches), its U-Net predicts v.
+
+- Learned from: {"; ".join(learned)}.
+- Made by: `helixbench joint`, commit {facts["commit"]}, {facts["device"]},
+  {training["steps"]:,} steps of {options.optim.batch} in {training["train_s"] / 3600:.1f} hours.
+- Autoencoder: {options.autoencoder.latent_channels} channels, factor {options.autoencoder.factor},
+  {facts["psnr_db"]} dB on pictures and masks of the same kind.
+- Meant for: the start of a training on a few real defects. On its own it draws textures and stains,
+  and few objects.
+- Licence: Apache-2.0.
+"""
+
+
 def run(
     config: Slice,
     *,
@@ -251,6 +281,10 @@ def run(
         errors = (base.decode(base.encode(pictures)).cpu() - pictures).square().flatten(1).mean(1)
         facts["psnr_db"] = round(float(-10 * errors.clamp(min=1e-10).mean().log10()), 2)
         base.to(torch.device("cpu")).half().save(out)
+        provenance.write_text(out / "README.md", card(options, facts, size=bank.size))
+        attribution = Path(options.photos or "") / ATTRIBUTION
+        if attribution.is_file():
+            shutil.copyfile(attribution, out / ATTRIBUTION)
         provenance.write_text(
             out / "stats.jsonl", (state / "stats.jsonl").read_text(encoding="utf-8")
         )

@@ -246,10 +246,10 @@ class _Rules:
 
 def attribution(found: list[Picture]) -> str:
     """A table of package, licence, authors and files, for a model card, as tab-separated lines."""
-    rows = [
-        (p.package, p.licence, p.authors, f"{p.file.name}/{p.member}" if p.member else str(p.file))
-        for p in found
-    ]
+    rows = []
+    for p in found:
+        file = str(p.file).partition(f"/{p.package}/")[2]
+        rows.append((p.package, p.licence, p.authors, f"{file}/{p.member}" if p.member else file))
     return "\n".join("\t".join(row) for row in [("package", "licence", "authors", "file"), *rows])
 
 
