@@ -157,17 +157,24 @@ def test_the_training_stops_by_the_clock_leaves_a_base_and_goes_on(tmp_path, tex
     assert all(torch.equal(late[name], whole[name]) for name in late)  # as in one go
 
 
-def test_a_method_grows_on_a_joint_base(tmp_path, textures):
+def test_methods_grow_on_a_joint_base(tmp_path, textures):
+    """Its width, tokens and prediction are others than those of the scratch base."""
     joint.run(
         config(photos=str(textures)), prepared=[], state=tmp_path / "s", out=tmp_path / "base"
     )
     prepared = Pictures.load(small.prepared(tmp_path / "prepared"))
-    learner = method_class("dhdiff").create(
-        small.dhdiff(text_tokens="all"), BaseModel.load(tmp_path / "base"), 0
-    )
-    learner.begin(prepared)
-    losses = learner.loss(prepared, torch.Generator().manual_seed(0))
-    assert all(torch.isfinite(value) for value in losses.values())
+    prompts = {"prompt": "*", "mask_prompt": "*"}
+    for options in (
+        small.dhdiff(text_tokens="all"),
+        small.dualanodiff(trainable="all"),
+        small.stage(),
+        small.anomalydiffusion(**prompts),
+    ):
+        base = BaseModel.load(tmp_path / "base")
+        learner = method_class(options.kind).create(options, base, 0)
+        learner.begin(prepared)
+        losses = learner.loss(prepared, torch.Generator().manual_seed(0))
+        assert all(torch.isfinite(value) for value in losses.values()), options.kind
 
 
 @pytest.mark.parametrize(
