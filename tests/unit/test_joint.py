@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from PIL import Image
 
 from helixbench import provenance
 from helixbench.config import Slice
+from helixbench.datasets.world.sources import LICENCES
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.methods.method import method_class
 from helixbench.schema.joint import Joint
+from helixbench.schema.train import EMBEDDED
 from helixbench.train import bank as banks
 from helixbench.train import joint
 
@@ -192,3 +196,22 @@ def test_settings_that_leave_nothing_to_learn_from_are_refused(changes, line):
 def test_a_folder_without_textures_is_one_line(tmp_path):
     with pytest.raises(UserError, match="no .jpg or .png files"):
         banks.textures(tmp_path)
+
+
+def test_the_base_of_the_package_is_whole_small_and_free():
+    folder = Path(EMBEDDED)
+    provenance.outputs(folder / "manifest.json")
+    assert sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) < 40e6
+    base = BaseModel.load(folder)
+    pictures = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    latents = base.encode(pictures)
+    assert latents.shape == (2, 8, 16, 16)
+    text = base.embed(["a photo of a gear with crack"]).repeat(2, 1, 1)
+    with torch.no_grad():
+        noise = base.unet(latents, torch.tensor([500, 900]), text).sample
+    assert torch.isfinite(noise).all()
+    with open(folder / joint.ATTRIBUTION, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert {row["licence"] for row in rows} <= set(LICENCES) and len(rows) > 500
+    assert all(row["authors"] and not row["file"].startswith("/") for row in rows)
+    assert "Apache-2.0" in (folder / "README.md").read_text()

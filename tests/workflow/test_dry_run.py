@@ -183,6 +183,12 @@ def test_the_threads_that_numbers_depend_on_are_those_of_the_configuration(proje
     }
 
 
+def test_the_base_of_the_package_needs_neither_a_download_nor_a_training(project):
+    overlay = project.write("embedded.yaml", {"train": {"base": "embedded"}})
+    counts = project.job_counts("models", overlays=("config/smoke.yaml", overlay))
+    assert counts == {"draw": 1, "prepare": 1, "train": 1, "models": 1}
+
+
 def test_a_method_that_does_not_learn_needs_no_model(project):
     overlay = project.write("only.yaml", {"train": {"use": ["crop_paste"]}})
     counts = project.job_counts("pairs", overlays=("config/smoke.yaml", overlay))
