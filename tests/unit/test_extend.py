@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small
+import torch
 import yaml
 from pages import FILES
 from PIL import Image
@@ -236,3 +238,17 @@ def test_a_class_that_is_no_method_is_one_line(overlay, tmp_path):
     )
     with pytest.raises(UserError, match="no_method:Thing: not a subclass"):
         method_class("no_method:Thing")
+
+
+def test_the_example_that_draws_makes_a_pair_of_its_seed():
+    page = (ROOT / "docs/extend.md").read_text(encoding="utf-8")
+    (example,) = [
+        text for text in re.findall(r"```python\n(.*?)```", page, re.S) if "Blotch" in text
+    ]
+    found: dict = {}
+    exec(example, found)  # noqa: S102
+    (image, mask), (same, _), (other, _) = (found["one_pair"](seed) for seed in (0, 0, 1))
+    assert image.shape == (1, 3, 32, 32) and mask.shape == (1, 1, 32, 32)
+    assert torch.equal(image, same) and not torch.equal(image, other)
+    assert (image[mask.expand_as(image) > 0] < 0.5).all()
+    assert 0 < mask.mean() < 0.3

@@ -330,3 +330,14 @@ def test_the_slurm_profile_sends_what_needs_a_gpu_where_the_gpus_are():
         if values["slurm_partition"] == "gpu"
     }
     assert profile["default-resources"]["slurm_partition"] == "cpu"
+
+
+def test_called_from_another_directory_it_says_so(project, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    told = project.run(
+        "snakemake", "-n", "-s", "Snakefile", "-d", str(tmp_path / "elsewhere"), "--cores", "1"
+    )
+    assert (
+        told.returncode and "no params.yaml here; call snakemake in the repository" in told.stdout
+    )
+    assert "Traceback" not in told.stdout
