@@ -130,7 +130,7 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
     brightest = max((seen.brightest for seen in deep), default=255)
     if brightest <= DARK:
         lines.append(
-            f"{category}: 16-bit grey that uses about {(257 * brightest).bit_length()} of its 16 "
+            f"{category}: 16-bit grey that uses about {(257 * brightest - 128).bit_length()} of its 16 "
             f"bits: all pictures are dark; export them at full range, all by the same factor"
         )
     lines += _counted(
