@@ -129,9 +129,10 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
     deep = [seen for seen in found if seen.kind == KINDS["I;16"]]
     brightest = max((seen.brightest for seen in deep), default=255)
     if brightest <= DARK:
+        bits = (257 * brightest - 128).bit_length()  # of the least value that is so bright
         lines.append(
-            f"{category}: 16-bit grey that uses about {(257 * brightest - 128).bit_length()} of its 16 "
-            f"bits: all pictures are dark; export them at full range, all by the same factor"
+            f"{category}: 16-bit grey that uses about {bits} of its 16 bits: all pictures "
+            f"are dark; export them at full range, all by the same factor"
         )
     lines += _counted(
         found,
