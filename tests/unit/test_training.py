@@ -583,7 +583,7 @@ def test_any_number_of_shards_makes_the_same_bytes_also_after_a_kill(
     monkeypatch.setattr(generate_stage, "_write", dies)
     with pytest.raises(KeyboardInterrupt):
         part(tmp_path / "cut", 2, 2)
-    assert len(list((tmp_path / "cut/s").iterdir())) == 2
+    assert len(list((tmp_path / "cut/s").glob("block*.json"))) == 2
     assert shards(tmp_path / "cut", 3) == expected
     assert len(calls) == 3 + 11 - 2
 
