@@ -236,6 +236,8 @@ def test_each_watched_value_is_one_that_a_job_reads(slices, everything, room):
         for key in slices[room]
     ]
     for leaf in leaves(everything):
+        if leaf == "train.joint":  # of another base, and not given here
+            continue
         if any(covers(param, leaf) for param in watched(room)[0]):
             read = any(re.match(rf"{key}(\.|$)", leaf) for key in named)
             assert read or FOLLOWED_BY_CONTENT.fullmatch(leaf) or CHOOSES.fullmatch(leaf), (
