@@ -176,7 +176,8 @@ def read_object(path: Path, advice: str, take: Callable[[dict], Any] = dict) -> 
             raise TypeError("not an object")
         return take(value)
     except DAMAGED as error:
-        lacks = f"no {error}" if isinstance(error, KeyError) else str(error).partition(":")[0]
+        said = (str(error) or type(error).__name__).splitlines()[0].partition(":")[0]
+        lacks = f"no {error}" if isinstance(error, KeyError) else said
         raise UserError(f"{path}: missing or damaged ({lacks}); {advice}") from None
 
 
@@ -325,13 +326,16 @@ def manifest(path: str | Path, stage: str, config: Any, **facts: Any):
 def stage_run(out: Path, state: Path, stage: str, config: Any, **facts: Any):
     """A stage that trains: `manifest`, and when it succeeds the journal of `state` is copied to
     out/stats.jsonl, every other file below `out` is hashed into the manifest's `files`, and `state`
-    is removed, in this order. Both folders are this process's alone meanwhile.
+    is removed, in this order. Both folders are this process's alone meanwhile; UserError for one
+    with files of somebody else.
 
     out: folder of the stage's files; state: folder of the resume state, which holds stats.jsonl.
     """
+    claim(state)
+    claim(out)
     with alone(state, out), manifest(out / "manifest.json", stage, config, **facts) as record:
         yield record
         write_text(out / "stats.jsonl", (state / "stats.jsonl").read_text(encoding="utf-8"))
-        record["files"] = sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))
+        record["files"] = sha256_tree(out, exclude=("manifest.json", "stats.jsonl", MARK))
     # The results are whole: what is left of the state would only make a forced rerun do nothing.
     shutil.rmtree(state)

@@ -23,6 +23,7 @@ from helixbench.detect import comparators
 from helixbench.diffusion.base import BaseModel
 from helixbench.engine import checkpoint
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline
 from helixbench.pictures.lettering import figure_text, legible
 from helixbench.pictures.prepared import read_split
@@ -67,6 +68,9 @@ def test_figures_and_sheets_show_any_name(tmp_path_factory, name):
         folder / "x.png"
     )
     draw_lines(folder / "s.png", name, [(name, [(name, Image.fromarray(tile))])])
+    for file in ("x.png", "s.png"):
+        with Image.open(folder / file) as drawn:
+            assert drawn.convert("L").getextrema() == (0, 255)  # black on white
 
 
 def test_dollars_are_no_mathematics_and_letters_without_a_font_are_told_by_their_code():
@@ -109,6 +113,13 @@ def test_damaged_json_is_one_line_with_the_file(text, tmp_path):
         assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="protocol"):
         Protocol.parse(text)
+
+
+def test_what_is_missing_in_json_is_one_line_also_where_a_library_says_it_in_many(tmp_path):
+    (tmp_path / "dhdiff.json").write_text('{"kind": "dhdiff", "nope": 1, "never": 2}')
+    with pytest.raises(UserError) as caught:
+        provenance.read_object(tmp_path / "dhdiff.json", "train again", DHDiff.model_validate)
+    assert "\n" not in str(caught.value) and "validation errors" in str(caught.value)
 
 
 def test_a_path_with_a_nul_is_one_line(tmp_path):

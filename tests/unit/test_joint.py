@@ -28,6 +28,7 @@ from helixbench.train import joint
 
 def options(**changes) -> Joint:
     values = {
+        "size": small.SIZE,
         "drawn": 12,
         "entries": 32,
         "vocabulary": 300,
@@ -41,7 +42,7 @@ def options(**changes) -> Joint:
 
 def config(**changes) -> Slice:
     values = options(**changes).model_dump(mode="json")
-    return Slice({"run.seed": 0, "prepare.size": small.SIZE, "train.joint": values})
+    return Slice({"run.seed": 0, "train.joint": values})
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,7 @@ def textures(tmp_path_factory):
     for i in range(3):
         noise = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
         Image.fromarray(noise).resize((48, 48)).save(folder / f"{i}.png")
+    (folder / "attribution.tsv").write_text("package\tlicence\tauthors\tfile\n")
     return folder
 
 
@@ -72,6 +74,26 @@ def test_drawn_pictures_do_not_depend_on_where_the_drawing_was_stopped(
     assert again.things == bank.things and again.defects == bank.defects
 
 
+def test_another_world_takes_the_place_of_the_one_that_was_drawn(textures, tmp_path):
+    first = banks.drawn(tmp_path / "a", 2, small.SIZE, textures, seed=0)
+    pictures, identities = np.array(first.images), {first.identity}
+    for n, size, photos, seed in ((2, 64, textures, 0), (3, 64, None, 0), (3, 64, None, 1)):
+        found = banks.drawn(tmp_path / "a", n, size, photos, seed)
+        assert found.images.shape == (n, size, size, 3) and len(found.things) == n
+        identities.add(found.identity)
+    assert len(identities) == 4
+    again = banks.drawn(tmp_path / "a", 2, small.SIZE, textures, seed=0)
+    np.testing.assert_array_equal(again.images, pictures)
+
+
+def test_latents_of_other_values_are_made_again(bank, tmp_path):
+    base, file = joint.build(options(), bank, seed=0), tmp_path / "latents.safetensors"
+    first, *_ = joint.encoded(bank, base, 8, 0, file, "one")
+    kept, *_ = joint.encoded(bank, base, 8, 1, file, "one")
+    other, *_ = joint.encoded(bank, base, 8, 1, file, "two")
+    assert torch.equal(first, kept) and not torch.equal(first, other)
+
+
 def test_entries_are_pictures_their_normals_and_masks_each_with_its_words(bank):
     pictures, words, defects = joint.entries(bank, 0, 8, seed=0)
     assert pictures.shape == (8, 3, small.SIZE, small.SIZE) and defects.shape[1] == 1
@@ -91,14 +113,6 @@ def test_entries_are_pictures_their_normals_and_masks_each_with_its_words(bank):
             assert picture.mean() == pytest.approx(bank.masks[i].mean(), abs=1e-5)
     # The bank has 12 rows: its next round shows row 0 without its defect.
     assert joint.entries(bank, 12, 20, seed=0)[1][0] == f"a photo of a {bank.things[0]}"
-
-
-@pytest.mark.parametrize("i", range(8))
-def test_the_eight_symmetries_are_all_different_and_keep_the_mask_on_its_picture(i):
-    x = torch.arange(9.0).reshape(1, 1, 3, 3).expand(8, 1, 3, 3)
-    all_eight = banks.turned(x, torch.arange(8))
-    assert len({tuple(row.flatten().tolist()) for row in all_eight}) == 8
-    assert torch.equal(banks.turned(x[:1], torch.tensor([i])), all_eight[i : i + 1])
 
 
 def test_own_categories_bring_their_normals_and_the_generators_defects(tmp_path):
@@ -181,6 +195,31 @@ def test_methods_grow_on_a_joint_base(tmp_path, textures):
         assert all(torch.isfinite(value) for value in losses.values()), options.kind
 
 
+def test_a_base_of_own_pictures_does_not_give_them_away(tmp_path):
+    prepared = [small.prepared(tmp_path / "disc")]
+    values = {"own": True, "drawn": 0}
+    places = {"prepared": prepared, "state": tmp_path / "state", "out": tmp_path / "base"}
+    for wrong, line in (
+        ({"size": 64}, "the prepared pictures have 32 pixels"),
+        ({"entries": 4}, "there are 12 pictures, and the last would never be seen"),
+    ):
+        with pytest.raises(UserError, match=line):
+            joint.run(config(**values, **wrong), **places)
+    joint.run(config(**values), **places)
+    card = (tmp_path / "base/README.md").read_text()
+    assert "Apache" not in card and "the run's own categories" in card
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path, textures):
+    for name in ("state", "out"):
+        places = {"prepared": [], "state": tmp_path / f"{name}s", "out": tmp_path / f"{name}o"}
+        (places[name] / "drawn").mkdir(parents=True)
+        (places[name] / "README.md").write_text("mine")
+        with pytest.raises(UserError, match="files that helixbench did not write"):
+            joint.run(config(photos=str(textures)), **places)
+        assert (places[name] / "README.md").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     "changes, line",
     [
@@ -194,7 +233,7 @@ def test_settings_that_leave_nothing_to_learn_from_are_refused(changes, line):
 
 
 def test_a_folder_without_textures_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="no .jpg or .png files"):
+    with pytest.raises(UserError, match="no pictures; write them"):
         banks.textures(tmp_path)
 
 

@@ -29,6 +29,7 @@ EVERYTHING = {
             "MVTec-AD": {"layout": "procedural", "categories": ["disc"], "procedural": {}}
         },
     },
+    "train": {"joint": {"own": True, "optim": {"steps": 1, "batch": 1, "lr": 0.1}}},
     "report": PARAMS["report"],
     "detect": {
         "use": ["classification", "segmentation", "patchcore"],
@@ -48,11 +49,6 @@ CHOOSE_JOBS = {
 
 BY_NAME = {"report_control"}
 """Rules of targets that are made when they are named only, and so by no stage: Figure 1."""
-
-
-OTHER_BASE = {"joint_base"}
-"""Takes the place of build_base in runs with that base; it reads what build_base does, the size of
-the prepared pictures, and train.joint."""
 
 
 def watched(stage: str) -> tuple[list[str], list[str]]:
@@ -89,17 +85,21 @@ def slices(tmp_path_factory) -> dict[str, set[str]]:
     """Keys of the configuration slices among the inputs of each room's files, as Snakemake itself
     draws them.
 
-    The smoke run with everything on, so that every rule that takes a slice has a job; data and base
-    model are drawn and trained in the run.
+    The smoke run with everything on, so that every rule that takes a slice has a job, once with
+    each base that a rule makes; data are drawn in the run.
     """
     from conftest import Project
 
     project = Project(tmp_path_factory.mktemp("slices") / "project")
     everything = project.write("everything.yaml", EVERYTHING)
-    graph = project.snakemake("--filegraph", overlays=("config/smoke.yaml", everything))
-    assert graph.returncode == 0, graph.stdout[-3000:]
+    joint = project.write("joint.yaml", {"train": {"base": "joint"}})
+    graphs = ""
+    for overlays in (("config/smoke.yaml", everything), ("config/smoke.yaml", everything, joint)):
+        graph = project.snakemake("--filegraph", overlays=overlays)
+        assert graph.returncode == 0, graph.stdout[-3000:]
+        graphs += graph.stdout
     found, rules = defaultdict(set), set()
-    for node in graph.stdout.split('<b><font point-size="18">')[1:]:
+    for node in graphs.split('<b><font point-size="18">')[1:]:
         rules.add(rule := node.split("<")[0])
         # A rule reads the slices that are called like it; `gather` reads those of `generate`.
         config, name = project.root / "results/smoke/config", {"gather": "generate"}.get(rule, rule)
@@ -126,7 +126,7 @@ def slices(tmp_path_factory) -> dict[str, set[str]]:
         )
         if "config_slice(" in body
     }
-    written -= BY_NAME | OTHER_BASE
+    written -= BY_NAME
     assert written and written <= rules, f"no job of {written - rules}"
     return found
 
@@ -236,8 +236,6 @@ def test_each_watched_value_is_one_that_a_job_reads(slices, everything, room):
         for key in slices[room]
     ]
     for leaf in leaves(everything):
-        if leaf == "train.joint":  # of another base, and not given here
-            continue
         if any(covers(param, leaf) for param in watched(room)[0]):
             read = any(re.match(rf"{key}(\.|$)", leaf) for key in named)
             assert read or FOLLOWED_BY_CONTENT.fullmatch(leaf) or CHOOSES.fullmatch(leaf), (

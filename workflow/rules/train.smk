@@ -38,6 +38,9 @@ rule build_base:
         "2>&1 | tee {log:q}"
 
 
+JOINT = f"{RUN}/train/base/_joint"  # no data set is called so
+
+
 rule joint_base:
     input:
         prepared=PLAN.each(rules.prepare.output.manifest) if PLAN.joins_own else [],
@@ -45,12 +48,11 @@ rule joint_base:
             "joint_base",
             "run.seed",
             "run.threads",
-            "prepare.size",
             "train.joint",
-            result=f"{RUN}/train/base/manifest.json",
+            result=f"{JOINT}/manifest.json",
         ),
     output:
-        manifest=f"{RUN}/train/base/manifest.json",
+        manifest=f"{JOINT}/manifest.json",
     log:
         f"{LOGS}/joint_base.log",
     benchmark:

@@ -131,6 +131,7 @@ def run(
     Raises UserError for an incomplete record, and for a picture that is missing or not as it was
     drawn.
     """
+    provenance.check_own(state)  # it is removed in the end
     withdraw_manifest(out)
     blocks = read_blocks(records)
     damaged = [file for block in blocks for file in block.damaged(out)]

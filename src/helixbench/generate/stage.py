@@ -179,9 +179,9 @@ def run_part(
     identity = digest(
         [config.digest, data.digest(), provenance.outputs(model / "manifest.json") if model else {}]
     )
+    provenance.claim(state)
     provenance.claim(out)
     gather.withdraw_manifest(out)
-    state.mkdir(parents=True, exist_ok=True)
 
     mine = range(part[0] - 1, len(blocks), part[1])
     files = {number: state / f"block{number:05d}.json" for number in mine}

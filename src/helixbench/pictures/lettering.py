@@ -52,6 +52,8 @@ def font_for(text: str) -> str:
 
 
 def figure_text(text: str) -> str:
-    """A name for a matplotlib figure: legible, and a dollar is a dollar."""
+    """A name for a matplotlib figure, whose texts are drawn in `fonts` from now on: legible, and a
+    dollar is a dollar.
+    """
     matplotlib.rcParams["font.family"] = list(fonts())
     return legible(text).replace("$", r"\$")

@@ -12,11 +12,13 @@ from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.pictures.prepared import read_samples
 from helixbench.provenance import DAMAGED, read_object
-from helixbench.records import Pair, Sample, read_csv, read_rows
+from helixbench.records import ALL, Pair, Sample, read_csv, read_rows
 
 STAGES = ("prepare", "train", "generate", "detect")
 """Stages whose jobs leave a manifest.json."""
 BASE = "base"
+JOINT = "_joint"
+"""Folder of a base that all categories share."""
 BASE_LABEL = "base model"
 
 
@@ -68,6 +70,9 @@ class RunFolder:
         """
         for d, c in self.places():
             yield self._job("prepare", "", d, c, self.results / "prepare" / d / c)
+        joint = self.results / "train" / BASE / JOINT
+        if (joint / "manifest.json").is_file():
+            yield self._job("train", BASE_LABEL, ALL, ALL, joint)
         for key, label in {BASE: BASE_LABEL, **self.labels}.items():
             for d, c in self.places():
                 folder = self.results / "train" / key / d / c

@@ -14,7 +14,8 @@ from helixbench.records import Pair, Score, inside, read_csv
 from helixbench.report.run_folder import RunFolder
 
 PAGE = "config/report_page.json"
-"""Values that say which jobs a whole run has."""
+"""Values that say which jobs a whole run has. Classifiers, segmenters and arms of ablations are
+checked where they are; which there should be, Snakemake knows."""
 
 
 def run(results: Path) -> None:
@@ -122,15 +123,17 @@ def _splits(results: Path) -> Iterator[str]:
 
 def _missing(results: Path) -> Iterator[str]:
     """Lines about jobs of the configuration that left nothing."""
-    folder = RunFolder(results, Slice.load(results / PAGE))
-    wanted = [folder.results / "prepare" / d / c / "manifest.json" for d, c in folder.places()]
-    for key in folder.labels:
-        for d, c in folder.places():
+    config = Slice.load(results / PAGE)
+    folder, methods = RunFolder(results, config), config["train.methods"]
+    wanted = []
+    for d, c in folder.places():
+        wanted.append(results / "prepare" / d / c / "manifest.json")
+        for key, method in methods.items():
+            if hasattr(method, "optim"):
+                wanted.append(results / "train" / key / d / c / "manifest.json")
             wanted.append(results / "generate" / key / d / c / "manifest.json")
             wanted.append(results / "score" / key / d / f"{c}.csv")
-    seeds = {key: folder.seeds for key in folder.labels}
-    seeds |= {key: entry.seeds for key, entry in folder.comparators.items()}
-    for key, numbers in seeds.items():
-        for d, c in folder.places():
-            wanted += [folder.detection(key, d, c, n) / "manifest.json" for n in numbers]
+            wanted += [folder.detection(key, d, c, n) / "manifest.json" for n in folder.seeds]
+        for key, comparator in folder.comparators.items():
+            wanted += [folder.detection(key, d, c, n) / "manifest.json" for n in comparator.seeds]
     yield from (f"{file}: missing; run the workflow again" for file in wanted if not file.is_file())

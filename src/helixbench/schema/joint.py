@@ -13,6 +13,9 @@ class Joint(Section):
     drawn world, of the run's own data sets, or of both.
     """
 
+    size: int = Field(
+        64, ge=32, le=1024, multiple_of=32, description="side of the pictures [pixel]"
+    )
     drawn: int = Field(
         40_000, ge=0, description="pictures of the drawn world (datasets/world); 0: none"
     )
@@ -26,10 +29,10 @@ class Joint(Section):
         description="also the normals and the generator's defects of all data sets of the run",
     )
     entries: int = Field(
-        40_000,
+        50_000,
         ge=1,
         description="pictures and masks whose latents the U-Net sees, each in one of the eight "
-        "symmetries of the square",
+        "symmetries of the square; no fewer than there are pictures",
     )
     vocabulary: int = Field(2048, ge=300, description="tokens of the byte-level BPE tokenizer")
     autoencoder: Autoencoder = Autoencoder()

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
+from helixbench.config import digest
 from helixbench.datasets.world.world import World
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
-from helixbench.pictures.files import FORMATS
+from helixbench.pictures.files import FORMATS, is_picture
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ class Bank:
     """Pictures of many categories: defective, the same without the defect, masks, and words.
 
     images, normals: uint8 (n, S, S, 3); masks: bool (n, S, S), empty where there is no defect;
-    things, defects: n words each, `good` for no defect.
+    things, defects: n words each, `good` for no defect. identity: changes when any of it does.
     """
 
     images: np.ndarray
@@ -40,6 +41,7 @@ class Bank:
     masks: np.ndarray
     things: Sequence[str]
     defects: Sequence[str]
+    identity: str
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,7 +53,8 @@ class Bank:
 
     def __add__(self, other: Bank) -> Bank:
         arrays = [np.concatenate([getattr(self, k), getattr(other, k)]) for k in ARRAYS]
-        return Bank(*arrays, [*self.things, *other.things], [*self.defects, *other.defects])
+        words = [*self.things, *other.things], [*self.defects, *other.defects]
+        return Bank(*arrays, *words, digest([self.identity, other.identity]))
 
     def texts(self) -> list[str]:
         """All prompts of its pictures and masks."""
@@ -96,6 +99,7 @@ def own(prepared: Sequence[Path]) -> Bank:
                 data.masks,
                 [s.category for s in data.samples],
                 defects,
+                data.digest(),
             )
         )
         if data.size != banks[0].size:
@@ -113,11 +117,9 @@ def textures(folder: Path) -> np.ndarray:
     Raises:
         UserError: no pictures, or one of another size.
     """
-    files = sorted(folder.glob("*.jpg")) + sorted(folder.glob("*.png"))
+    files = _pictures_in(folder)
     if not files:
-        raise UserError(
-            f"{folder}: no .jpg or .png files; write them with `helixbench fetch textures`"
-        )
+        raise UserError(f"{folder}: no pictures; write them with `helixbench fetch textures`")
     pictures = []
     for file in files:
         with Image.open(file, formats=FORMATS) as picture:
@@ -127,12 +129,23 @@ def textures(folder: Path) -> np.ndarray:
     return np.stack(pictures)
 
 
+def _pictures_in(folder: Path) -> list[Path]:
+    there = folder.iterdir() if folder.is_dir() else ()
+    return sorted(file for file in there if is_picture(file.name))
+
+
 def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs: int = 1) -> Bank:
-    """Pictures of the drawn world, kept in a folder; a killed drawing goes on where it stopped.
+    """Pictures of the drawn world, kept in a folder of their own; a killed drawing goes on where it
+    stopped, and another world takes the place of the one that is there.
 
     jobs: processes. The pictures do not depend on them.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    shown = [(file.name, file.stat().st_size) for file in _pictures_in(photos)] if photos else []
+    identity = digest([n, size, seed, shown])
+    if not (folder / identity).is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / identity).touch()
     if photos is not None and not (folder / "photos.npy").is_file():
         np.save(folder / "photos.part.npy", textures(photos))
         (folder / "photos.part.npy").replace(folder / "photos.npy")
@@ -141,19 +154,20 @@ def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs:
         for k, shape in shapes.items():
             kind = bool if k == "masks" else np.uint8
             np.lib.format.open_memmap(folder / f"{k}.npy", "w+", kind, shape).flush()
-    words = {}
+    known = {}
     for file in folder.glob("words_*.json"):
-        words[int(file.stem.partition("_")[2])] = json.loads(file.read_text(encoding="utf-8"))
-    left = [first for first in range(0, n, _CHUNK) if first not in words]
+        known[int(file.stem.partition("_")[2])] = json.loads(file.read_text(encoding="utf-8"))
+    left = [first for first in range(0, n, _CHUNK) if first not in known]
     log.info("drawn world: %d of %d pictures to draw", min(n, len(left) * _CHUNK), n)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, context) as pool:
         tasks = [pool.submit(_draw, folder, first, min(n, first + _CHUNK), seed) for first in left]
         for first, task in zip(left, tasks, strict=True):
-            words[first] = task.result()
-    ordered = [pair for first in sorted(words) for pair in words[first]]
+            known[first] = task.result()
+    ordered = [pair for first in sorted(known) for pair in known[first]]
     arrays = [np.load(folder / f"{k}.npy", mmap_mode="r") for k in ARRAYS]
-    return Bank(*arrays, [thing for thing, _ in ordered], [defect for _, defect in ordered])
+    words = [thing for thing, _ in ordered], [defect for _, defect in ordered]
+    return Bank(*arrays, *words, identity)
 
 
 def _draw(folder: Path, first: int, last: int, seed: int) -> list[tuple[str, str]]:
@@ -174,15 +188,3 @@ def _draw(folder: Path, first: int, last: int, seed: int) -> list[tuple[str, str
     part.write_text(json.dumps(words), encoding="utf-8")
     part.rename(folder / f"words_{first}.json")
     return words
-
-
-def turned(pictures: torch.Tensor, symmetries: torch.Tensor) -> torch.Tensor:
-    """Square pictures (B, C, S, S), each in one of the eight symmetries of the square, by number
-    0 to 7: bits for a flip along x, a flip along y, and a transposition.
-    """
-    for bit, change in enumerate(
-        (lambda x: x.flip(-1), lambda x: x.flip(-2), lambda x: x.transpose(-1, -2))
-    ):
-        chosen = (symmetries.to(pictures.device) >> bit & 1).bool()[:, None, None, None]
-        pictures = torch.where(chosen, change(pictures), pictures)
-    return pictures

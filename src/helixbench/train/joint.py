@@ -25,15 +25,18 @@ from helixbench.diffusion.linear import Components, linear_autoencoder
 from helixbench.engine import checkpoint
 from helixbench.engine.devices import describe, pick_device
 from helixbench.engine.loop import fit
-from helixbench.pictures.transforms import to_tensor
+from helixbench.errors import UserError
+from helixbench.pictures.transforms import symmetries, to_tensor, transform
 from helixbench.records import derive_seed
 from helixbench.schema.joint import Joint
-from helixbench.train.bank import Bank, drawn, mask_prompt, own, prompt, turned
+from helixbench.train.bank import Bank, drawn, mask_prompt, own, prompt
 
 log = logging.getLogger(__name__)
 
 ATTRIBUTION = "attribution.tsv"
 _CHUNK = 64
+_SYMMETRIES = symmetries(("hflip", "vflip", "rot90"))
+"""The eight of the square."""
 _PICTURE, _NORMAL, _MASK = 0, 1, 2
 _KINDS = torch.tensor([_PICTURE] * 5 + [_NORMAL] + [_MASK] * 2)
 """What eight entries in a row show: five pictures as they are, one without its defect, two masks
@@ -51,22 +54,25 @@ def entries(
     kinds = _KINDS[(which + rounds) % len(_KINDS)]
     good = torch.tensor([bank.defects[row] == "good" for row in rows.tolist()])
     kinds = torch.where(good, _PICTURE, kinds)
+    rng = torch.Generator().manual_seed(derive_seed(seed, "entries", first))
     pictures, defects, words = [], [], []
     for row, kind in zip(rows.tolist(), kinds.tolist(), strict=True):
         thing, defect, mask = bank.things[row], bank.defects[row], bank.masks[row]
+        symmetry = _SYMMETRIES[int(torch.randint(8, (), generator=rng))]
         if kind == _MASK:
-            pictures.append(np.repeat(mask[..., None] * np.uint8(255), 3, axis=2))
-            words.append(mask_prompt(thing, defect))
+            picture, text = _as_picture(mask), mask_prompt(thing, defect)
         elif kind == _NORMAL:
-            pictures.append(bank.normals[row])
-            words.append(prompt(thing, "good"))
+            picture, text = bank.normals[row], prompt(thing, "good")
         else:
-            pictures.append(bank.images[row])
-            words.append(prompt(thing, defect))
-        defects.append(mask & (kind == _PICTURE))
-    rng = torch.Generator().manual_seed(derive_seed(seed, "entries", first))
-    symmetries = torch.randint(8, (len(which),), generator=rng)
-    return turned(to_tensor(pictures), symmetries), words, turned(to_tensor(defects), symmetries)
+            picture, text = bank.images[row], prompt(thing, defect)
+        pictures.append(transform(picture, symmetry))
+        defects.append(transform(mask & (kind == _PICTURE), symmetry))
+        words.append(text)
+    return to_tensor(pictures), words, to_tensor(defects)
+
+
+def _as_picture(mask: np.ndarray) -> np.ndarray:
+    return np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
 
 
 def components(bank: Bank, options: Joint, seed: int) -> Components:
@@ -82,40 +88,42 @@ def components(bank: Bank, options: Joint, seed: int) -> Components:
                 len(bank), (min(_CHUNK, settings.pictures - start),), generator=rng
             ).tolist()
             masks = round(len(rows) * settings.mask_share)
-            pictures = [
-                np.repeat(bank.masks[row][..., None] * np.uint8(255), 3, axis=2)
-                if position < masks
-                else bank.images[row]
-                for position, row in enumerate(rows)
-            ]
-            defects = [bank.masks[row] & (p >= masks) for p, row in enumerate(rows)]
-            symmetries = torch.randint(8, (len(rows),), generator=rng)
+            pictures, defects = [], []
+            for position, row in enumerate(rows):
+                symmetry = _SYMMETRIES[int(torch.randint(8, (), generator=rng))]
+                mask = bank.masks[row]
+                picture = _as_picture(mask) if position < masks else bank.images[row]
+                pictures.append(transform(picture, symmetry))
+                defects.append(transform(mask & (position >= masks), symmetry))
             weights = 1 + settings.defect_weight * to_tensor(defects)
-            yield turned(to_tensor(pictures), symmetries) * 2 - 1, turned(weights, symmetries)
+            yield to_tensor(pictures) * 2 - 1, weights
 
     return Components(batches(), settings.factor)
 
 
 @torch.no_grad()
 def encoded(
-    bank: Bank, base: BaseModel, n: int, seed: int, file: Path
+    bank: Bank, base: BaseModel, n: int, seed: int, file: Path, identity: str
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The first n entries, encoded once and kept in a file: latents (n, C, h, w) float16, share
     of defect at each of their positions (n, 1, h, w), and token ids (n, L).
+
+    identity: of all that they are made from; a file of another one is made again.
     """
     if file.is_file():
-        tensors, _ = checkpoint.load_tensors(file)
-        return tensors["latents"], tensors["weights"], tensors["tokens"]
+        tensors, facts = checkpoint.load_tensors(file)
+        if facts.get("identity") == identity:
+            return tensors["latents"], tensors["weights"], tensors["tokens"]
     parts = []
     for first in range(0, n, _CHUNK):
         pictures, words, defects = entries(bank, first, min(n, first + _CHUNK), seed)
         latents = base.encode(pictures)
         weights = F.adaptive_avg_pool2d(defects, latents.shape[-2:])
         parts.append((latents.half().cpu(), weights.half(), base.tokens(words)))
-    latents, weights, tokens = (torch.cat(part) for part in zip(*parts, strict=True))
-    checkpoint.save_tensors(
-        file, {"latents": latents, "weights": weights, "tokens": tokens}, {"entries": n}
-    )
+    # Laid out as they are when they are read again: convolutions round by the layout.
+    latents, weights, tokens = (torch.cat(x).contiguous() for x in zip(*parts, strict=True))
+    tensors = {"latents": latents, "weights": weights, "tokens": tokens}
+    checkpoint.save_tensors(file, tensors, {"identity": identity})
     return latents, weights, tokens
 
 
@@ -145,7 +153,8 @@ def train(
     The loss is the squared error of v, by timestep (min-SNR) and by position (the defect) weighted.
     """
     file = state / "latents.safetensors"
-    known = [x.to(device) for x in encoded(bank, base, options.entries, seed, file)]
+    parts = encoded(bank, base, options.entries, seed, file, config_digest)
+    known = [x.to(device) for x in parts]
     empty = base.tokens([""])[0].to(device)
     abar = base.scheduler.alphas_cumprod.to(device)
     by_time = min_snr_weight(abar, options.min_snr)
@@ -210,22 +219,26 @@ def build(options: Joint, bank: Bank, seed: int) -> BaseModel:
         )
 
 
-def card(options: Joint, facts: dict, *, size: int) -> str:
-    """A model card: what the base is, what it has learned from, and what made it."""
-    training, learned = facts["training"], []
+def card(options: Joint, facts: dict, folder: Path) -> str:
+    """A model card for the base in a folder: what it is, what it has learned from, what made it."""
+    training, learned, attributed = facts["training"], [], (folder / ATTRIBUTION).is_file()
     if options.drawn:
         learned.append(f"{options.drawn:,} drawn pictures with defects, masks and words")
     if options.photos:
-        learned.append(f"free textures on half of them ({ATTRIBUTION} names files and authors)")
+        named = f" ({ATTRIBUTION} names files and authors)" if attributed else ""
+        learned.append(f"textures on half of them{named}")
     if options.own:
         learned.append("normals and defects of the run's own categories")
     else:
         learned.append("nothing of the data sets that methods are judged on")
+    # Whose pictures they are says what may be done with the weights.
+    free = not options.own and (attributed or not options.photos)
     return f"""# A small base model for defects
 
-A latent diffusion model in diffusers' format for pictures of about {size} x {size} pixels, made by
-HelixBench. Prompts: `a photo of a <thing> with <defect>`, `a mask of <defect> on a <thing>`. Its
-autoencoder is computed (principal components of patches), its U-Net predicts v.
+A latent diffusion model in diffusers' format, made by HelixBench for pictures of about
+{options.size} x {options.size} pixels. Prompts: `a photo of a <thing> with <defect>`,
+`a mask of <defect> on a <thing>`. Its autoencoder is computed (principal components of patches),
+its U-Net predicts v.
 
 - Learned from: {"; ".join(learned)}.
 - Made by: `helixbench joint`, commit {facts["commit"]}, {facts["device"]},
@@ -234,7 +247,7 @@ autoencoder is computed (principal components of patches), its U-Net predicts v.
   {facts["psnr_db"]} dB on pictures and masks of the same kind.
 - Meant for: the start of a training on a few real defects. On its own it draws textures and stains,
   and few objects.
-- Licence: Apache-2.0.
+- Licence: {"Apache-2.0" if free else "as that of the pictures it has learned from"}.
 """
 
 
@@ -252,40 +265,55 @@ def run(
     state, which stay, so that the training can go on; jobs: processes that draw.
     """
     options: Joint = config["train.joint"]
+    provenance.claim(state)
+    provenance.claim(out)
     device, seed = pick_device(), derive_seed(config["run.seed"], "joint")
     about = {"device": describe(device)}
     with (
         provenance.alone(state, out),
         provenance.manifest(out / "manifest.json", "joint", config, **about) as facts,
     ):
-        banks = [own(prepared)] if options.own else []
-        if options.drawn:
-            photos = Path(options.photos) if options.photos else None
-            size = banks[0].size if banks else config["prepare.size"]
-            banks.append(
-                drawn(state / "drawn", options.drawn, size, photos, config["run.seed"], jobs)
-            )
-        bank = banks[0] if len(banks) == 1 else banks[0] + banks[1]
+        bank = _bank(options, prepared, state, config["run.seed"], jobs)
         base = build(options, bank, seed).to(device)
-        identity = {k: v for k, v in options.model_dump(mode="json").items() if k != "hours"}
+        # Neither when it stops nor where the textures lie changes what is learned.
+        values = options.model_dump(mode="json", exclude={"hours", "photos"})
         facts["training"] = train(
             bank,
             base,
             options,
             seed=seed,
             state=state,
-            config_digest=digest(identity),
+            config_digest=digest([values, bank.identity]),
             device=device,
         )
         pictures, _, _ = entries(bank, 0, min(len(bank), 64), seed)
         errors = (base.decode(base.encode(pictures)).cpu() - pictures).square().flatten(1).mean(1)
         facts["psnr_db"] = round(float(-10 * errors.clamp(min=1e-10).mean().log10()), 2)
         base.to(torch.device("cpu")).half().save(out)
-        provenance.write_text(out / "README.md", card(options, facts, size=bank.size))
-        attribution = Path(options.photos or "") / ATTRIBUTION
-        if attribution.is_file():
-            shutil.copyfile(attribution, out / ATTRIBUTION)
-        provenance.write_text(
-            out / "stats.jsonl", (state / "stats.jsonl").read_text(encoding="utf-8")
+        (out / ATTRIBUTION).unlink(missing_ok=True)
+        if options.photos and (Path(options.photos) / ATTRIBUTION).is_file():
+            shutil.copyfile(Path(options.photos) / ATTRIBUTION, out / ATTRIBUTION)
+        provenance.write_text(out / "README.md", card(options, facts, out))
+        shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
+        known = ("manifest.json", "stats.jsonl", provenance.MARK)
+        facts["files"] = provenance.sha256_tree(out, exclude=known)
+
+
+def _bank(options: Joint, prepared: Sequence[Path], state: Path, seed: int, jobs: int) -> Bank:
+    """All pictures that a base learns from; UserError for another size, or more than entries."""
+    banks = [own(prepared)] if options.own else []
+    if banks and banks[0].size != options.size:
+        raise UserError(
+            f"train.joint.size {options.size}: the prepared pictures have {banks[0].size} pixels; "
+            f"set one of the two"
         )
-        facts["files"] = provenance.sha256_tree(out, exclude=("manifest.json", "stats.jsonl"))
+    if options.drawn:
+        photos = Path(options.photos) if options.photos else None
+        banks.append(drawn(state / "drawn", options.drawn, options.size, photos, seed, jobs))
+    bank = banks[0] if len(banks) == 1 else banks[0] + banks[1]
+    if options.entries < len(bank):
+        raise UserError(
+            f"train.joint.entries {options.entries}: there are {len(bank)} pictures, and the last "
+            f"would never be seen; set at least so many"
+        )
+    return bank

@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from helixbench.errors import UserError
+from helixbench.provenance import claim
 
 
 @dataclass(frozen=True)
@@ -289,8 +290,9 @@ def collect(folder: Path, size: int = 128, per_picture: int = 24) -> int:
     A few crops of each picture: variety before quantity.
 
     Raises:
-        UserError: as `fetch`.
+        UserError: as `fetch`, and for a folder with files of somebody else.
     """
+    claim(folder)
     packages = folder / "packages"
     fetch(packages)
     found, rng, chosen = pictures(packages), np.random.default_rng(0), []
