@@ -16,6 +16,7 @@ from disks import disk, fill, mounts, read_only
 from stages import STAGES, Run, contents, half_files
 
 from helixbench.engine.checkpoint import load_tensors
+from helixbench.provenance import claim
 
 KILLS = int(os.environ.get("HELIXBENCH_KILLS", "8"))
 """Over all stages; `make faults` takes 50."""
@@ -208,11 +209,21 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_gone_on_from(whole, 
 
 def test_without_a_good_checkpoint_the_training_says_so(whole, tmp_path):
     state = tmp_path / "state"
-    state.mkdir()
+    claim(state)
     (state / "state.safetensors").write_bytes(b"nothing")
     assert "state.safetensors: not a readable checkpoint" in our_line(
         whole.start("train", tmp_path / "out", state, " bad")
     )
+
+
+@pytest.mark.parametrize("stage", ["train", "generate", "detect", "classify"])
+def test_a_state_folder_of_somebody_else_is_refused_and_whole(whole, tmp_path, stage):
+    """It is removed when a stage has ended."""
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/thesis.txt").write_text("mine")
+    line = our_line(whole.start(stage, tmp_path / "out", tmp_path / "state", " of others"))
+    assert "state: holds files that helixbench did not write" in line
+    assert (tmp_path / "state/thesis.txt").read_text() == "mine"
 
 
 @pytest.fixture
