@@ -12,25 +12,31 @@ import pytest
 import small
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from helixbench import provenance
 from helixbench.config import Slice
 from helixbench.datasets.world.sources import LICENCES
+from helixbench.diffusion.bank import ARRAYS, mask_prompt, prompt
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.joint import JointTask
 from helixbench.methods.method import method_class
+from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
+from helixbench.pictures.transforms import symmetries, transform
 from helixbench.schema.joint import Joint
 from helixbench.schema.train import EMBEDDED
 from helixbench.train import bank as banks
 from helixbench.train import joint
+
+SQUARE = symmetries(("hflip", "vflip", "rot90"))
 
 
 def options(**changes) -> Joint:
     values = {
         "size": small.SIZE,
         "drawn": 12,
-        "entries": 32,
         "vocabulary": 300,
         "autoencoder": {"latent_channels": 4, "pictures": 12},
         "text_encoder": {"width": 32, "layers": 1, "heads": 2, "max_tokens": 24},
@@ -38,6 +44,10 @@ def options(**changes) -> Joint:
         "optim": small.optim(steps=6, ema=0.5, save_every_s=1e-9, log_every_s=1e-9).model_dump(),
     }
     return Joint.model_validate(values | changes)
+
+
+def rng() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def config(**changes) -> Slice:
@@ -69,7 +79,7 @@ def test_drawn_pictures_do_not_depend_on_where_the_drawing_was_stopped(
     (tmp_path / "a/words_5.json").unlink()
     np.lib.format.open_memmap(tmp_path / "a/images.npy")[5:10] = 0
     again = banks.drawn(tmp_path / "a", 12, small.SIZE, textures, seed=0)
-    for name in banks.ARRAYS:
+    for name in ARRAYS:
         np.testing.assert_array_equal(getattr(again, name), getattr(bank, name))
     assert again.things == bank.things and again.defects == bank.defects
 
@@ -86,33 +96,126 @@ def test_another_world_takes_the_place_of_the_one_that_was_drawn(textures, tmp_p
     np.testing.assert_array_equal(again.images, pictures)
 
 
-def test_latents_of_other_values_are_made_again(bank, tmp_path):
-    base, file = joint.build(options(), bank, seed=0), tmp_path / "latents.safetensors"
-    first, *_ = joint.encoded(bank, base, 8, 0, file, "one")
-    kept, *_ = joint.encoded(bank, base, 8, 1, file, "one")
-    other, *_ = joint.encoded(bank, base, 8, 1, file, "two")
-    assert torch.equal(first, kept) and not torch.equal(first, other)
+def test_a_drawn_row_is_the_picture_or_its_normal_in_a_symmetry_of_the_square(bank):
+    rows, normal = torch.arange(12), torch.arange(12) % 3 == 0
+    pictures, masks = bank.draw(rows, normal, rng(), torch.device("cpu"))
+    turned = set()
+    for i in range(12):
+        whole = (bank.normals if normal[i] else bank.images)[i]
+        ways = {name: (transform(whole, name), transform(bank.masks[i], name)) for name in SQUARE}
+        shown = (pictures[i].permute(1, 2, 0) * 255).round().byte().numpy()
+        found = [
+            name
+            for name, (picture, mask) in ways.items()
+            if (picture == shown).all() and (mask == masks[i, 0].bool().numpy()).all()
+        ]
+        turned |= set(found[:1])
+        assert found
+    assert len(turned) > 3
 
 
-def test_entries_are_pictures_their_normals_and_masks_each_with_its_words(bank):
-    pictures, words, defects = joint.entries(bank, 0, 8, seed=0)
-    assert pictures.shape == (8, 3, small.SIZE, small.SIZE) and defects.shape[1] == 1
-    for i, (text, picture, defect) in enumerate(zip(words, pictures, defects, strict=True)):
-        thing, name = bank.things[i].replace("_", " "), bank.defects[i].replace("_", " ")
-        if name == "good":
-            continue
-        if i < 5:
-            assert text == f"a photo of a {thing} with {name}"
-            assert defect.sum() == bank.masks[i].sum() > 0
-            assert picture.mean() == pytest.approx(bank.images[i].mean() / 255, abs=1e-5)
-        elif i == 5:
-            assert text == f"a photo of a {thing}" and not defect.any()
-            assert picture.mean() == pytest.approx(bank.normals[i].mean() / 255, abs=1e-5)
-        else:
-            assert text == f"a mask of {name} on a {thing}" and not defect.any()
-            assert picture.mean() == pytest.approx(bank.masks[i].mean(), abs=1e-5)
-    # The bank has 12 rows: its next round shows row 0 without its defect.
-    assert joint.entries(bank, 12, 20, seed=0)[1][0] == f"a photo of a {bank.things[0]}"
+def test_pictures_their_normals_and_masks_are_shown_each_with_its_words(bank):
+    base = joint.build(options(), bank, seed=0)
+    task, seen = joint.Task(bank, base, torch.device("cpu")), set()
+    pictures, texts, defects = task.pictures(300, rng())
+    means = {
+        "picture": bank.images.mean((1, 2, 3)) / 255,
+        "normal": bank.normals.mean((1, 2, 3)) / 255,
+        "mask": bank.masks.mean((1, 2)),
+    }
+    tokens = {
+        tuple(base.tokens([text])[0].tolist()): (kind, i)
+        for i in range(len(bank))
+        for kind, text in (
+            ("picture", prompt(bank.things[i], bank.defects[i])),
+            ("normal", prompt(bank.things[i], "good")),
+            ("mask", mask_prompt(bank.things[i], bank.defects[i])),
+        )
+    }
+    for picture, text, defect in zip(pictures, texts, defects, strict=True):
+        kind, _ = tokens[tuple(task.tokens[text].tolist())]
+        seen.add(kind)
+        near = np.abs(means[kind] - float(picture.mean())).min()
+        assert near < 1e-4, (kind, near)
+        assert bool(defect.any()) == (kind == "picture"), kind
+    assert seen == {"picture", "normal", "mask"}
+    assert torch.equal(task.tokens[0], base.tokens([""])[0])  # a dropped prompt
+
+
+@pytest.mark.parametrize("reference", ["background", "cells"])
+def test_the_joint_task_of_dhdiff_cuts_as_its_category_is_cut(bank, reference):
+    """Cells, references, controls and words of a batch against the functions for one picture."""
+    settings = small.dhdiff(
+        text_tokens="all", reference=reference, normal_share=0.25, prompt_drop=0.3, raw_mask_drop=0
+    )
+    settings = settings.model_copy(update={"optim": small.optim(batch=64)})
+    base = joint.build(options(), bank, seed=0)
+    method = method_class("dhdiff").create(settings, base, 0)
+    seen = []
+    base.encode = lambda pictures: seen.append(pictures) or pictures[:, :1]
+    batch = JointTask(method, bank, 5).batch(rng())
+    images, masks, references, raw = seen[0].chunk(4)
+    as_bytes = lambda x: (x.permute(1, 2, 0) * 255).round().byte().numpy()
+    controls = set()
+    for i in range(64):
+        normal = not masks[i].any()
+        assert i >= 16 or normal
+        cells = raw[i, 0].bool().numpy()
+        if not normal:
+            mask = masks[i, 0].bool().numpy()
+            wanted = cells_to_mask(5, raw_mask_cells(mask, 5), small.SIZE)
+            np.testing.assert_array_equal(cells, wanted)
+            wanted = reference_crop(as_bytes(images[i]), cells, reference)
+            np.testing.assert_array_equal(as_bytes(references[i]), wanted)
+            control = batch["control"][i, 0].bool().numpy()
+            if (control == cells).all():
+                controls.add("cells")
+            elif (control == mask).all():
+                controls.add("mask")
+            else:
+                controls.add("point")
+                ys, xs = np.nonzero(control)
+                assert mask[round(ys.mean()), round(xs.mean())] or len(ys) < 4
+        elif reference == "cells":
+            assert not cells.any() and (as_bytes(references[i]) == 128).all()
+        text = batch["prompts"][i]
+        assert text == "" or text.endswith(f" with {batch['words'][i]}") != normal
+        assert not (batch["present"][i] and (normal or text == ""))
+        assert bool(batch["has_raw"][i]) == (text != "")
+    assert controls == {"cells", "mask", "point"}
+
+
+def test_dhdiff_starts_from_its_joint_task_and_is_refused_without_one(tmp_path, textures):
+    settings = small.dhdiff(text_tokens="all", trainable="all")
+    values = {"photos": str(textures), "methods": {"helix": settings.model_dump(mode="json")}}
+    places = {"prepared": [], "state": tmp_path / "state", "out": tmp_path / "base"}
+    joint.run(config(**values), **places)
+    manifest = json.loads((tmp_path / "base/manifest.json").read_text())
+    assert manifest["starts"]["helix"]["steps"] == settings.optim.steps
+    assert "dhdiff/unet/diffusion_pytorch_model.safetensors" in manifest["files"]
+
+    def created(start, folder="base"):
+        options = settings.model_copy(update={"start": start})
+        return method_class("dhdiff").create(options, BaseModel.load(tmp_path / folder), 0)
+
+    plain, jointly = created("base"), created("joint")
+    trained = load_file(tmp_path / "base/dhdiff/unet/diffusion_pytorch_model.safetensors")
+    for name, weight in jointly.base.unet.state_dict().items():
+        assert torch.equal(weight, trained[name].float())
+    moved = [
+        name
+        for name, weight in jointly.module.state_dict().items()
+        if not torch.equal(weight, plain.module.state_dict()[name])
+    ]
+    assert any("zeta" in name for name in moved) and any("conv_in" in name for name in moved)
+    assert "pre-trained on the joint task" not in plain.describe() if plain.sampling else True
+
+    joint.run(config(photos=str(textures)), **{**places, "out": tmp_path / "plain"})
+    with pytest.raises(UserError, match="brings no DH-Diff that was trained on the joint task"):
+        created("joint", "plain")
+    rival = {"methods": {"x": small.stage().model_dump(mode="json")}}
+    with pytest.raises(UserError, match="no joint task"):
+        joint.run(config(photos=str(textures), **rival), **{**places, "out": tmp_path / "c"})
 
 
 def test_own_categories_bring_their_normals_and_the_generators_defects(tmp_path):
@@ -199,12 +302,8 @@ def test_a_base_of_own_pictures_does_not_give_them_away(tmp_path):
     prepared = [small.prepared(tmp_path / "disc")]
     values = {"own": True, "drawn": 0}
     places = {"prepared": prepared, "state": tmp_path / "state", "out": tmp_path / "base"}
-    for wrong, line in (
-        ({"size": 64}, "the prepared pictures have 32 pixels"),
-        ({"entries": 4}, "there are 12 pictures, and the last would never be seen"),
-    ):
-        with pytest.raises(UserError, match=line):
-            joint.run(config(**values, **wrong), **places)
+    with pytest.raises(UserError, match="the prepared pictures have 32 pixels"):
+        joint.run(config(**values, size=64), **places)
     joint.run(config(**values), **places)
     card = (tmp_path / "base/README.md").read_text()
     assert "Apache" not in card and "the run's own categories" in card

@@ -16,6 +16,8 @@ import diffusers
 import torch
 from diffusers import AutoencoderDC, AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
@@ -48,7 +50,7 @@ class BaseModel:
 
     `unet` predicts noise for whoever calls it, also where the network was trained to predict the
     velocity v (Salimans and Ho, 2022): `prediction` is what the network itself gives, and what its
-    folder says.
+    folder says. `folder`: where it was loaded from.
     """
 
     unet: UNet2DConditionModel
@@ -57,6 +59,7 @@ class BaseModel:
     tokenizer: PreTrainedTokenizerFast
     scheduler: DDPMScheduler
     prediction: str = "epsilon"
+    folder: Path | None = None
 
     def __post_init__(self):
         if self.prediction == "v_prediction":
@@ -110,7 +113,17 @@ class BaseModel:
             ),
             scheduler=DDPMScheduler.from_config(scheduler.config, prediction_type="epsilon"),
             prediction=prediction,
+            folder=folder,
         )
+
+    def read_unet(self, folder: Path) -> None:
+        """Take the weights of a folder's `unet`, which has this one's shape."""
+        file = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        try:
+            self.unet.load_state_dict(load_file(file))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{file}: not the weights of this U-Net ({reason})") from None
 
     def save(self, folder: Path) -> None:
         """Write all parts and their index in diffusers format."""

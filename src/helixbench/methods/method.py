@@ -8,6 +8,7 @@ package, as `kind` says (docs/extend.md).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from helixbench.schema.method import class_of, settings_class
 if (
     TYPE_CHECKING
 ):  # it loads diffusers and transformers, seconds that a method without a model need not wait
+    from helixbench.diffusion.bank import Bank
     from helixbench.diffusion.base import BaseModel
 
 
@@ -86,6 +88,10 @@ class Method(ABC):
         return ""
 
 
+JointLoss = Callable[[torch.Generator], dict[str, torch.Tensor]]
+"""Loss terms of one step, to be summed, drawn by a CPU generator."""
+
+
 class Learner(Method):
     """A method that trains on one category before it samples."""
 
@@ -112,6 +118,17 @@ class Learner(Method):
     @abstractmethod
     def to(self, device: torch.device) -> Learner:
         """Move all weights."""
+
+    def joint_loss(self, bank: Bank, cells: int) -> JointLoss:
+        """Its task on pictures of many categories, for a start of its own (train.joint.methods).
+
+        cells: K of the raw masks. Raises UserError where the method has none.
+        """
+        raise UserError(f"{type(self).__name__}: has no joint task; leave it out of train.joint")
+
+    def save_start(self, folder: Path) -> None:
+        """Write what `joint_loss` has trained, which `create` reads again."""
+        raise NotImplementedError
 
     def schedule(self, step: int) -> None:  # noqa: B027
         """Told the step, from 0, before its loss: for methods that train in stages."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
 from helixbench.schema.base import Autoencoder, TextEncoder, Unet
-from helixbench.schema.section import Optim, Section
+from helixbench.schema.method import MethodConfig
+from helixbench.schema.section import Name, Optim, Section
 
 
 class Joint(Section):
@@ -28,12 +29,6 @@ class Joint(Section):
         False,
         description="also the normals and the generator's defects of all data sets of the run",
     )
-    entries: int = Field(
-        50_000,
-        ge=1,
-        description="pictures and masks whose latents the U-Net sees, each in one of the eight "
-        "symmetries of the square; no fewer than there are pictures",
-    )
     vocabulary: int = Field(2048, ge=300, description="tokens of the byte-level BPE tokenizer")
     autoencoder: Autoencoder = Autoencoder()
     text_encoder: TextEncoder = TextEncoder(width=128, max_tokens=24)
@@ -50,10 +45,16 @@ class Joint(Section):
     hours: float | None = Field(
         None,
         gt=0,
-        description="hours of training [h] after which the base is written, also before the last "
-        "step; with more hours the training goes on; null: all steps",
+        description="hours of each training [h] after which the base is written, also before the "
+        "last step; with more hours the training goes on; null: all steps",
     )
     optim: Optim
+    methods: dict[Name, SerializeAsAny[MethodConfig]] = Field(
+        {},
+        description="methods that then learn their own task from the same pictures, for "
+        "`start: joint`, by keys of your choice",
+    )
+    raw_mask_cells: int = Field(5, ge=1, le=32, description="K: their raw masks are K x K cells")
 
     @model_validator(mode="after")
     def _learns_from_something(self):

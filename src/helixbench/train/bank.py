@@ -8,7 +8,6 @@ import multiprocessing
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,66 +15,16 @@ from PIL import Image
 
 from helixbench.config import digest
 from helixbench.datasets.world.world import World
+from helixbench.diffusion.bank import ARRAYS, Bank
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.pictures.files import FORMATS, is_picture
 
 log = logging.getLogger(__name__)
 
-ARRAYS = ("images", "normals", "masks")
 _CHUNK = 500
 _GOOD = 0.03
 """Share of drawn pictures without a defect: every other one is there without it anyway."""
-
-
-@dataclass
-class Bank:
-    """Pictures of many categories: defective, the same without the defect, masks, and words.
-
-    images, normals: uint8 (n, S, S, 3); masks: bool (n, S, S), empty where there is no defect;
-    things, defects: n words each, `good` for no defect. identity: changes when any of it does.
-    """
-
-    images: np.ndarray
-    normals: np.ndarray
-    masks: np.ndarray
-    things: Sequence[str]
-    defects: Sequence[str]
-    identity: str
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    @property
-    def size(self) -> int:
-        """Side in pixels."""
-        return self.images.shape[1]
-
-    def __add__(self, other: Bank) -> Bank:
-        arrays = [np.concatenate([getattr(self, k), getattr(other, k)]) for k in ARRAYS]
-        words = [*self.things, *other.things], [*self.defects, *other.defects]
-        return Bank(*arrays, *words, digest([self.identity, other.identity]))
-
-    def texts(self) -> list[str]:
-        """All prompts of its pictures and masks."""
-        known = sorted(set(zip(self.things, self.defects, strict=True)))
-        things = sorted(set(self.things))
-        return [
-            *(prompt(thing, "good") for thing in things),
-            *(prompt(thing, defect) for thing, defect in known if defect != "good"),
-            *(mask_prompt(thing, defect) for thing, defect in known if defect != "good"),
-        ]
-
-
-def prompt(thing: str, defect: str) -> str:
-    """`a photo of a <thing>`, of a defective one `a photo of a <thing> with <defect>`."""
-    text = f"a photo of a {thing}"
-    return (text if defect == "good" else f"{text} with {defect}").replace("_", " ")
-
-
-def mask_prompt(thing: str, defect: str) -> str:
-    """`a mask of <defect> on a <thing>`: a mask as a picture."""
-    return f"a mask of {defect} on a {thing}".replace("_", " ")
 
 
 def own(prepared: Sequence[Path]) -> Bank:

@@ -1,7 +1,8 @@
 """Stage `joint`: one base over many categories, from pictures and masks with words for them.
 
-Pictures are drawn or prepared, the autoencoder is computed, all entries are encoded once, and the
-U-Net and the text encoder are trained together. Each step resumes where it was stopped.
+Pictures are drawn or prepared, the autoencoder is computed, and the
+U-Net and the text encoder are trained together; then methods may learn their own task from the same
+pictures. Each step resumes where it was stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -19,60 +19,60 @@ from torch.nn import functional as F
 from helixbench import provenance
 from helixbench.config import Slice, digest
 from helixbench.diffusion import base as base_model
+from helixbench.diffusion.bank import Bank, mask_prompt, prompt
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.bpe import train_tokenizer
 from helixbench.diffusion.linear import Components, linear_autoencoder
-from helixbench.engine import checkpoint
 from helixbench.engine.devices import describe, pick_device
 from helixbench.engine.loop import fit
 from helixbench.errors import UserError
-from helixbench.pictures.transforms import symmetries, to_tensor, transform
+from helixbench.methods.method import Learner, method_class
 from helixbench.records import derive_seed
 from helixbench.schema.joint import Joint
-from helixbench.train.bank import Bank, drawn, mask_prompt, own, prompt
+from helixbench.train.bank import drawn, own
 
 log = logging.getLogger(__name__)
 
 ATTRIBUTION = "attribution.tsv"
 _CHUNK = 64
-_SYMMETRIES = symmetries(("hflip", "vflip", "rot90"))
-"""The eight of the square."""
+_TEXTS = 256
 _PICTURE, _NORMAL, _MASK = 0, 1, 2
 _KINDS = torch.tensor([_PICTURE] * 5 + [_NORMAL] + [_MASK] * 2)
-"""What eight entries in a row show: five pictures as they are, one without its defect, two masks
-as pictures."""
+"""What a row of the bank is shown as, one of these at random: the picture as it is, without its
+defect, or its mask as a picture."""
 
 
-def entries(
-    bank: Bank, first: int, last: int, seed: int
-) -> tuple[torch.Tensor, list[str], torch.Tensor]:
-    """Entries first to last - 1: pictures (n, 3, S, S) in [0, 1], prompts, and where in them the
-    defect is, (n, 1, S, S) in {0, 1}; empty for a mask that is the picture itself.
-    """
-    which = torch.arange(first, last)
-    rows, rounds = which % len(bank), which // len(bank)
-    kinds = _KINDS[(which + rounds) % len(_KINDS)]
-    good = torch.tensor([bank.defects[row] == "good" for row in rows.tolist()])
-    kinds = torch.where(good, _PICTURE, kinds)
-    rng = torch.Generator().manual_seed(derive_seed(seed, "entries", first))
-    pictures, defects, words = [], [], []
-    for row, kind in zip(rows.tolist(), kinds.tolist(), strict=True):
-        thing, defect, mask = bank.things[row], bank.defects[row], bank.masks[row]
-        symmetry = _SYMMETRIES[int(torch.randint(8, (), generator=rng))]
-        if kind == _MASK:
-            picture, text = _as_picture(mask), mask_prompt(thing, defect)
-        elif kind == _NORMAL:
-            picture, text = bank.normals[row], prompt(thing, "good")
-        else:
-            picture, text = bank.images[row], prompt(thing, defect)
-        pictures.append(transform(picture, symmetry))
-        defects.append(transform(mask & (kind == _PICTURE), symmetry))
-        words.append(text)
-    return to_tensor(pictures), words, to_tensor(defects)
+class Task:
+    """Random pictures and masks of a bank, with words for them."""
 
+    def __init__(self, bank: Bank, base: BaseModel, device: torch.device):
+        self.bank, self.device = bank, device
+        self.good = torch.tensor([defect == "good" for defect in bank.defects])
+        texts = ["", *bank.texts()]
+        number = {text: i for i, text in enumerate(texts)}
+        shown = (
+            (prompt(thing, defect), prompt(thing, "good"), mask_prompt(thing, defect))
+            for thing, defect in zip(bank.things, bank.defects, strict=True)
+        )
+        # A good picture has no mask to be shown.
+        self.text = torch.tensor([[number.get(text, 0) for text in row] for row in shown])
+        self.tokens = torch.cat(
+            [base.tokens(texts[i : i + _TEXTS]) for i in range(0, len(texts), _TEXTS)]
+        ).to(device)
 
-def _as_picture(mask: np.ndarray) -> np.ndarray:
-    return np.repeat(mask[..., None] * np.uint8(255), 3, axis=2)
+    def pictures(
+        self, n: int, rng: torch.Generator
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pictures (n, 3, S, S) in [0, 1], their texts' numbers (n,), and where in them the defect
+        is, (n, 1, S, S) in {0, 1}; empty for a mask that is the picture itself.
+        """
+        rows = torch.randint(len(self.bank), (n,), generator=rng)
+        kinds = _KINDS[torch.randint(len(_KINDS), (n,), generator=rng)]
+        kinds = torch.where(self.good[rows], _PICTURE, kinds)
+        images, masks = self.bank.draw(rows, kinds == _NORMAL, rng, self.device)
+        kind = kinds.to(self.device)[:, None, None, None]
+        images = torch.where(kind == _MASK, masks, images)
+        return images, self.text[rows, kinds], masks * (kind == _PICTURE)
 
 
 def components(bank: Bank, options: Joint, seed: int) -> Components:
@@ -84,47 +84,14 @@ def components(bank: Bank, options: Joint, seed: int) -> Components:
     def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         rng = torch.Generator().manual_seed(derive_seed(seed, "components"))
         for start in range(0, settings.pictures, _CHUNK):
-            rows = torch.randint(
-                len(bank), (min(_CHUNK, settings.pictures - start),), generator=rng
-            ).tolist()
-            masks = round(len(rows) * settings.mask_share)
-            pictures, defects = [], []
-            for position, row in enumerate(rows):
-                symmetry = _SYMMETRIES[int(torch.randint(8, (), generator=rng))]
-                mask = bank.masks[row]
-                picture = _as_picture(mask) if position < masks else bank.images[row]
-                pictures.append(transform(picture, symmetry))
-                defects.append(transform(mask & (position >= masks), symmetry))
-            weights = 1 + settings.defect_weight * to_tensor(defects)
-            yield to_tensor(pictures) * 2 - 1, weights
+            n = min(_CHUNK, settings.pictures - start)
+            rows = torch.randint(len(bank), (n,), generator=rng)
+            images, masks = bank.draw(rows, torch.zeros(n, dtype=bool), rng, torch.device("cpu"))
+            as_picture = (torch.arange(n) < round(n * settings.mask_share))[:, None, None, None]
+            weights = 1 + settings.defect_weight * masks * ~as_picture
+            yield torch.where(as_picture, masks, images) * 2 - 1, weights
 
     return Components(batches(), settings.factor)
-
-
-@torch.no_grad()
-def encoded(
-    bank: Bank, base: BaseModel, n: int, seed: int, file: Path, identity: str
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The first n entries, encoded once and kept in a file: latents (n, C, h, w) float16, share
-    of defect at each of their positions (n, 1, h, w), and token ids (n, L).
-
-    identity: of all that they are made from; a file of another one is made again.
-    """
-    if file.is_file():
-        tensors, facts = checkpoint.load_tensors(file)
-        if facts.get("identity") == identity:
-            return tensors["latents"], tensors["weights"], tensors["tokens"]
-    parts = []
-    for first in range(0, n, _CHUNK):
-        pictures, words, defects = entries(bank, first, min(n, first + _CHUNK), seed)
-        latents = base.encode(pictures)
-        weights = F.adaptive_avg_pool2d(defects, latents.shape[-2:])
-        parts.append((latents.half().cpu(), weights.half(), base.tokens(words)))
-    # Laid out as they are when they are read again: convolutions round by the layout.
-    latents, weights, tokens = (torch.cat(x).contiguous() for x in zip(*parts, strict=True))
-    tensors = {"latents": latents, "weights": weights, "tokens": tokens}
-    checkpoint.save_tensors(file, tensors, {"identity": identity})
-    return latents, weights, tokens
 
 
 def min_snr_weight(alphas_cumprod: torch.Tensor, gamma: float | None) -> torch.Tensor:
@@ -152,22 +119,21 @@ def train(
 
     The loss is the squared error of v, by timestep (min-SNR) and by position (the defect) weighted.
     """
-    file = state / "latents.safetensors"
-    parts = encoded(bank, base, options.entries, seed, file, config_digest)
-    known = [x.to(device) for x in parts]
-    empty = base.tokens([""])[0].to(device)
+    task = Task(bank, base, device)
     abar = base.scheduler.alphas_cumprod.to(device)
     by_time = min_snr_weight(abar, options.min_snr)
     both = nn.ModuleDict({"unet": base.unet, "text_encoder": base.text_encoder}).to(device).train()
     batch = options.optim.per_pass
 
     def loss(step: int, rng: torch.Generator) -> torch.Tensor:
-        chosen = torch.randint(options.entries, (batch,), generator=rng).to(device)
-        dropped = (torch.rand(batch, generator=rng) < options.prompt_drop).to(device)
+        pictures, texts, defects = task.pictures(batch, rng)
+        dropped = torch.rand(batch, generator=rng) < options.prompt_drop
+        words = task.tokens[torch.where(dropped, 0, texts).to(device)]
         t = torch.randint(len(abar), (batch,), generator=rng).to(device)
-        z0, weight, words = (x[chosen] for x in known)
-        z0, weight = z0.float(), 1 + options.defect_weight * weight.float()
-        words = torch.where(dropped[:, None], empty, words)
+        with torch.autocast(device.type, enabled=False):
+            z0 = base.encode(pictures)
+        share = F.adaptive_avg_pool2d(defects, z0.shape[-2:])
+        weight = 1 + options.defect_weight * share
         eps = torch.randn(z0.shape, generator=rng).to(device)
         a = abar[t].reshape(-1, 1, 1, 1)
         zt = a.sqrt() * z0 + (1 - a).sqrt() * eps
@@ -276,7 +242,8 @@ def run(
         bank = _bank(options, prepared, state, config["run.seed"], jobs)
         base = build(options, bank, seed).to(device)
         # Neither when it stops nor where the textures lie changes what is learned.
-        values = options.model_dump(mode="json", exclude={"hours", "photos"})
+        unused = {"hours", "photos", "methods", "raw_mask_cells"}
+        values = options.model_dump(mode="json", exclude=unused)
         facts["training"] = train(
             bank,
             base,
@@ -286,10 +253,17 @@ def run(
             config_digest=digest([values, bank.identity]),
             device=device,
         )
-        pictures, _, _ = entries(bank, 0, min(len(bank), 64), seed)
-        errors = (base.decode(base.encode(pictures)).cpu() - pictures).square().flatten(1).mean(1)
+        rng = torch.Generator().manual_seed(derive_seed(seed, "check"))
+        pictures, _, _ = Task(bank, base, device).pictures(_CHUNK, rng)
+        errors = (base.decode(base.encode(pictures)) - pictures).square().flatten(1).mean(1)
         facts["psnr_db"] = round(float(-10 * errors.clamp(min=1e-10).mean().log10()), 2)
         base.to(torch.device("cpu")).half().save(out)
+        facts["starts"] = {
+            key: _start(
+                key, options, bank, seed=seed, state=state / "methods" / key, out=out, device=device
+            )
+            for key in options.methods
+        }
         (out / ATTRIBUTION).unlink(missing_ok=True)
         if options.photos and (Path(options.photos) / ATTRIBUTION).is_file():
             shutil.copyfile(Path(options.photos) / ATTRIBUTION, out / ATTRIBUTION)
@@ -297,6 +271,36 @@ def run(
         shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
         known = ("manifest.json", "stats.jsonl", provenance.MARK)
         facts["files"] = provenance.sha256_tree(out, exclude=known)
+
+
+def _start(
+    key: str, options: Joint, bank: Bank, *, seed: int, state: Path, out: Path, device: torch.device
+) -> dict:
+    """Train a method on its own task, from the base in `out`, where it is saved, too; the facts of
+    its training.
+    """
+    settings = options.methods[key]
+    kind = method_class(settings.kind)
+    if not issubclass(kind, Learner):
+        raise UserError(f"train.joint.methods.{key}: does not learn; leave it out")
+    learner = kind.create(settings, BaseModel.load(out), seed).to(device)
+    loss = learner.joint_loss(bank, options.raw_mask_cells)
+    about = [settings.model_dump(mode="json"), options.raw_mask_cells, bank.identity]
+    files = provenance.sha256_tree(out / "unet") | provenance.sha256_tree(out / "text_encoder")
+    facts = fit(
+        learner.module,
+        lambda step, rng: loss(rng),
+        settings.optim,
+        seed=seed,
+        state_dir=state,
+        config_digest=digest([about, files]),
+        device=device,
+        name=f"joint {key}",
+        limit_s=None if options.hours is None else options.hours * 3600,
+    )
+    learner.to(torch.device("cpu")).save_start(out / settings.kind)
+    shutil.copyfile(state / "stats.jsonl", out / settings.kind / "stats.jsonl")
+    return facts
 
 
 def _bank(options: Joint, prepared: Sequence[Path], state: Path, seed: int, jobs: int) -> Bank:
@@ -311,9 +315,4 @@ def _bank(options: Joint, prepared: Sequence[Path], state: Path, seed: int, jobs
         photos = Path(options.photos) if options.photos else None
         banks.append(drawn(state / "drawn", options.drawn, options.size, photos, seed, jobs))
     bank = banks[0] if len(banks) == 1 else banks[0] + banks[1]
-    if options.entries < len(bank):
-        raise UserError(
-            f"train.joint.entries {options.entries}: there are {len(bank)} pictures, and the last "
-            f"would never be seen; set at least so many"
-        )
     return bank

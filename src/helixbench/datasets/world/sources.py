@@ -283,7 +283,7 @@ def crops(found: list[Picture], size: int, rng: np.random.Generator) -> Iterator
                 yield crop
 
 
-def collect(folder: Path, size: int = 128, per_picture: int = 24) -> int:
+def collect(folder: Path, size: int = 128, per_picture: int = 8) -> int:
     """Download the packages, and write crops of their usable pictures as JPEG files into a folder,
     in random order, with attribution.tsv; how many there are.
 

@@ -76,6 +76,12 @@ class DHDiff(MethodSettings):
 
     kind: Literal["dhdiff"]
     label: str = setting("DH-Diff", description="name in the tables", source="paper Table I")
+    start: Literal["base", "joint"] = setting(
+        "base",
+        description="base: from the plain base, as in the paper; joint: from DH-Diff as the base "
+        "brings it, trained on its task over many categories (train.joint.methods)",
+        source="paper IV-B: Stable Diffusion",
+    )
     dda_encoder: int = setting(
         4,
         ge=0,

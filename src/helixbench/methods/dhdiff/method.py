@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from helixbench.diffusion.bank import Bank
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.diffusion.sampler import (
@@ -25,18 +26,22 @@ from helixbench.diffusion.sampler import (
 from helixbench.engine.devices import autocast
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.config import DHDiff
+from helixbench.methods.dhdiff.joint import JointTask
 from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
 from helixbench.methods.latent_learner import LatentLearner, words
-from helixbench.methods.method import Conditions
+from helixbench.methods.method import Conditions, JointLoss
 from helixbench.pictures.raw_mask import cells_to_mask, reference_crop
 from helixbench.pictures.transforms import clean_mask, symmetries, to_tensor, transform
+from helixbench.provenance import write_json
 from helixbench.records import parse_cells
 from helixbench.schema import Sampling
 
 RAW_MASK_WAYS = {"channels": "by channels", "attention": "by attention", "none": "not given"}
 """How a protocol tells `annotation_input`."""
+_TEXTS = 256
+"""Prompts that are encoded together where there are thousands."""
 
 
 class DHDiffMethod(LatentLearner):
@@ -55,12 +60,42 @@ class DHDiffMethod(LatentLearner):
         self.unet = self._module = DHDiffUNet(base.unet, config)
         self.text_length = 0
         self._texts: dict[str, torch.Tensor] = {}
+        self._rows: dict[tuple[str, str], torch.Tensor] = {}
 
     def trainable_(self) -> None:
         """New modules, which start at zero or as copies, and what `trainable` says; only the inner
         half of low-rank adapters is random.
         """
         self.unet.trainable_()
+
+    @classmethod
+    def create(cls, config: DHDiff, base: BaseModel, seed: int) -> Self:
+        """Untrained on its category: on the plain base, or as pre-trained on the joint task."""
+        if config.start == "base":
+            return super().create(config, base, seed)
+        folder = None if base.folder is None else base.folder / cls.name
+        if folder is None or not folder.is_dir():
+            raise UserError(
+                f"{base.folder}: this base brings no DH-Diff that was trained on the joint task; "
+                f"set `start: base`, or train one with train.joint.methods"
+            )
+        base.read_unet(folder)
+        method = super().create(config, base, seed)
+        method.unet.load_helix(folder / f"{cls.name}.safetensors")
+        return method
+
+    def joint_loss(self, bank: Bank, cells: int) -> JointLoss:
+        """Eq. 8 for random pictures of a bank."""
+        task = JointTask(self, bank, cells)
+        return lambda rng: self.errors(task.batch(rng), rng)
+
+    def save_start(self, folder: Path) -> None:
+        """The U-Net and the new modules, in half precision."""
+        self.unet.fuse_adapters()
+        self.unet.half()
+        self.base.save_part("unet", folder)
+        self.unet.save_helix(folder / f"{self.name}.safetensors")
+        write_json(folder / f"{self.name}.json", self.settings())
 
     @classmethod
     def load(cls, config: DHDiff, folder: Path, sampling: Sampling) -> Self:
@@ -144,6 +179,7 @@ class DHDiffMethod(LatentLearner):
             if (c.reference_noise, s.reference_noise) == ("same", "predicted")
             else ""
         )
+        text += ", pre-trained on the joint task" if c.start == "joint" else ""
         text += f", from the noised reference at {s.strength:g}" if s.start == "reference" else ""
         return text + (f", {s.control} mask as control" if s.control != "none" else "")
 
@@ -167,6 +203,13 @@ class DHDiffMethod(LatentLearner):
                     prompt: self.base.embed([prompt])[0].to(self.device) for prompt in missing
                 }
         return torch.stack([self._texts[prompt] for prompt in prompts])[:, : self._longest(prompts)]
+
+    def remember(self, prompts: list[str]) -> None:
+        """Encode thousands of prompts at once, and fix how many text tokens the model sees."""
+        self.text_length = self._longest(prompts)
+        for first in range(0, len(prompts), _TEXTS):
+            some = prompts[first : first + _TEXTS]
+            self._texts |= dict(zip(some, self.base.embed(some).to(self.device), strict=True))
 
     def _longest(self, prompts: list[str]) -> int:
         """Tokens of the longest prompt of the category or of these; all that the text model has
@@ -224,20 +267,9 @@ class DHDiffMethod(LatentLearner):
         flow = flow or Flow()
         if control is None:
             return flow
-        tokens = self.base.tokens(prompts)[:, : self._longest(prompts)]
-        inside = torch.zeros(tokens.shape)
-        outside = torch.zeros(tokens.shape)
-        if self.config.control == "broadcast":
-            inside.fill_(1.0)
-        else:
-            for row, (ids, word) in enumerate(zip(tokens.tolist(), words, strict=True)):
-                # Without the words in it (an empty prompt) a prompt has nothing that S^O could
-                # point at.
-                inside[
-                    row, _positions(ids, self.base.tokenizer(" " + word).input_ids[1:-1]) or [0]
-                ] = 1.0
-            inside = inside / inside.sum(1, keepdim=True)
-            outside[:, 0] = 1.0
+        length = self._longest(prompts)
+        rows = [self._pointed_at(text, word) for text, word in zip(prompts, words, strict=True)]
+        inside, outside = torch.stack(rows)[..., :length].unbind(1)
         to = self.device
         return replace(
             flow,
@@ -246,6 +278,24 @@ class DHDiffMethod(LatentLearner):
             inside=inside.to(to),
             outside=outside.to(to),
         )
+
+    def _pointed_at(self, prompt: str, word: str) -> torch.Tensor:
+        """Rows of S^O over all text tokens, inside and outside the graphical mask: (2, L)."""
+        key = (prompt, word)
+        if key not in self._rows:
+            ids = self.base.tokens([prompt])[0].tolist()
+            rows = torch.zeros(2, len(ids))
+            if self.config.control == "broadcast":
+                rows[0] = 1.0
+            else:
+                # Without the words in it (an empty prompt) a prompt has nothing that S^O could
+                # point at.
+                wanted = self.base.tokenizer(" " + word).input_ids[1:-1]
+                chosen = _positions(ids, wanted) or [0]
+                rows[0, chosen] = 1 / len(chosen)
+                rows[1, 0] = 1.0
+            self._rows[key] = rows
+        return self._rows[key]
 
     def reference(self, image: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """Reference picture (H, W, 3) uint8 of the configured kind (reading 8)."""
@@ -317,13 +367,16 @@ class DHDiffMethod(LatentLearner):
         }
 
     def loss(self, data: Pictures, rng: torch.Generator) -> dict[str, torch.Tensor]:
+        """Eq. 8 for a batch of the category."""
+        return self.errors(self.batch(data, rng), rng)
+
+    def errors(self, batch: dict, rng: torch.Generator) -> dict[str, torch.Tensor]:
         """Eq. 8: squared error of the noise predicted for the joint latent, one term per domain.
 
         `loss_weighting: v` divides it by abar, which makes it the squared error of v (Salimans and
         Ho, 2022). `defect_weight` w: the image's error at a position counts 1 + w times the share
         of mask there, over the mean.
         """
-        batch = self.batch(data, rng)
         z0, a0, r0 = batch["image"], batch["annotation"], batch["reference"]
         scheduler = self.base.scheduler
         shape = (3, *z0.shape)
