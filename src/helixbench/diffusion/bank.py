@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ class Bank:
     things: Sequence[str]
     defects: Sequence[str]
     identity: str
+    _known: dict[torch.device, list[torch.Tensor]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,17 +47,22 @@ class Bank:
         defect, and masks (n, 1, S, S) in {0, 1} of the defects; each in one of the eight symmetries
         of the square.
         """
-        take, without = rows.numpy(), normal.numpy()[:, None, None, None]
-        images = torch.from_numpy(np.where(without, self.normals[take], self.images[take]))
-        images = images.to(device).permute(0, 3, 1, 2).float() / 255
-        masks = torch.from_numpy(self.masks[take]).to(device)[:, None].float()
-        both = torch.cat([images, masks], dim=1)
+        images, normals, masks = self._tensors(device)
+        take, without = rows.to(device), normal.to(device)[:, None, None, None]
+        images = torch.where(without, normals[take], images[take]).permute(0, 3, 1, 2).float() / 255
+        both = torch.cat([images, masks[take][:, None].float()], dim=1)
         turns = torch.randint(len(_SYMMETRIES), (len(rows),), generator=rng)
         for number, symmetry in enumerate(_SYMMETRIES):
             chosen = torch.nonzero(turns == number).flatten().to(device)
             if symmetry and len(chosen):
                 both[chosen] = _transform(both[chosen], symmetry)
         return both[:, :3], both[:, 3:]
+
+    def _tensors(self, device: torch.device) -> list[torch.Tensor]:
+        """The arrays on a device, where they stay: 7 S^2 bytes a row."""
+        if device not in self._known:
+            self._known[device] = [torch.from_numpy(getattr(self, k)).to(device) for k in ARRAYS]
+        return self._known[device]
 
     def __add__(self, other: Bank) -> Bank:
         arrays = [np.concatenate([getattr(self, k), getattr(other, k)]) for k in ARRAYS]

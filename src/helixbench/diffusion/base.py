@@ -231,12 +231,15 @@ def give_noise(unet: UNet2DConditionModel, alphas_cumprod: torch.Tensor) -> None
     That part is in the formula here, so that a network trained from scratch learns the picture's
     layout sooner.
     """
+    known: dict[torch.device, torch.Tensor] = {}
 
     def convert(
         module: nn.Module, args: tuple, kwargs: dict, out: UNet2DConditionOutput
     ) -> UNet2DConditionOutput:
         z, t = args[0].float(), torch.as_tensor(args[1])
-        abar = alphas_cumprod.to(z.device)[t.to(z.device)].reshape(-1, 1, 1, 1)
+        if z.device not in known:  # once: a CUDA graph cannot hold the copy
+            known[z.device] = alphas_cumprod.to(z.device)
+        abar = known[z.device][t.to(z.device)].reshape(-1, 1, 1, 1)
         return UNet2DConditionOutput(
             sample=abar.sqrt() * out.sample.float() + (1 - abar).sqrt() * z
         )

@@ -62,6 +62,14 @@ def autocast(device: torch.device, precision: str):
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
+def on_device(rng: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator of the device, seeded by a CPU one; on the CPU that one itself."""
+    if device.type == "cpu":
+        return rng
+    seed = int(torch.randint(2**62, (), generator=rng))
+    return torch.Generator(device).manual_seed(seed)
+
+
 def check_gpus(expected: int) -> list[str]:
     """A line on each visible GPU, after a matrix product on it; UserError unless there are as many
     as expected.

@@ -14,6 +14,11 @@ class Joint(Section):
     drawn world, of the run's own data sets, or of both.
     """
 
+    start: str | None = Field(
+        None,
+        description="folder of a base that the training goes on from, a joint one or Stable "
+        "Diffusion, with its own autoencoder and tokenizer; null: a new small one",
+    )
     size: int = Field(
         64, ge=32, le=1024, multiple_of=32, description="side of the pictures [pixel]"
     )

@@ -114,7 +114,7 @@ def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs:
         for first, task in zip(left, tasks, strict=True):
             known[first] = task.result()
     ordered = [pair for first in sorted(known) for pair in known[first]]
-    arrays = [np.load(folder / f"{k}.npy", mmap_mode="r") for k in ARRAYS]
+    arrays = [np.load(folder / f"{k}.npy", mmap_mode="c") for k in ARRAYS]
     words = [thing for thing, _ in ordered], [defect for _, defect in ordered]
     return Bank(*arrays, *words, identity)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,7 +24,8 @@ from helixbench.diffusion.bank import Bank, mask_prompt, prompt
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.bpe import train_tokenizer
 from helixbench.diffusion.linear import Components, linear_autoencoder
-from helixbench.engine.devices import describe, pick_device
+from helixbench.engine.devices import describe, on_device, pick_device
+from helixbench.engine.graphs import graphed
 from helixbench.engine.loop import fit
 from helixbench.errors import UserError
 from helixbench.methods.method import Learner, method_class
@@ -124,8 +126,11 @@ def train(
     by_time = min_snr_weight(abar, options.min_snr)
     both = nn.ModuleDict({"unet": base.unet, "text_encoder": base.text_encoder}).to(device).train()
     batch = options.optim.per_pass
+    predict = _Noise(base.unet)
+    captured = False
 
     def loss(step: int, rng: torch.Generator) -> torch.Tensor:
+        nonlocal predict, captured
         pictures, texts, defects = task.pictures(batch, rng)
         dropped = torch.rand(batch, generator=rng) < options.prompt_drop
         words = task.tokens[torch.where(dropped, 0, texts).to(device)]
@@ -134,11 +139,13 @@ def train(
             z0 = base.encode(pictures)
         share = F.adaptive_avg_pool2d(defects, z0.shape[-2:])
         weight = 1 + options.defect_weight * share
-        eps = torch.randn(z0.shape, generator=rng).to(device)
+        eps = torch.randn(z0.shape, generator=on_device(rng, device), device=device)
         a = abar[t].reshape(-1, 1, 1, 1)
         zt = a.sqrt() * z0 + (1 - a).sqrt() * eps
         text = both["text_encoder"](words).last_hidden_state
-        noise = both["unet"](zt, t, text).sample.float()
+        if not captured and options.optim.accumulate == 1:
+            predict, captured = graphed(predict, (zt, t, text)), True
+        noise = predict(zt, t, text)
         # v = (eps - sqrt(1 - abar) z_t) / sqrt(abar): errors of v are those of noise, over abar
         error = (noise - eps).square() / a * (weight / weight.mean((2, 3), keepdim=True))
         return (error.mean((1, 2, 3)) * by_time[t]).mean()
@@ -156,6 +163,18 @@ def train(
     )
     both.eval()
     return facts
+
+
+class _Noise(nn.Module):
+    """The U-Net's noise prediction as a plain tensor."""
+
+    def __init__(self, unet: UNet2DConditionModel):
+        super().__init__()
+        self.unet = unet
+
+    def forward(self, z: torch.Tensor, t: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        """Latents (B, C, h, w), timesteps (B,), text (B, L, D) -> noise (B, C, h, w)."""
+        return self.unet(z, t, text).sample.float()
 
 
 def build(options: Joint, bank: Bank, seed: int) -> BaseModel:
@@ -187,7 +206,7 @@ def build(options: Joint, bank: Bank, seed: int) -> BaseModel:
 
 def card(options: Joint, facts: dict, folder: Path) -> str:
     """A model card for the base in a folder: what it is, what it has learned from, what made it."""
-    training, learned, attributed = facts["training"], [], (folder / ATTRIBUTION).is_file()
+    learned, attributed = [], (folder / ATTRIBUTION).is_file()
     if options.drawn:
         learned.append(f"{options.drawn:,} drawn pictures with defects, masks and words")
     if options.photos:
@@ -197,20 +216,24 @@ def card(options: Joint, facts: dict, folder: Path) -> str:
         learned.append("normals and defects of the run's own categories")
     else:
         learned.append("nothing of the data sets that methods are judged on")
+    made = [*facts.get("before", []), facts]
+    trainings = "\n".join(
+        f"  {what}, {done['steps']:,} steps in {done['train_s'] / 60:.0f} minutes;"
+        for one in made
+        for what, done in [("the base", one["training"]), *one.get("starts", {}).items()]
+    )
     # Whose pictures they are says what may be done with the weights.
     free = not options.own and (attributed or not options.photos)
     return f"""# A small base model for defects
 
 A latent diffusion model in diffusers' format, made by HelixBench for pictures of about
 {options.size} x {options.size} pixels. Prompts: `a photo of a <thing> with <defect>`,
-`a mask of <defect> on a <thing>`. Its autoencoder is computed (principal components of patches),
-its U-Net predicts v.
+`a mask of <defect> on a <thing>`.
 
 - Learned from: {"; ".join(learned)}.
-- Made by: `helixbench joint`, commit {facts["commit"]}, {facts["device"]},
-  {training["steps"]:,} steps of {options.optim.batch} in {training["train_s"] / 3600:.1f} hours.
-- Autoencoder: {options.autoencoder.latent_channels} channels, factor {options.autoencoder.factor},
-  {facts["psnr_db"]} dB on pictures and masks of the same kind.
+- Made by: `helixbench joint`, commit {facts["commit"]}, {facts["device"]}:
+{trainings}
+- Autoencoder: {facts["psnr_db"]} dB on pictures and masks of the same kind.
 - Meant for: the start of a training on a few real defects. On its own it draws textures and stains,
   and few objects.
 - Licence: {"Apache-2.0" if free else "as that of the pictures it has learned from"}.
@@ -240,9 +263,14 @@ def run(
         provenance.manifest(out / "manifest.json", "joint", config, **about) as facts,
     ):
         bank = _bank(options, prepared, state, config["run.seed"], jobs)
-        base = build(options, bank, seed).to(device)
-        # Neither when it stops nor where the textures lie changes what is learned.
-        unused = {"hours", "photos", "methods", "raw_mask_cells"}
+        if options.start:
+            base, identity = BaseModel.load(Path(options.start)), _identity(Path(options.start))
+            facts["before"] = _before(Path(options.start))
+        else:
+            base, identity = build(options, bank, seed), ""
+        base.to(device)
+        # Neither when it stops nor where folders lie changes what is learned.
+        unused = {"hours", "photos", "start", "methods", "raw_mask_cells"}
         values = options.model_dump(mode="json", exclude=unused)
         facts["training"] = train(
             bank,
@@ -250,7 +278,7 @@ def run(
             options,
             seed=seed,
             state=state,
-            config_digest=digest([values, bank.identity]),
+            config_digest=digest([values, bank.identity, identity]),
             device=device,
         )
         rng = torch.Generator().manual_seed(derive_seed(seed, "check"))
@@ -283,10 +311,13 @@ def _start(
     kind = method_class(settings.kind)
     if not issubclass(kind, Learner):
         raise UserError(f"train.joint.methods.{key}: does not learn; leave it out")
-    learner = kind.create(settings, BaseModel.load(out), seed).to(device)
+    base = BaseModel.load(out)
+    if options.start and settings.model_dump().get("start") == "joint":
+        base.folder = Path(options.start)
+    learner = kind.create(settings, base, seed).to(device)
     loss = learner.joint_loss(bank, options.raw_mask_cells)
     about = [settings.model_dump(mode="json"), options.raw_mask_cells, bank.identity]
-    files = provenance.sha256_tree(out / "unet") | provenance.sha256_tree(out / "text_encoder")
+    files = [_identity(out), _identity(base.folder / settings.kind)]
     facts = fit(
         learner.module,
         lambda step, rng: loss(rng),
@@ -301,6 +332,24 @@ def _start(
     learner.to(torch.device("cpu")).save_start(out / settings.kind)
     shutil.copyfile(state / "stats.jsonl", out / settings.kind / "stats.jsonl")
     return facts
+
+
+def _identity(folder: Path) -> dict[str, str]:
+    """Hashes of the weights in a base's folder; none where there is no folder."""
+    return {
+        str(file.relative_to(folder)): provenance.sha256(file)
+        for file in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+def _before(folder: Path) -> list[dict]:
+    """What is known of the trainings of a base that another one goes on from."""
+    file = folder / "manifest.json"
+    if not file.is_file():
+        return []
+    known = provenance.read_object(file, "name another base")
+    told = {key: known.get(key) for key in ("commit", "device", "training", "starts")}
+    return [*known.get("before", []), told]
 
 
 def _bank(options: Joint, prepared: Sequence[Path], state: Path, seed: int, jobs: int) -> Bank:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -23,7 +23,8 @@ from helixbench.diffusion.sampler import (
     guided,
     sampling_scheduler,
 )
-from helixbench.engine.devices import autocast
+from helixbench.engine.devices import autocast, on_device
+from helixbench.engine.graphs import graphed
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.joint import JointTask
@@ -61,6 +62,7 @@ class DHDiffMethod(LatentLearner):
         self.text_length = 0
         self._texts: dict[str, torch.Tensor] = {}
         self._rows: dict[tuple[str, str], torch.Tensor] = {}
+        self._graph: nn.Module | Literal[False] | None = False
 
     def trainable_(self) -> None:
         """New modules, which start at zero or as copies, and what `trainable` says; only the inner
@@ -87,6 +89,8 @@ class DHDiffMethod(LatentLearner):
     def joint_loss(self, bank: Bank, cells: int) -> JointLoss:
         """Eq. 8 for random pictures of a bank."""
         task = JointTask(self, bank, cells)
+        if self.config.optim.accumulate == 1 and self.config.annotation_input != "attention":
+            self._graph = None  # made by the first batch
         return lambda rng: self.errors(task.batch(rng), rng)
 
     def save_start(self, folder: Path) -> None:
@@ -380,11 +384,12 @@ class DHDiffMethod(LatentLearner):
         z0, a0, r0 = batch["image"], batch["annotation"], batch["reference"]
         scheduler = self.base.scheduler
         shape = (3, *z0.shape)
-        noise = torch.randn(shape, generator=rng).to(self.device)
+        own = on_device(rng, self.device)
+        noise = torch.randn(shape, generator=own, device=self.device)
         if self.config.train_noise_offset:
             noise = noise + self.config.train_noise_offset * torch.randn(
-                (*shape[:3], 1, 1), generator=rng
-            ).to(self.device)
+                (*shape[:3], 1, 1), generator=own, device=self.device
+            )
         t = torch.randint(scheduler.config.num_train_timesteps, (len(z0),), generator=rng).to(
             self.device
         )
@@ -393,9 +398,17 @@ class DHDiffMethod(LatentLearner):
         flow = self.flow(
             batch["control"], batch["present"], batch["prompts"], batch["words"], inputs
         )
-        reference = self.unet.encode_reference(z_reference, t, self.embed([""] * len(t)))
         z_i, z_a = scheduler.add_noise(z0, noise[0], t), scheduler.add_noise(a0, noise[1], t)
-        predicted = self.unet(z_i, z_a, t, self.embed(batch["prompts"]), reference, flow)
+        empty, text = self.embed([""] * len(t)), self.embed(batch["prompts"])
+        given = {k: x for k, x in vars(flow).items() if isinstance(x, torch.Tensor)}
+        inputs = (z_i, z_a, t, text, z_reference, empty, *given.values())
+        if self._graph is None:
+            self._graph = graphed(_Pass(self.unet, list(given)), inputs)
+        if self._graph:
+            predicted = self._graph(*inputs)
+        else:
+            reference = self.unet.encode_reference(z_reference, t, empty)
+            predicted = self.unet(z_i, z_a, t, text, reference, flow)
         image, annotation = (
             (p.float() - e).square() for p, e in zip(predicted, noise[:2], strict=True)
         )
@@ -511,6 +524,30 @@ class DHDiffMethod(LatentLearner):
         return images, torch.from_numpy(np.stack([clean_mask(mask.numpy()) for mask in masks]))[
             :, None
         ].float()
+
+
+class _Pass(nn.Module):
+    """The reference pass and the pass of both streams, of tensors only."""
+
+    def __init__(self, unet: DHDiffUNet, names: list[str]):
+        """names: of the parts of a Flow that are given, in order."""
+        super().__init__()
+        self.unet, self.names = unet, names
+
+    def forward(
+        self,
+        z_image: torch.Tensor,
+        z_annotation: torch.Tensor,
+        t: torch.Tensor,
+        text: torch.Tensor,
+        z_reference: torch.Tensor,
+        empty: torch.Tensor,
+        *given: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `DHDiffUNet.forward`; empty: embeddings of the empty prompt (B, L, D)."""
+        reference = self.unet.encode_reference(z_reference, t, empty)
+        flow = Flow(**dict(zip(self.names, given, strict=True)))
+        return self.unet(z_image, z_annotation, t, text, reference, flow)
 
 
 def disc(shape: tuple[int, int], y: int, x: int) -> np.ndarray:
