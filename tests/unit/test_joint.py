@@ -21,6 +21,7 @@ from helixbench.diffusion.bank import ARRAYS, mask_prompt, prompt
 from helixbench.diffusion.base import BaseModel
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.joint import JointTask
 from helixbench.methods.method import method_class
 from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
@@ -343,11 +344,14 @@ def test_the_base_of_the_package_is_whole_small_and_free():
     base = BaseModel.load(folder)
     pictures = torch.rand((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     latents = base.encode(pictures)
-    assert latents.shape == (2, 8, 16, 16)
+    assert latents.shape == (2, 12, 16, 16)
     text = base.embed(["a photo of a gear with crack"]).repeat(2, 1, 1)
     with torch.no_grad():
         noise = base.unet(latents, torch.tensor([500, 900]), text).sample
     assert torch.isfinite(noise).all()
+    settings = json.loads((folder / "dhdiff/dhdiff.json").read_text())
+    method = method_class("dhdiff").create(DHDiff.model_validate(settings), base, 0)
+    assert any(weight.any() for name, weight in method.module.named_parameters() if "zeta" in name)
     with open(folder / joint.ATTRIBUTION, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
     assert {row["licence"] for row in rows} <= set(LICENCES) and len(rows) > 500
