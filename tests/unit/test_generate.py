@@ -322,6 +322,43 @@ def test_a_method_that_learns_needs_its_model(prepared, tmp_path):
         )
 
 
+class White:
+    """A method whose pairs are white, with a square as their mask; of the second, an empty one."""
+
+    draws_into_background = True
+
+    def sample(self, given, generators):
+        masks = torch.zeros(given.background[:, :1].shape)
+        masks[:1, :, 8:12, 8:12] = 1
+        return torch.ones(given.background.shape), masks
+
+    def describe(self):
+        return "white"
+
+
+def test_a_pair_is_laid_into_its_normal(data):
+    section = generate(composite=0.125, pairs=1)  # 4 of 32 pixels
+    asked = make_plan(data, section, 0)[:2]
+    images, masks = stage._sample(White(), data, asked, 0, section)
+    normals = conditions(data, asked, "none").background
+    normals = (normals * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    mask = masks[0]
+    assert (images[0][mask] == 255).all()
+    beside = images[0][10, 13].astype(float)  # two pixels away: half of each
+    np.testing.assert_allclose(beside, (255 + normals[0][10, 13].astype(float)) / 2, atol=1)
+    far = np.ones_like(mask)
+    far[4:16, 4:16] = False
+    np.testing.assert_array_equal(images[0][far], normals[0][far])
+    np.testing.assert_array_equal(images[1], normals[1])
+    assert stage._settings(White(), section).startswith("white, the normal from 0.125")
+
+    plain = stage._sample(White(), data, asked, 0, generate(pairs=1))[0]
+    assert (plain == 255).all() and stage._settings(White(), generate()) == "white"
+    other = type("Other", (White,), {"draws_into_background": False})()
+    assert (stage._sample(other, data, asked, 0, section)[0] == 255).all()
+    assert stage._settings(other, section) == "white"
+
+
 def test_slices_are_the_schema_s_types():
     config = a_slice("dhdiff", small.dhdiff(reference="background"), generate())
     assert (

@@ -22,6 +22,7 @@ from helixbench.diffusion.data import Pictures
 from helixbench.engine.devices import describe, pick_device
 from helixbench.errors import UserError
 from helixbench.generate import gather
+from helixbench.generate.composite import composite
 from helixbench.generate.gather import Block
 from helixbench.generate.plan import conditions, make_plan
 from helixbench.methods.method import Learner, Method, method_class
@@ -50,7 +51,10 @@ def _sample(
         plan.seed if attempt == 0 else derive_seed(plan.seed, "redraw", attempt) for plan in asked
     ]
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    images, masks = method.sample(conditions(data, asked, config.sampling.control), generators)
+    given = conditions(data, asked, config.sampling.control)
+    images, masks = method.sample(given, generators)
+    if config.composite and method.draws_into_background:
+        images = composite(images, given.background, masks, config.composite)
     images = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     return images.numpy(), masks[:, 0].numpy() > 0.5
 
@@ -90,6 +94,14 @@ def _draw(
         if not asked:
             break
     return sorted(kept, key=lambda one: block.index(one[0])), drawn
+
+
+def _settings(method: Method, options: Generate) -> str:
+    """What changes the pairs, for the protocol of every score."""
+    text = method.describe()
+    if options.composite and method.draws_into_background:
+        text += f", the normal from {options.composite:g} of the height around the mask on"
+    return text
 
 
 def load_method(name: str, config: Slice, model: Path | None) -> Method:
@@ -202,7 +214,12 @@ def run_part(
 
     def finish(number: int, kept: list[Kept], drawn: int, cost: dict[str, float]) -> Block:
         pairs = _write(kept, method, prompts, out)
-        about = generator.describe(), generator.takes_raw_mask, mask_gate.as_record(limits), device
+        about = (
+            _settings(generator, options),
+            generator.takes_raw_mask,
+            mask_gate.as_record(limits),
+            device,
+        )
         block = Block(identity, number, len(blocks), *about, cost, drawn, pairs)
         provenance.write_text(files[number], block.line())
         return block

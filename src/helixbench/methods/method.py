@@ -66,6 +66,13 @@ class Method(ABC):
         """
         return False
 
+    @property
+    def draws_into_background(self) -> bool:
+        """Whether a pair shows the normal of `Conditions` outside of its defect, or tries to:
+        then it can be laid into that normal (generate.composite).
+        """
+        return False
+
     @abstractmethod
     def sample(
         self, conditions: Conditions, generators: list[torch.Generator]

@@ -117,5 +117,13 @@ class Generate(Section):
     symmetries: Symmetries = setting(
         (), description="symmetries the plan may apply to a raw mask", source="reading 8"
     )
+    composite: float | None = setting(
+        None,
+        gt=0,
+        le=1,
+        description="share of the height around the mask from which on a pair is the normal "
+        "itself, for methods that draw into one; null: as the method drew it",
+        source="ours",
+    )
     gate: Gate = Gate()
     sampling: Sampling = Sampling()

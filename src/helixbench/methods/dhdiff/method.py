@@ -167,6 +167,11 @@ class DHDiffMethod(LatentLearner):
         """Whether it is an input of the streams (reading 9)."""
         return self.config.annotation_input != "none"
 
+    @property
+    def draws_into_background(self) -> bool:
+        """With the rest of a normal as its reference (reading 8)."""
+        return self.config.reference == "background"
+
     def describe(self) -> str:
         """Sampler, steps, guidance and the readings that matter most."""
         s, c = self.sampling, self.config

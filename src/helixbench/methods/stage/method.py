@@ -95,6 +95,11 @@ class StageMethod(TextualInversion):
         scheduler.set_timesteps(self.config.sampling_steps)
         return scheduler
 
+    @property
+    def draws_into_background(self) -> bool:
+        """A clean picture is what stays outside of the mask (anomaly inference)."""
+        return True
+
     @torch.no_grad()
     def sample(
         self, conditions: Conditions, generators: list[torch.Generator]
