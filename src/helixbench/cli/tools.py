@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,6 +70,43 @@ def sample(
         options={"steps": steps, "guidance": guidance, "sampler": sampler},
         prepared=prepared,
     )
+
+
+@app.command()
+def predict(
+    detector: Annotated[
+        Path, typer.Option(help="Folder written by `detect`, e.g. .../bottle/seed0")
+    ],
+    pictures: Annotated[
+        list[Path], typer.Argument(help="Pictures, and folders of pictures (PNG, JPEG, BMP)")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for maps, overlays and tables")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Score above which a picture is called defective"),
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(help="Folder written by `classify`; otherwise that of the same run, if any"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first file that cannot be read")
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Score pictures with a trained detector: maps, scores, verdicts.
+
+    The exit code is 1 where files could not be read and were left out.
+    """
+    set_threads(threads)
+    with quick_imports():
+        from helixbench.detect import predict as detection
+    options = {"threshold": threshold, "classifier": classifier, "strict": strict}
+    bad = detection.run(detector, pictures, out, **options)
+    for line in bad:
+        print(f"helixbench: left out: {line}", file=sys.stderr)
+    if bad:
+        raise typer.Exit(1)
 
 
 @app.command("import")

@@ -38,6 +38,9 @@ from helixbench.schema.section import Optim, Section
 
 log = logging.getLogger(__name__)
 
+NETWORK = "network.safetensors"
+"""File of the trained network and of the facts that it is built again by."""
+
 Metrics = Mapping[str, tuple[int, Mapping[str, float]]]
 """Defect type (and `all`) -> number of pictures, metric -> value in percent."""
 
@@ -110,6 +113,9 @@ class Detector(ABC, Generic[Predictions]):
     def write(self, predictions: Predictions) -> None:
         """Write whatever else shows the predictions of the first checkpoint."""
 
+    def keep(self) -> None:
+        """Write what `predict` needs into job.out; nothing where it does not take the detector."""
+
     def facts(self) -> dict[str, Any]:
         """What the manifest says of the pictures."""
         split = {"rule": self.split, "sha256": self.split_sha256}
@@ -134,6 +140,7 @@ class Detector(ABC, Generic[Predictions]):
             rows = [row for name in predictions for row in self._scores(name, predictions[name])]
             write_csv(job.out / "scores.csv", rows, Score)
             self.write(next(iter(predictions.values())))
+            self.keep()
             facts.update(self.facts())
 
     def _scores(self, checkpoint_name: str, predictions: Predictions) -> list[Score]:
@@ -281,6 +288,16 @@ class PairDetector(Detector[np.ndarray]):
                         f"{size[1]}x{size[0]}; generate again"
                     )
         return arrays
+
+    def keep_network(self, **facts: Any) -> None:
+        """Write the network as it is now (`last`) to out/network.safetensors.
+
+        facts: what building it again needs, JSON values.
+        """
+        job, about = self.job, {"kind": self.kind, "size": self.size}
+        about |= {name: getattr(job, name) for name in ("method", "dataset", "category", "seed")}
+        about["protocol"] = dict(self.protocol("last").facts)
+        checkpoint.save_tensors(job.out / NETWORK, self.network.state_dict(), about | facts)
 
 
 def usable(

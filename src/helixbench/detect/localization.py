@@ -232,6 +232,10 @@ class Localization(PixelDetector):
         """out/predictions.png and out/curves.csv."""
         self.tests.write(self.job.out, predictions, self._image_scores(predictions))
 
+    def keep(self) -> None:
+        """out/network.safetensors."""
+        self.keep_network(width=self.section.width, score_window=self.section.score_window)
+
     def protocol(self, checkpoint_name: str) -> Protocol:
         """With the facts of the network."""
         network = {"network": "unet", "width": self.section.width, "weights": "none"}
