@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,13 @@ from helixbench.detect.trained import Classifier, Localizer
 from helixbench.errors import UserError, UserErrors
 from helixbench.generate import stage as generate_stage
 from helixbench.pictures.raw import read_mask, read_rgb
+from helixbench.protocol import Protocol
+from helixbench.records import Sample, Score, read_csv, write_csv
 
 OPTIM = {"steps": 60, "batch": 4, "lr": 3e-3, "precision": "fp32"}
 SETTINGS = {
     "run.seed": 1,
+    "detect.false_alarms": 0.1,
     "detect.localization": {"width": 8, "score_window": 5, "optim": OPTIM},
     "detect.classification": {
         "network": "resnet18",
@@ -37,10 +41,17 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run with a detector and a classifier of bright holes and dark scratches."""
+    """A run with a detector and a classifier of bright holes and dark scratches; 9 of 24 normals
+    are for calibration.
+    """
     folder = tmp_path_factory.mktemp("run")
-    data = small.prepared(folder / "disc")
-    (data / "split.json").write_text(json.dumps({"rule": "half", "sha256": "f" * 64}))
+    data = small.prepared(folder / "disc", normals=24)
+    samples = read_csv(data / "samples.csv", Sample)
+    kept = [s.id for s in samples if s.role == "normal"][:9]
+    changed = [replace(s, role="calibration") if s.id in kept else s for s in samples]
+    write_csv(data / "samples.csv", changed, Sample)
+    split = {"rule": "half", "sha256": "f" * 64, "calibration": {"share": 0.375, "normal": kept}}
+    (data / "split.json").write_text(json.dumps(split))
     values = {"run.seed": 0, "generate": {"pairs": 6, "gate": {"min_area": 0.0}}}
     values["train.methods.crop_paste"] = {"kind": "crop_paste"}
     one = ("crop_paste", "Data", "disc", Slice(values))
@@ -105,7 +116,7 @@ def test_maps_scores_and_verdicts_of_pictures_of_any_size(run, photos, tmp_path)
     assert np.array_equal(values, np.rint(predict.FULL * expected).astype(np.uint16))
     content = json.loads((out / "predictions.json").read_text())
     assert content["pictures"][5]["score"] == float(table[5]["score"]) == score
-    assert content["detector"]["category"] == "disc" and content["threshold"] == 0.3
+    assert content["detector"]["category"] == "disc" and content["threshold"]["value"] == 0.3
     with Image.open(out / "contact_sheet.png") as sheet:
         assert sheet.width > 4 * 2 * 128 and sheet.height > 2 * 128
 
@@ -143,9 +154,55 @@ def test_it_says_what_the_test_of_the_detector_said(run, tmp_path):
 
 
 def test_without_a_threshold_there_is_no_verdict(run, photos, tmp_path):
-    predict.run(run / "seed0", [photos / "hole/c.bmp"], tmp_path / "out")
+    shutil.copytree(run / "seed0", tmp_path / "seed0")
+    os.remove(tmp_path / "seed0/threshold.json")
+    predict.run(tmp_path / "seed0", [photos / "hole/c.bmp"], tmp_path / "out")
     (row,) = rows(tmp_path / "out")
     assert row["verdict"] == row["threshold"] == "" and float(row["score"]) > 0
+    with pytest.raises(UserError, match="kept no normals for calibration"):
+        predict.run(tmp_path / "seed0", [photos], tmp_path / "other", rate=0.1)
+
+
+def test_the_threshold_of_the_run_is_that_of_its_calibration_pictures(run, tmp_path):
+    data = run / "disc"
+    kept = json.loads((data / "split.json").read_text())["calibration"]["normal"]
+    stored = json.loads((run / "seed0/threshold.json").read_text())
+    assert (stored["n"], stored["false_alarms"], stored["smallest_rate"]) == (9, 0.1, 0.1)
+    test = sorted((data / "images").glob("test_*.png"))
+    normals = [data / f"images/{name}.png" for name in kept]
+    predict.run(run / "seed0", [*normals, *test], tmp_path / "out")
+    table = {Path(row["picture"]).stem: row for row in rows(tmp_path / "out")}
+    scores = {name: float(row["score"]) for name, row in table.items()}
+    assert stored["scores"] == {name: scores[name] for name in kept}
+    assert 0 <= stored["threshold"] - max(stored["scores"].values()) < 1e-5
+    assert {row["threshold"] for row in table.values()} == {str(stored["threshold"])}
+    assert {table[name]["verdict"] for name in kept} == {"normal"}
+    above = {name: row["verdict"] == "defective" for name, row in table.items() if "test" in name}
+    shares = {
+        ("all", "recall"): [hit for name, hit in above.items() if "good" not in name],
+        ("hole", "recall"): [hit for name, hit in above.items() if "hole" in name],
+        ("all", "false_alarms"): [hit for name, hit in above.items() if "good" in name],
+    }
+    written = {(r.defect, r.metric): r for r in read_csv(run / "seed0/scores.csv", Score)}
+    for key, hits in shares.items():
+        assert written[key].value == pytest.approx(100 * np.mean(hits))
+    assert written["all", "recall"].value > written["all", "false_alarms"].value
+    facts = Protocol.parse(written["all", "recall"].protocol).facts
+    assert (facts["calibration"], facts["false_alarms"]) == (0.375, 0.1)
+    # another rate from the same pictures, and one that they cannot promise
+    localizer = Localizer.read(run / "seed0", 0.5)
+    assert np.sum(np.array([scores[name] for name in kept]) > localizer.threshold.value) <= 5
+    assert localizer.threshold.value < stored["threshold"]
+    with pytest.raises(UserError, match="with 9 normals .* below 10.0 % can be promised, not 2 %"):
+        predict.run(run / "seed0", test, tmp_path / "never", rate=0.02)
+
+
+def test_too_few_normals_for_the_promise_stop_before_the_training(run, tmp_path):
+    data, pairs = run / "disc", run / "pairs"
+    job = Job("crop_paste", "Data", "disc", 0, data, pairs, tmp_path / "state", tmp_path / "out")
+    with pytest.raises(UserError, match="which takes 19; change detect.false_alarms"):
+        Localization(job, Slice({**SETTINGS, "detect.false_alarms": 0.05}))
+    assert not (tmp_path / "state").exists()
 
 
 def test_bad_files_are_named_and_left_out(run, photos, tmp_path, monkeypatch, capsys, caplog):

@@ -83,7 +83,11 @@ def predict(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for maps, overlays and tables")],
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Score above which a picture is called defective"),
+        typer.Option(min=0, max=1, help="Score above which a picture is defective, by hand"),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(help="Rate of false alarms to promise, e.g. 0.01, instead of that of the run"),
     ] = None,
     classifier: Annotated[
         Path | None,
@@ -98,11 +102,15 @@ def predict(
 
     The exit code is 1 where files could not be read and were left out.
     """
+    if threshold is not None and false_alarms is not None:
+        raise UserError("predict: --threshold and --false-alarms both choose it; give one of them")
+    if false_alarms is not None and not 0 < false_alarms < 1:
+        raise UserError(f"--false-alarms {false_alarms}: a share between 0 and 1, e.g. 0.05")
     set_threads(threads)
     with quick_imports():
         from helixbench.detect import predict as detection
-    options = {"threshold": threshold, "classifier": classifier, "strict": strict}
-    bad = detection.run(detector, pictures, out, **options)
+    chosen = {"threshold": threshold, "rate": false_alarms}
+    bad = detection.run(detector, pictures, out, **chosen, classifier=classifier, strict=strict)
     for line in bad:
         print(f"helixbench: left out: {line}", file=sys.stderr)
     if bad:

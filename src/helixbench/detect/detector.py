@@ -23,6 +23,7 @@ from helixbench.engine.devices import describe, pick_device
 from helixbench.engine.loop import fit
 from helixbench.errors import UserError
 from helixbench.pictures.prepared import (
+    calibration_share,
     load_pairs,
     pair_images,
     pair_masks,
@@ -102,9 +103,15 @@ class Detector(ABC, Generic[Predictions]):
     def measure(self, predictions: Predictions) -> Metrics:
         """What the predictions are worth. Raises UserError where a metric is not defined."""
 
+    def measure_checkpoint(self, checkpoint_name: str, predictions: Predictions) -> Metrics:
+        """The same, with what only the kept network is measured by."""
+        return self.measure(predictions)
+
     def protocol(self, checkpoint_name: str) -> Protocol:
         """How its numbers are measured: everything that makes them incomparable with others."""
-        return Protocol(self.kind, {"split": self.split, "size": self.size})
+        share = calibration_share(self.job.prepared)
+        calibration = {"calibration": share} if share else {}
+        return Protocol(self.kind, {"split": self.split, "size": self.size, **calibration})
 
     def predictions(self) -> dict[str, Predictions]:
         """Predictions by name of the checkpoint, those that are drawn first."""
@@ -145,7 +152,7 @@ class Detector(ABC, Generic[Predictions]):
 
     def _scores(self, checkpoint_name: str, predictions: Predictions) -> list[Score]:
         """One row per defect type and metric."""
-        metrics, job = self.measure(predictions), self.job
+        metrics, job = self.measure_checkpoint(checkpoint_name, predictions), self.job
         if ALL in metrics:
             texts = "  ".join(f"{metric} {value:.1f}" for metric, value in metrics[ALL][1].items())
             log.info("%s, %s: %s", self.title, checkpoint_name, texts)

@@ -7,13 +7,14 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from helixbench.detect.conformal import Threshold
 from helixbench.detect.detector import NETWORK
 from helixbench.detect.sheet import Found, write_contact_sheet
 from helixbench.detect.trained import Classifier, Localizer
@@ -109,11 +110,10 @@ class _Line:
         self,
         detector: Localizer,
         classifier: Classifier | None,
-        threshold: float | None,
         folder: Path,
     ):
-        self.detector, self.classifier = detector, classifier
-        self.threshold, self.folder = threshold, folder
+        self.detector, self.classifier, self.folder = detector, classifier, folder
+        threshold = self.threshold = detector.threshold and detector.threshold.value
         self.level = 0.5 if threshold is None else threshold
         for kind in ("maps", "overlays"):
             (folder / kind).mkdir()
@@ -129,7 +129,9 @@ class _Line:
         if self.classifier and verdict != NORMAL:
             defect, certainty = self.classifier.defect(resize_rgb(image, self.classifier.size))
         large = enlarged(values, image.shape[:2])
-        marked = large > self.level if verdict != NORMAL else np.zeros(large.shape, bool)
+        # A window's average, which the threshold is about, is below the map's peaks.
+        level = max(self.level, 0.5 * float(large.max()))
+        marked = large > level if verdict != NORMAL else np.zeros(large.shape, bool)
         files = {kind: f"{kind}s/{name}.png" for kind in ("map", "overlay")}
         grey = Image.fromarray(np.rint(FULL * large).astype(np.uint16))
         grey.save(self.folder / files["map"])
@@ -147,21 +149,25 @@ def run(
     out: Path,
     *,
     threshold: float | None = None,
+    rate: float | None = None,
     classifier: Path | None = None,
     strict: bool = False,
 ) -> list[str]:
     """Score pictures; `out` appears whole, with maps/, overlays/, predictions.csv and .json, and
     contact_sheet.png. Returns a line for each file that cannot be read, and was left out.
 
-    Raises UserError for a folder that holds no detector, when no picture can be read, and, if
-    `strict`, for the first one that cannot.
+    threshold: of the verdict, by hand; rate: of false alarms that it is to promise, instead of that
+    of the run. Raises UserError for a folder that holds no detector, for a rate that cannot be
+    promised, when no picture can be read, and, if `strict`, for the first one that cannot.
     """
-    localizer = Localizer.read(detector)
+    localizer = Localizer.read(detector, rate)
+    if threshold is not None:
+        localizer = replace(localizer, threshold=Threshold(threshold))
     types = Classifier.read(classifier) if classifier else Classifier.beside(detector)
     pictures = pictures_of(given, out)
     rows, found, bad = [], [], []
     with whole_folder(out) as folder:
-        line = _Line(localizer, types, threshold, folder)
+        line = _Line(localizer, types, folder)
         bar = tqdm(pictures, unit="picture", disable=None)
         for path, name in zip(bar, names(pictures), strict=True):
             try:
@@ -177,17 +183,22 @@ def run(
             raise UserErrors(bad)
         write_csv(folder / "predictions.csv", rows, Prediction)
         about = {**localizer.facts, "folder": str(detector), "sha256": sha256(detector / NETWORK)}
-        content = {"detector": about, "threshold": threshold, "unreadable": bad}
+        promise = localizer.threshold and dataclasses.asdict(localizer.threshold)
+        content = {"detector": about, "threshold": promise, "unreadable": bad}
         content["pictures"] = [dataclasses.asdict(row) for row in rows]
         write_json(folder / "predictions.json", content)
         write_contact_sheet(folder / "contact_sheet.png", found)
-    _tell(rows, out, threshold)
+    _tell(rows, out, localizer.threshold)
     return bad
 
 
-def _tell(rows: Sequence[Prediction], out: Path, threshold: float | None) -> None:
+def _tell(rows: Sequence[Prediction], out: Path, threshold: Threshold | None) -> None:
+    alarms = sum(row.verdict == DEFECTIVE for row in rows)
     if threshold is None:
-        log.info("%s: %d pictures, without verdicts: no threshold", out, len(rows))
+        log.info("%s: %d pictures, no verdicts: the detector has no threshold", out, len(rows))
+    elif threshold.rate is None:
+        log.info("%s: %d of %d pictures above %.5f", out, alarms, len(rows), threshold.value)
     else:
-        alarms = sum(row.verdict == DEFECTIVE for row in rows)
-        log.info("%s: %d of %d pictures are above %.5f", out, alarms, len(rows), threshold)
+        text = "%s: %d of %d pictures above %.5f, which promises %g %% false alarms (%d normals)"
+        value, rate = threshold.value, 100 * threshold.rate
+        log.info(text, out, alarms, len(rows), value, rate, threshold.n)

@@ -12,9 +12,11 @@ import torch
 import torchvision
 from torch import nn
 
+from helixbench.detect import conformal
 from helixbench.detect.classification import with_head
+from helixbench.detect.conformal import Threshold
 from helixbench.detect.detector import NETWORK
-from helixbench.detect.localization import anomaly_maps, image_scores
+from helixbench.detect.localization import map_and_score
 from helixbench.detect.unet import UNet
 from helixbench.engine import checkpoint
 from helixbench.engine.devices import pick_device
@@ -61,11 +63,12 @@ class Localizer:
 
     network: nn.Module
     facts: dict[str, Any]
+    threshold: Threshold | None = None
 
     @classmethod
-    def read(cls, folder: Path) -> Localizer:
-        """The detector of a folder."""
-        return cls(*_load(folder, "localization", _unet))
+    def read(cls, folder: Path, rate: float | None = None) -> Localizer:
+        """The detector of a folder, with the threshold that promises `rate`, or that of its run."""
+        return cls(*_load(folder, "localization", _unet), conformal.read(folder, rate))
 
     @property
     def size(self) -> int:
@@ -75,15 +78,6 @@ class Localizer:
     def map_and_score(self, image: np.ndarray) -> tuple[np.ndarray, float]:
         """Anomaly map (S, S) float32 in [0, 1] and image score in [0, 1] of (S, S, 3) uint8."""
         return map_and_score(self.network, image, self.facts["score_window"])
-
-
-def map_and_score(network: nn.Module, image: np.ndarray, window: int) -> tuple[np.ndarray, float]:
-    """Of one picture by itself; see `Localizer`. UserError where they are not finite."""
-    maps = anomaly_maps(network, np.array(image[None]), next(network.parameters()).device, 1)
-    score = float(image_scores(maps, window)[0])
-    if not np.isfinite(maps).all():
-        raise UserError("the detector's maps are not finite; train it again with a lower optim.lr")
-    return maps[0], score
 
 
 @dataclass(frozen=True)
