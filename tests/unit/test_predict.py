@@ -1,11 +1,15 @@
-"""A trained detector on new pictures: maps, scores, verdicts, and files that are none."""
+"""A trained detector on new pictures, and as ONNX: maps, scores, verdicts, unreadable files."""
 
 import csv
 import hashlib
 import json
 import os
+import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +19,7 @@ from PIL import Image
 
 from helixbench.cli import main
 from helixbench.config import Slice
-from helixbench.detect import predict
+from helixbench.detect import export, predict
 from helixbench.detect.classification import Classification
 from helixbench.detect.detector import Job
 from helixbench.detect.localization import Localization
@@ -267,3 +271,88 @@ def test_folders_that_hold_no_detector_are_one_line(run, photos, tmp_path):
     with pytest.raises(UserError, match="not a readable checkpoint"):
         predict.run(earlier, [photos], out)
     assert not out.exists() and Classifier.beside(earlier) is None
+
+
+# ------------------------------------------------------------------------------------------------
+# export
+
+
+def only(folder, *names):
+    """A virtual environment with these installed packages and what they need, and nothing else."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    (site,) = folder.glob("lib/python3*/site-packages")
+    wanted, seen = list(names), set()
+    while wanted:
+        name = wanted.pop()
+        try:
+            package = metadata.distribution(name)
+        except metadata.PackageNotFoundError:
+            continue  # of another system
+        if name in seen:
+            continue
+        seen.add(name)
+        needs = [need for need in package.requires or [] if "extra ==" not in need]
+        wanted += [re.split(r"[ ;<>=!~\[(]", need)[0] for need in needs]
+        for top in {file.parts[0] for file in package.files if file.parts[0] != ".."}:
+            if not (site / top).exists() and top != "__pycache__":
+                (site / top).symlink_to(package.locate_file(top))
+    return folder / "bin/python"
+
+
+def test_an_exported_detector_says_the_same_where_there_is_no_torch(run, photos, tmp_path):
+    out = tmp_path / "out"
+    export.run(run / "seed0", [photos], out, licence="CC BY-NC 4.0")
+    predict.run(run / "seed0", [photos], tmp_path / "torch")
+    python = only(tmp_path / "venv", "onnxruntime", "pillow", "numpy")
+    given = [row["picture"] for row in rows(tmp_path / "torch")]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    call = [str(python), "-I"]
+    torch = subprocess.run([*call, "-c", "import torch"], capture_output=True, env=clean)
+    assert b"No module named 'torch'" in torch.stderr
+    done = subprocess.run(
+        [*call, str(out / "verdict.py"), *given], capture_output=True, text=True, env=clean
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [line.split(",") for line in done.stdout.splitlines()]
+    table = rows(tmp_path / "torch")
+    assert [line[1:] for line in lines] == [[row["verdict"], row["picture"]] for row in table]
+    assert {row["verdict"] for row in table} == {"normal", "defective"}
+    scores = [float(row["score"]) for row in table]
+    assert [float(line[0]) for line in lines] == pytest.approx(scores, abs=1e-5)
+    card = (out / "README.md").read_text()
+    stored = json.loads((run / "seed0/threshold.json").read_text())["threshold"]
+    assert f"A score above {stored} is defective" in card and "on 9 normal" in card
+    assert "CC BY-NC 4.0. A detector trained on them is not for commercial use." in card
+    assert "On 6 pictures, against torch" in card and "- split: half" in card
+    assert re.search(r"\| all \|( \d+\.\d \|){8}", card)
+    assert len(export.EXAMPLE.read_text().splitlines()) <= 26
+
+
+def test_an_export_that_differs_is_refused(run, photos, tmp_path, monkeypatch):
+    honest = export.Exported.forward
+
+    def off(self, picture):
+        maps, score = honest(self, picture)
+        return maps + 2e-4, score
+
+    monkeypatch.setattr(export.Exported, "forward", off)
+    with pytest.raises(
+        UserError, match="maps differ from torch's by up to 0.0002 .*at most 0.0001"
+    ):
+        export.run(run / "seed0", [photos], tmp_path / "out", licence="x")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_an_export_needs_to_know(run, photos, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="under which licence are the pictures of Data"):
+        export.run(run / "seed0", [photos], tmp_path / "out")
+    monkeypatch.setattr(export, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs onnxruntime; install it: pip install onnxruntime"):
+        export.run(run / "seed0", [photos], tmp_path / "out", licence="x")
+
+
+def test_openvino_says_the_same(run, photos, tmp_path):
+    pytest.importorskip("openvino", reason="openvino is not installed: nothing else needs it")
+    export.run(run / "seed0", [photos], tmp_path / "out", licence="x", openvino=True)
+    assert (tmp_path / "out/detector.bin").is_file()
+    assert "OpenVINO: maps differ by at most" in (tmp_path / "out/README.md").read_text()

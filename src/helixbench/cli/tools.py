@@ -8,12 +8,15 @@ from typing import Annotated
 
 import typer
 
-from helixbench.cli.common import Threads, quick_imports, set_threads
+from helixbench.cli.common import Out, Threads, quick_imports, set_threads
 from helixbench.errors import UserError
 
 app = typer.Typer()
 fetch_app = typer.Typer(
     help="Download what is not in the repository, with checksums.", no_args_is_help=True
+)
+export_app = typer.Typer(
+    help="Results in the formats of other tools, checked.", no_args_is_help=True
 )
 config_app = typer.Typer(help="The configuration and its schema.", no_args_is_help=True)
 
@@ -199,6 +202,29 @@ def fetch_textures(
     from helixbench.datasets.world import sources
 
     sources.collect(out)
+
+
+@export_app.command("detector")
+def export_detector(
+    detector: Annotated[
+        Path, typer.Option(help="Folder written by `detect`, e.g. .../bottle/seed0")
+    ],
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(help="Real pictures, and folders of them, to compare with torch on"),
+    ],
+    out: Out,
+    openvino: Annotated[bool, typer.Option("--openvino", help="Write OpenVINO's, too")] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="Of the pictures that the detector learned from")
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """A trained detector as ONNX, with a model card and an example."""
+    set_threads(threads)
+    with quick_imports():
+        from helixbench.detect import export
+    export.run(detector, pictures, out, openvino=openvino, licence=licence)
 
 
 @config_app.command("check")
