@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from helixbench.cli.common import Out, Threads, quick_imports, set_threads
+from helixbench.cli.common import Out, Pairs, Prepared, Threads, quick_imports, set_threads
 from helixbench.errors import UserError
 
 app = typer.Typer()
@@ -225,6 +225,21 @@ def export_detector(
     with quick_imports():
         from helixbench.detect import export
     export.run(detector, pictures, out, openvino=openvino, licence=licence)
+
+
+@export_app.command("pairs")
+def export_pairs(
+    prepared: Prepared,
+    pairs: Pairs,
+    out: Out,
+    to: Annotated[str, typer.Option(help="anomalib or coco")],
+) -> None:
+    """Pairs, normals and held-out pictures for anomalib, or as COCO."""
+    from helixbench.generate import export
+
+    if to not in ("anomalib", "coco"):
+        raise UserError(f"export pairs --to {to}: there are anomalib and coco")
+    export.run(prepared, pairs, out, to)
 
 
 @config_app.command("check")
