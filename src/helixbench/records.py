@@ -55,7 +55,8 @@ class Sample:
     """A prepared picture: one row of prepare/<dataset>/<category>/samples.csv.
 
     role: `normal` (trains generators and detectors), `generator` (defective, trains generators),
-    `test` (held out), `both` (generator and test: only in a split that leaks). image: 8-bit RGB
+    `test` (held out), `both` (generator and test: only in a split that leaks), `calibration`
+    (normal, trains nothing and sets the threshold of detectors). image: 8-bit RGB
     PNG; mask: 8-bit PNG of 0 and 255, empty string for normals; raw_mask: e.g. `5x5:1,7` (row-major
     cells holding anomaly, K x K), empty for normals; reference_cells / reference_tight: crops by
     the raw mask (cells kept in place on mid-grey / their bounding box resized), empty for normals;

@@ -24,7 +24,14 @@ from helixbench.pictures.raw import bilinear_mask, read_mask, read_rgb, resize_m
 from helixbench.pictures.raw_mask import cell_edges, cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare import stage
 from helixbench.prepare.progress import Progress
-from helixbench.prepare.split import check_leaks, generator_part, roles, split_record, told_apart
+from helixbench.prepare.split import (
+    calibrating,
+    check_leaks,
+    generator_part,
+    roles,
+    split_record,
+    told_apart,
+)
 from helixbench.provenance import MARK, sha256, sha256_tree
 from helixbench.records import GOOD, LEAKING, RawSample, Sample, parse_cells, read_csv
 from helixbench.schema import Procedural
@@ -783,3 +790,63 @@ def test_the_real_bottle(tmp_path):
     for s in read_csv(tmp_path / "bottle/samples.csv", Sample):
         if s.mask:
             assert np.asarray(Image.open(tmp_path / "bottle" / s.mask)).any()
+
+
+# ------------------------------------------------------------------------------------------------
+# calibration
+
+
+def test_normals_for_calibration_are_a_share_drawn_by_their_names():
+    samples = [raw(GOOD, f"{i:03d}", "train") for i in range(40)]
+    samples += [raw(GOOD, f"{i:03d}") for i in range(10)] + [raw("hole", f"{i}") for i in range(4)]
+    ids = stage.sample_ids(samples, Path("/r"))
+    parts = roles(samples, "half")
+    assert calibrating(samples, ids, parts, 0.0) == parts
+    found = calibrating(samples, ids, parts, 0.25)
+    kept = [name for name, role in zip(ids, found, strict=True) if role == "calibration"]
+    assert len(kept) == 10 and all(name.startswith("train_good") for name in kept)
+    assert [role for role in found if role != "calibration"].count("normal") == 30
+    assert kept != sorted(ids)[:10], "not the first ones: they may be of one day"
+    # the same pictures in another order, or fewer of them, are drawn alike
+    again = calibrating(samples[::-1], ids[::-1], parts[::-1], 0.25)
+    assert again[::-1] == found
+    assert set(kept[:3]) <= {
+        name
+        for name, role in zip(ids, calibrating(samples, ids, parts, 0.5), strict=True)
+        if role == "calibration"
+    }
+    for share, few in ((0.9, samples[:1]), (0.5, samples[-4:])):
+        with pytest.raises(UserError, match="cannot give a share"):
+            calibrating(few, ids[: len(few)], roles(few, "half"), share)
+
+
+def test_groups_stay_whole_and_apart_from_defects():
+    samples = [
+        dataclasses.replace(raw(GOOD, f"{group}{i}", "train"), group=group)
+        for group in "abcdefgh"
+        for i in range(3)
+    ]
+    samples += [
+        dataclasses.replace(raw("hole", f"x{i}"), group=group) for i, group in enumerate("ab")
+    ]
+    parts = roles(samples, "half")
+    found = calibrating(samples, [s.image.stem for s in samples], parts, 0.3)
+    kept = [s.group for s, role in zip(samples, found, strict=True) if role == "calibration"]
+    assert kept and all(kept.count(group) == 3 for group in kept) and not set(kept) & set("ab")
+
+
+def test_a_calibration_picture_is_in_no_other_role():
+    uses = [("a", "normal", "1"), ("b", "calibration", "2"), ("c", "calibration", "2")]
+    assert check_leaks(uses) == 2
+    with pytest.raises(UserError, match="d: the same picture as a, .* training: a calibration"):
+        check_leaks([*uses, ("d", "calibration", "1")])
+    with pytest.raises(UserError, match="d: the same picture as b, .* in calibration: a test"):
+        check_leaks([*uses, ("d", "test", "2")])
+
+
+def test_a_split_without_calibration_has_the_hash_that_it_had():
+    members = [("n", GOOD, "normal"), ("g", "hole", "generator"), ("t", "hole", "test")]
+    known = "213284dd9111cc6377e1ec57429bf1a13d2f93c4f139d3704b0ba79b64cbb1b4"
+    assert split_record("half", 5, "d", "c", members)["sha256"] == known
+    other = split_record("half", 5, "d", "c", [*members, ("k", GOOD, "calibration")], 0.5)
+    assert other["calibration"] == {"share": 0.5, "normal": ["k"]} and other["sha256"] != known

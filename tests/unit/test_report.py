@@ -654,6 +654,7 @@ def test_the_catalogue_and_the_printed_tables_name_the_same_metrics():
         "gate_failed",
         "redraws",
         "kid",
+        "false_alarms",
     ]
 
 

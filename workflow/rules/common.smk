@@ -46,6 +46,8 @@ with stopping():
     PREPARED = f"{RUN}/prepare/{ONE}"
     MODEL = f"{RUN}/train/{{method}}/{ONE}"
     PAIRS = f"{RUN}/generate/{{method}}/{ONE}"
+    # What is not asked for stands in no slice, so that it makes nothing run again.
+    CALIBRATED = bool(CONFIG.prepare.calibration)
     PLAN = Plan(CONFIG, PUBLISHED, RUN)
 GUARD = Guard(workflow, CONFIG, RUN, SCRATCH)
 

@@ -15,6 +15,7 @@ rule detect:
             "run.seed",
             "run.threads",
             "detect.localization",
+            *(["detect.false_alarms"] if CALIBRATED else []),
             result=f"{DETECTOR}/manifest.json",
         ),
     output:

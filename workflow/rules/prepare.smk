@@ -38,6 +38,7 @@ rule prepare:
             "prepare.size",
             "prepare.split",
             "prepare.raw_mask_cells",
+            *(["prepare.calibration"] if CALIBRATED else []),
             "prepare.datasets.{dataset}.layout",
             "prepare.datasets.{dataset}.procedural",
             result=f"{PREPARED}/manifest.json",

@@ -30,6 +30,7 @@ for commands in (workflow.app, tools.app, judge.app):
     app.add_typer(commands)
 app.add_typer(report.app, name="report")
 app.add_typer(tools.fetch_app, name="fetch")
+app.add_typer(tools.export_app, name="export")
 app.add_typer(tools.config_app, name="config")
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from helixbench.cli.common import Threads, quick_imports, set_threads
+from helixbench.cli.common import Out, Pairs, Prepared, Threads, quick_imports, set_threads
 from helixbench.errors import UserError
 
 app = typer.Typer()
 fetch_app = typer.Typer(
     help="Download what is not in the repository, with checksums.", no_args_is_help=True
+)
+export_app = typer.Typer(
+    help="Results in the formats of other tools, checked.", no_args_is_help=True
 )
 config_app = typer.Typer(help="The configuration and its schema.", no_args_is_help=True)
 
@@ -69,6 +73,51 @@ def sample(
         options={"steps": steps, "guidance": guidance, "sampler": sampler},
         prepared=prepared,
     )
+
+
+@app.command()
+def predict(
+    detector: Annotated[
+        Path, typer.Option(help="Folder written by `detect`, e.g. .../bottle/seed0")
+    ],
+    pictures: Annotated[
+        list[Path], typer.Argument(help="Pictures, and folders of pictures (PNG, JPEG, BMP)")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for maps, overlays and tables")],
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Score above which a picture is defective, by hand"),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(help="Rate of false alarms to promise, e.g. 0.01, instead of that of the run"),
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(help="Folder written by `classify`; otherwise that of the same run, if any"),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first file that cannot be read")
+    ] = False,
+    threads: Threads = None,
+) -> None:
+    """Score pictures with a trained detector: maps, scores, verdicts.
+
+    The exit code is 1 where files could not be read and were left out.
+    """
+    if threshold is not None and false_alarms is not None:
+        raise UserError("predict: --threshold and --false-alarms both choose it; give one of them")
+    if false_alarms is not None and not 0 < false_alarms < 1:
+        raise UserError(f"--false-alarms {false_alarms}: a share between 0 and 1, e.g. 0.05")
+    set_threads(threads)
+    with quick_imports():
+        from helixbench.detect import predict as detection
+    chosen = {"threshold": threshold, "rate": false_alarms}
+    bad = detection.run(detector, pictures, out, **chosen, classifier=classifier, strict=strict)
+    for line in bad:
+        print(f"helixbench: left out: {line}", file=sys.stderr)
+    if bad:
+        raise typer.Exit(1)
 
 
 @app.command("import")
@@ -153,6 +202,44 @@ def fetch_textures(
     from helixbench.datasets.world import sources
 
     sources.collect(out)
+
+
+@export_app.command("detector")
+def export_detector(
+    detector: Annotated[
+        Path, typer.Option(help="Folder written by `detect`, e.g. .../bottle/seed0")
+    ],
+    pictures: Annotated[
+        list[Path],
+        typer.Argument(help="Real pictures, and folders of them, to compare with torch on"),
+    ],
+    out: Out,
+    openvino: Annotated[bool, typer.Option("--openvino", help="Write OpenVINO's, too")] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="Of the pictures that the detector learned from")
+    ] = None,
+    threads: Threads = None,
+) -> None:
+    """A trained detector as ONNX, with a model card and an example."""
+    set_threads(threads)
+    with quick_imports():
+        from helixbench.detect import export
+    export.run(detector, pictures, out, openvino=openvino, licence=licence)
+
+
+@export_app.command("pairs")
+def export_pairs(
+    prepared: Prepared,
+    pairs: Pairs,
+    out: Out,
+    to: Annotated[str, typer.Option(help="anomalib or coco")],
+) -> None:
+    """Pairs, normals and held-out pictures for anomalib, or as COCO."""
+    from helixbench.generate import export
+
+    if to not in ("anomalib", "coco"):
+        raise UserError(f"export pairs --to {to}: there are anomalib and coco")
+    export.run(prepared, pairs, out, to)
 
 
 @config_app.command("check")

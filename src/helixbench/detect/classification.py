@@ -30,6 +30,14 @@ from helixbench.schema.section import Optim
 log = logging.getLogger(__name__)
 
 
+def with_head(network: nn.Module, types: int, normalise: bool) -> nn.Module:
+    """A torchvision ResNet with a new last layer: (B, 3, H, W) in [0, 1] -> logits (B, types)."""
+    network.fc = nn.Linear(network.fc.in_features, types)
+    imagenet = weights.IMAGENET_MEAN, weights.IMAGENET_STD
+    first = torchvision.transforms.Normalize(*imagenet) if normalise else nn.Identity()
+    return nn.Sequential(first, network).to(memory_format=torch.channels_last)
+
+
 class Classification(PairDetector):
     """The classifier; its predictions are indices of `defects`, (n,) int64.
 
@@ -82,10 +90,13 @@ class Classification(PairDetector):
             network = getattr(torchvision.models, section.network)(weights=None)
             if self.start == "imagenet":
                 network.load_state_dict(checkpoint.load_published(section.network))
-            network.fc = nn.Linear(network.fc.in_features, len(self.defects))
-        imagenet = weights.IMAGENET_MEAN, weights.IMAGENET_STD
-        first = torchvision.transforms.Normalize(*imagenet) if section.normalise else nn.Identity()
-        return nn.Sequential(first, network).to(memory_format=torch.channels_last)
+            return with_head(network, len(self.defects), section.normalise)
+
+    def keep(self) -> None:
+        """out/network.safetensors."""
+        section = self.section
+        network = {"network": section.network, "normalise": section.normalise}
+        self.keep_network(**network, defects=self.defects)
 
     def loss(self, step: int, rng: torch.Generator) -> torch.Tensor:
         """Cross-entropy of a batch drawn uniformly from all pairs."""

@@ -23,6 +23,7 @@ from helixbench.engine.devices import describe, pick_device
 from helixbench.engine.loop import fit
 from helixbench.errors import UserError
 from helixbench.pictures.prepared import (
+    calibration_share,
     load_pairs,
     pair_images,
     pair_masks,
@@ -37,6 +38,9 @@ from helixbench.records import ALL, Pair, Score, derive_seed, write_csv
 from helixbench.schema.section import Optim, Section
 
 log = logging.getLogger(__name__)
+
+NETWORK = "network.safetensors"
+"""File of the trained network and of the facts that it is built again by."""
 
 Metrics = Mapping[str, tuple[int, Mapping[str, float]]]
 """Defect type (and `all`) -> number of pictures, metric -> value in percent."""
@@ -99,9 +103,15 @@ class Detector(ABC, Generic[Predictions]):
     def measure(self, predictions: Predictions) -> Metrics:
         """What the predictions are worth. Raises UserError where a metric is not defined."""
 
+    def measure_checkpoint(self, checkpoint_name: str, predictions: Predictions) -> Metrics:
+        """The same, with what only the kept network is measured by."""
+        return self.measure(predictions)
+
     def protocol(self, checkpoint_name: str) -> Protocol:
         """How its numbers are measured: everything that makes them incomparable with others."""
-        return Protocol(self.kind, {"split": self.split, "size": self.size})
+        share = calibration_share(self.job.prepared)
+        calibration = {"calibration": share} if share else {}
+        return Protocol(self.kind, {"split": self.split, "size": self.size, **calibration})
 
     def predictions(self) -> dict[str, Predictions]:
         """Predictions by name of the checkpoint, those that are drawn first."""
@@ -109,6 +119,9 @@ class Detector(ABC, Generic[Predictions]):
 
     def write(self, predictions: Predictions) -> None:
         """Write whatever else shows the predictions of the first checkpoint."""
+
+    def keep(self) -> None:
+        """Write what `predict` needs into job.out; nothing where it does not take the detector."""
 
     def facts(self) -> dict[str, Any]:
         """What the manifest says of the pictures."""
@@ -134,11 +147,12 @@ class Detector(ABC, Generic[Predictions]):
             rows = [row for name in predictions for row in self._scores(name, predictions[name])]
             write_csv(job.out / "scores.csv", rows, Score)
             self.write(next(iter(predictions.values())))
+            self.keep()
             facts.update(self.facts())
 
     def _scores(self, checkpoint_name: str, predictions: Predictions) -> list[Score]:
         """One row per defect type and metric."""
-        metrics, job = self.measure(predictions), self.job
+        metrics, job = self.measure_checkpoint(checkpoint_name, predictions), self.job
         if ALL in metrics:
             texts = "  ".join(f"{metric} {value:.1f}" for metric, value in metrics[ALL][1].items())
             log.info("%s, %s: %s", self.title, checkpoint_name, texts)
@@ -281,6 +295,16 @@ class PairDetector(Detector[np.ndarray]):
                         f"{size[1]}x{size[0]}; generate again"
                     )
         return arrays
+
+    def keep_network(self, **facts: Any) -> None:
+        """Write the network as it is now (`last`) to out/network.safetensors.
+
+        facts: what building it again needs, JSON values.
+        """
+        job, about = self.job, {"kind": self.kind, "size": self.size}
+        about |= {name: getattr(job, name) for name in ("method", "dataset", "category", "seed")}
+        about["protocol"] = dict(self.protocol("last").facts)
+        checkpoint.save_tensors(job.out / NETWORK, self.network.state_dict(), about | facts)
 
 
 def usable(

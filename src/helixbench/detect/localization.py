@@ -18,11 +18,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from helixbench.config import Slice
+from helixbench.detect import conformal
 from helixbench.detect.detector import Job, Metrics, PairDetector
 from helixbench.detect.held_out import HeldOut, Reading
 from helixbench.detect.unet import UNet
 from helixbench.errors import UserError
+from helixbench.pictures.prepared import sample_images
 from helixbench.protocol import Protocol
+from helixbench.records import ALL, GOOD
 from helixbench.schema.section import Section
 
 log = logging.getLogger(__name__)
@@ -147,6 +150,17 @@ def image_scores(maps: np.ndarray, window: int) -> np.ndarray:
     return averaged.amax((1, 2, 3)).numpy()
 
 
+def map_and_score(network: nn.Module, image: np.ndarray, window: int) -> tuple[np.ndarray, float]:
+    """Anomaly map (S, S) float32 in [0, 1] and image score of one picture (S, S, 3) uint8, by
+    itself: neither depends on others in a batch. UserError where they are not finite.
+    """
+    maps = anomaly_maps(network, np.array(image[None]), next(network.parameters()).device, 1)
+    score = float(image_scores(maps, window)[0])
+    if not np.isfinite(maps).all():
+        raise UserError("the detector's maps are not finite; train it again with a lower optim.lr")
+    return maps[0], score
+
+
 class PixelDetector(PairDetector):
     """A detector that learns which pixels are defective, from pairs and normals, by a focal loss of
     two classes.
@@ -205,6 +219,11 @@ class Localization(PixelDetector):
 
     def __init__(self, job: Job, config: Slice):
         super().__init__(job, config, config["detect.localization"], "localization")
+        self.calibration = [s for s in self.samples if s.role == "calibration"]
+        self.calibrated: dict[str, float] = {}
+        if self.calibration:
+            n, rate = len(self.calibration), config["detect.false_alarms"]
+            conformal.check(n, rate, "change detect.false_alarms or prepare.calibration")
 
     @property
     def reading(self) -> Reading:
@@ -228,13 +247,45 @@ class Localization(PixelDetector):
         """AUROC and AP of pictures and pixels, PRO and F1."""
         return self.tests.measure(predictions, self._image_scores(predictions))
 
+    def predictions(self) -> dict[str, np.ndarray]:
+        """With the scores of the calibration pictures, by the network that is kept."""
+        images = sample_images(self.job.prepared, self.calibration)
+        for sample, image in zip(self.calibration, images, strict=True):
+            _, score = map_and_score(self.network, image, self.section.score_window)
+            self.calibrated[sample.id] = score
+        return super().predictions()
+
+    @property
+    def threshold(self) -> conformal.Threshold:
+        """Of the calibration pictures."""
+        return conformal.threshold(self.calibrated, self.config["detect.false_alarms"])
+
+    def measure_checkpoint(self, checkpoint_name: str, predictions: np.ndarray) -> Metrics:
+        """With recall of defects, and false alarms, at the threshold."""
+        metrics = self.measure(predictions)
+        if self.calibrated and checkpoint_name == "last":
+            above = self._image_scores(predictions) > self.threshold.value
+            for defect, (_, values) in metrics.items():
+                bad = self.tests.defects != GOOD if defect == ALL else self.tests.defects == defect
+                values["recall"] = 100 * float(above[bad].mean())
+            metrics[ALL][1]["false_alarms"] = 100 * float(above[self.tests.defects == GOOD].mean())
+        return metrics
+
     def write(self, predictions: np.ndarray) -> None:
         """out/predictions.png and out/curves.csv."""
         self.tests.write(self.job.out, predictions, self._image_scores(predictions))
 
+    def keep(self) -> None:
+        """out/network.safetensors and, with calibration pictures, out/threshold.json."""
+        if self.calibrated:
+            conformal.write(self.job.out, self.threshold, self.calibrated)
+        self.keep_network(width=self.section.width, score_window=self.section.score_window)
+
     def protocol(self, checkpoint_name: str) -> Protocol:
         """With the facts of the network."""
         network = {"network": "unet", "width": self.section.width, "weights": "none"}
+        if self.calibration:
+            network["false_alarms"] = self.config["detect.false_alarms"]
         return super().protocol(checkpoint_name).having(**network)
 
     def _image_scores(self, maps: np.ndarray) -> np.ndarray:

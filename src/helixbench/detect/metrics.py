@@ -13,6 +13,8 @@ METRICS = (
     Metric("image_ap", "image AP", table=4),
     Metric("pro", "PRO", table=4),
     Metric("f1_max", "pixel F1-max", table=4),
+    Metric("recall", "recall at the promised false alarms", table=4),
+    Metric("false_alarms", "false alarms", higher_is_better=False, table=4),
     Metric("accuracy", "classification accuracy", table=2),
     Metric("miou", "segmentation mIoU", table=2),
     Metric("iou", "segmentation IoU of defects", table=2),

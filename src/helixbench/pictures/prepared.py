@@ -176,6 +176,12 @@ def pairs_follow_cells(folder: Path) -> bool:
     return _pair_facts(folder).get("takes_raw_mask") is True
 
 
+def calibration_share(prepared: Path) -> float:
+    """Share of the normals that a prepared folder's split.json keeps for calibration; 0: none."""
+    take = lambda split: float(split.get("calibration", {}).get("share", 0.0))
+    return read_object(prepared / "split.json", "prepare again", take)
+
+
 def read_split(prepared: Path) -> tuple[str, str]:
     """Rule and sha256 of a prepared folder's split.json."""
     return read_object(

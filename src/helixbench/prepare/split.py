@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from helixbench.datasets.problems import Problems
+from helixbench.errors import UserError
 from helixbench.records import GOOD, LEAKING, RawSample
 
 _NAMES = {2: "half", 3: "a third"}
@@ -114,6 +115,36 @@ def roles(samples: Sequence[RawSample], rule: str, problems: Problems | None = N
     return found
 
 
+def calibrating(
+    samples: Sequence[RawSample], ids: Sequence[str], parts: Sequence[str], share: float
+) -> list[str]:
+    """The roles `parts` with a share, in [0, 1), of the normal ones as `calibration`.
+
+    Drawn by the hashes of the ids, so that they are exchangeable with new pictures; whole groups,
+    and none that holds a defect. Raises UserError when none would be left on one of the sides.
+    """
+    if not share:
+        return list(parts)
+    shown = {s.group for s in samples if s.defect != GOOD} - {""}
+    units: dict[str, list[int]] = defaultdict(list)
+    for i, (sample, name, role) in enumerate(zip(samples, ids, parts, strict=True)):
+        if role == "normal" and sample.group not in shown:
+            units[sample.group or name].append(i)
+    normals, found = parts.count("normal"), list(parts)
+    wanted = max(1, round(share * normals))
+    for unit in sorted(units, key=lambda name: hashlib.sha256(name.encode()).digest()):
+        if found.count("calibration") >= wanted:
+            break
+        for i in units[unit]:
+            found[i] = "calibration"
+    if not units or found.count("normal") == 0:
+        raise UserError(
+            f"{samples[0].category}: {normals} normal pictures in training cannot give a share of "
+            f"{share:g} for calibration; add pictures or change prepare.calibration"
+        )
+    return found
+
+
 _TOKEN = re.compile(r"[^\W\d_]+\d*|\d+")
 _STAMP = re.compile(r"([^\W\d_]*(?:19|20)\d{6})\d{4,}")
 """A date that is followed by a time without anything between them."""
@@ -163,7 +194,7 @@ def told_apart(samples: Sequence[RawSample], parts: Sequence[str]) -> list[str]:
 
 def check_leaks(samples: Iterable[tuple[str, str, str]], problems: Problems | None = None) -> int:
     """A problem naming both files, thus UserError, for each content that is in training (normal,
-    generator) and in test.
+    generator) and in test or calibration, or in these two.
 
     samples: (file, role, content hash), one per use of a picture: the same file in two roles is
     two. Hashes of the decoded pixels also find a picture that was saved anew. What is `both` leaks
@@ -172,31 +203,39 @@ def check_leaks(samples: Iterable[tuple[str, str, str]], problems: Problems | No
     problems, samples = problems or Problems(), list(samples)
     trained: dict[str, int] = {}
     # What is trained on without leaking by intention comes first: it excuses no other use.
-    for use in sorted(range(len(samples)), key=lambda use: samples[use][1] == "both"):
+    late = {"both": 1, "calibration": 2}
+    for use in sorted(range(len(samples)), key=lambda use: late.get(samples[use][1], 0)):
         _, role, content = samples[use]
         if role != "test":
             trained.setdefault(content, use)
     for use, (file, role, content) in enumerate(samples):
         other = trained.get(content, use)
-        intended = role == samples[other][1] == "both"
-        if role in ("test", "both") and other != use and not intended:
-            its_file = samples[other][0]
+        its_file, its_role, _ = samples[other]
+        intended = {role, its_role} in ({"both"}, {"calibration"})
+        if role in ("test", "both", "calibration") and other != use and not intended:
             if its_file == file:
                 what, advice = "is given to train on and to test on", "give two sets of pictures"
             else:
-                what = f"the same picture as {its_file}, which is in training"
+                place = "calibration" if its_role == "calibration" else "training"
+                what = f"the same picture as {its_file}, which is in {place}"
                 advice = "remove one of the two"
-            problems.add(f"{file}: {what}: a test picture must not be; {advice}")
+            kind = "calibration" if role == "calibration" else "test"
+            problems.add(f"{file}: {what}: a {kind} picture must not be; {advice}")
     return len({content for _, _, content in samples})
 
 
 def split_record(
-    rule: str, k: int, dataset: str, category: str, members: Iterable[tuple[str, str, str]]
+    rule: str,
+    k: int,
+    dataset: str,
+    category: str,
+    members: Iterable[tuple[str, str, str]],
+    share: float = 0.0,
 ) -> dict[str, Any]:
     """Content of split.json; `sha256` is that of the canonical JSON of all the rest.
 
-    members: (id, defect, role). Names alone enter the hash: the same split of the same data set has
-    the same hash at any size.
+    members: (id, defect, role); share: of the normals for calibration, 0: none. Names alone enter
+    the hash: the same split of the same data set has the same hash at any size.
     """
     members = sorted(members)
     pick = lambda defect, role: [i for i, d, r in members if d == defect and r in (role, "both")]
@@ -214,6 +253,8 @@ def split_record(
         },
         **({"leaking": True} if rule in LEAKING else {}),
     }
+    if share:
+        record["calibration"] = {"share": share, "normal": pick(GOOD, "calibration")}
     return {
         **record,
         "sha256": hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest(),

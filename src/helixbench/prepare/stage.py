@@ -30,7 +30,7 @@ from helixbench.pictures.raw import (
 from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.sheet import Shown, draw_sheet
-from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
+from helixbench.prepare.split import calibrating, check_leaks, roles, split_record, told_apart
 from helixbench.provenance import manifest, sha256, sha256_tree, whole_folder, write_json
 from helixbench.records import (
     GOOD,
@@ -155,7 +155,7 @@ def _sheet(folder: Path, samples: list[Sample]) -> None:
     for defect in [GOOD, *sorted({s.defect for s in samples} - {GOOD})]:
         chosen = [
             [s for s in samples if s.defect == defect and s.role == role][:SHOWN]
-            for role in ("normal", "generator", "both", "test")
+            for role in ("normal", "calibration", "generator", "both", "test")
         ]
         groups.append((defect, [_shown(folder, sample) for sample in sum(chosen, [])]))
     draw_sheet(folder / "sheet.png", f"{samples[0].dataset} / {samples[0].category}", groups)
@@ -167,17 +167,20 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
     Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/,
     samples.csv, split.json, sheet.png and, last, manifest.json, which counts the real masks that
     the mask gate would refuse by its default settings. Reads the keys `prepare.size`,
-    `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for bad raw data, for a defect
-    type that cannot be split, and for a test picture that is also in training.
+    `prepare.split`, `prepare.raw_mask_cells` and, where it is there, `prepare.calibration`. Raises
+    UserError for bad raw data, for a defect type that cannot be split, and for a test picture that
+    is also in training.
     """
     size, rule, k = (
         config["prepare.size"],
         config["prepare.split"],
         config["prepare.raw_mask_cells"],
     )
+    share = config.get("prepare.calibration", 0.0)
     root, problems = Path(raw).absolute(), Problems()
     raw_samples = Layout.named(layout).read(Path(raw), dataset, category, problems)
-    ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
+    ids = sample_ids(raw_samples, root)
+    parts = calibrating(raw_samples, ids, roles(raw_samples, rule), share)
     problems.odd += told_apart(raw_samples, parts)
     progress = Progress(f"{dataset} {category}", len(raw_samples))
     with (
@@ -197,7 +200,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         )
         samples = sorted((sample for sample, _ in prepared), key=lambda s: s.id)
         split = split_record(
-            rule, k, dataset, category, ((s.id, s.defect, s.role) for s in samples)
+            rule, k, dataset, category, ((s.id, s.defect, s.role) for s in samples), share
         )
         refusals = Refusals.count(_generator_masks(folder, samples), Gate())
         write_csv(folder / "samples.csv", samples, Sample)
@@ -209,6 +212,8 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
             "generator": sum(s.defect_trains for s in samples),
             "test": sum(s.tests for s in samples),
         }
+        if share:
+            record["roles"]["calibration"] = parts.count("calibration")
         if rule in LEAKING:
             record["leaking"] = parts.count("both")  # these count twice above
         record["defects"] = sorted(split["defects"])

@@ -256,4 +256,6 @@ _PHRASES: dict[str, Callable[[Any, Facts], str]] = {
     "pro_limit": _said("PRO to {}"),
     "pro_thresholds": _said("PRO from {} thresholds"),
     "lr": _said("lr {}"),
+    "calibration": _said("{} of the normals for calibration"),
+    "false_alarms": _said("{} false alarms promised"),
 }

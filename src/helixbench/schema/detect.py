@@ -196,6 +196,14 @@ class Detect(Section):
     segmentation: Segmentation | None = setting(
         None, written={}, description="trained if `use` names it"
     )
+    false_alarms: float = setting(
+        0.05,
+        gt=0,
+        lt=1,
+        description="rate of false alarms that the threshold promises, where prepare.calibration "
+        "keeps normals for it",
+        source="ours",
+    )
     use: tuple[Name, ...] | None = setting(
         None,
         description="detectors of this run beside the localizer: `classification`, "

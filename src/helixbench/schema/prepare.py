@@ -147,6 +147,14 @@ class Prepare(Section):
             source="paper IV-B: 50 %, readings 19 and 20",
         )
     )
+    calibration: float = setting(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the normal pictures that train nothing and set the threshold of "
+        "detectors (detect.false_alarms); 0: no threshold",
+        source="ours: none",
+    )
     raw_mask_cells: int = setting(
         5, ge=1, le=32, description="K: raw masks are K x K cells", source="paper III-B"
     )
