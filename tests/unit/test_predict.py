@@ -201,6 +201,38 @@ def test_the_threshold_of_the_run_is_that_of_its_calibration_pictures(run, tmp_p
         predict.run(run / "seed0", test, tmp_path / "never", rate=0.02)
 
 
+def test_other_normals_choose_the_threshold_anew(run, photos, tmp_path, monkeypatch, capsys):
+    normals = tmp_path / "normals"
+    normals.mkdir()
+    for i in range(24):
+        shutil.copy(run / f"disc/images/test_good_{i:03d}.png", normals)
+    line = ["helixbench", "predict", str(photos), "--detector", str(run / "seed0"), "--threads"]
+    line += ["1", "--calibrate", str(normals), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr("sys.argv", line)
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    promise = json.loads((tmp_path / "out/predictions.json").read_text())["threshold"]
+    assert (promise["rate"], promise["n"]) == (0.1, 24)
+    localizer = Localizer.read(run / "seed0")
+    scores = [localizer.map_and_score(read_rgb(file))[1] for file in normals.iterdir()]
+    # one of the 24 is above it, and with the new picture at most 2 of 25
+    assert 0 <= promise["value"] - sorted(scores)[-2] < 1e-5
+    monkeypatch.setattr("sys.argv", [*line, "--threshold", "0.3"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "--threshold leaves nothing to choose" in capsys.readouterr().err
+    with pytest.raises(UserError, match="with 24 normals .* give more normals"):
+        predict.run(run / "seed0", [photos], tmp_path / "x", rate=0.01, normals=[normals])
+    without = tmp_path / "seed0"
+    shutil.copytree(run / "seed0", without)
+    os.remove(without / "threshold.json")
+    with pytest.raises(UserError, match="--calibrate needs a rate to promise"):
+        predict.run(without, [photos], tmp_path / "x", normals=[normals])
+    predict.run(without, [photos / "good"], tmp_path / "y", rate=0.1, normals=[normals])
+    assert {row["threshold"] for row in rows(tmp_path / "y")} == {str(promise["value"])}
+
+
 def test_too_few_normals_for_the_promise_stop_before_the_training(run, tmp_path):
     data, pairs = run / "disc", run / "pairs"
     job = Job("crop_paste", "Data", "disc", 0, data, pairs, tmp_path / "state", tmp_path / "out")

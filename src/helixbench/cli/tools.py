@@ -92,6 +92,10 @@ def predict(
         float | None,
         typer.Option(help="Rate of false alarms to promise, e.g. 0.01, instead of that of the run"),
     ] = None,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(help="Normal pictures that trained nothing, to choose the threshold on"),
+    ] = None,
     classifier: Annotated[
         Path | None,
         typer.Option(help="Folder written by `classify`; otherwise that of the same run, if any"),
@@ -105,14 +109,16 @@ def predict(
 
     The exit code is 1 where files could not be read and were left out.
     """
-    if threshold is not None and false_alarms is not None:
-        raise UserError("predict: --threshold and --false-alarms both choose it; give one of them")
+    if threshold is not None and (false_alarms is not None or calibrate):
+        raise UserError(
+            "predict: --threshold leaves nothing to choose for --false-alarms or --calibrate"
+        )
     if false_alarms is not None and not 0 < false_alarms < 1:
         raise UserError(f"--false-alarms {false_alarms}: a share between 0 and 1, e.g. 0.05")
     set_threads(threads)
     with quick_imports():
         from helixbench.detect import predict as detection
-    chosen = {"threshold": threshold, "rate": false_alarms}
+    chosen = {"threshold": threshold, "rate": false_alarms, "normals": calibrate or ()}
     bad = detection.run(detector, pictures, out, **chosen, classifier=classifier, strict=strict)
     for line in bad:
         print(f"helixbench: left out: {line}", file=sys.stderr)

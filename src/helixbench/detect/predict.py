@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from helixbench.detect import conformal
 from helixbench.detect.conformal import Threshold
 from helixbench.detect.detector import NETWORK
 from helixbench.detect.sheet import Found, write_contact_sheet
@@ -143,6 +144,27 @@ class _Line:
         return Prediction(*one, **files), Found(score, name, title, overlay, values)
 
 
+def calibrated(
+    localizer: Localizer, normals: Sequence[Path], rate: float | None, out: Path
+) -> Localizer:
+    """The detector with the threshold of other normal pictures, which trained nothing.
+
+    rate: of false alarms, None for that of the detector's run. Raises UserError for pictures that
+    cannot be read, too few for the rate, and where there is no rate.
+    """
+    rate = rate or (localizer.threshold and localizer.threshold.rate)
+    if rate is None:
+        raise UserError("predict: --calibrate needs a rate to promise; give --false-alarms 0.05")
+    files = pictures_of(normals, out)
+    conformal.check(len(files), rate, "give more normals, or a larger --false-alarms")
+    size = localizer.size
+    scores = {
+        str(file): localizer.map_and_score(resize_rgb(read_rgb(file), size))[1]
+        for file in tqdm(files, unit="normal", disable=None)
+    }
+    return replace(localizer, threshold=conformal.threshold(scores, rate))
+
+
 def run(
     detector: Path,
     given: Sequence[Path],
@@ -150,6 +172,7 @@ def run(
     *,
     threshold: float | None = None,
     rate: float | None = None,
+    normals: Sequence[Path] = (),
     classifier: Path | None = None,
     strict: bool = False,
 ) -> list[str]:
@@ -157,10 +180,13 @@ def run(
     contact_sheet.png. Returns a line for each file that cannot be read, and was left out.
 
     threshold: of the verdict, by hand; rate: of false alarms that it is to promise, instead of that
-    of the run. Raises UserError for a folder that holds no detector, for a rate that cannot be
-    promised, when no picture can be read, and, if `strict`, for the first one that cannot.
+    of the run; normals: pictures to choose it on, instead of those of the run. Raises UserError for
+    a folder that holds no detector, for a rate that cannot be promised, when no picture can be
+    read, and, if `strict`, for the first one that cannot.
     """
-    localizer = Localizer.read(detector, rate)
+    localizer = Localizer.read(detector, None if normals else rate)
+    if normals:
+        localizer = calibrated(localizer, normals, rate, out)
     if threshold is not None:
         localizer = replace(localizer, threshold=Threshold(threshold))
     types = Classifier.read(classifier) if classifier else Classifier.beside(detector)
