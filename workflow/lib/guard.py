@@ -72,22 +72,28 @@ class Guard:
         self,
         name: str,
         *keys: str,
+        optional: tuple[str, ...] = (),
         result: str = "",
         needs: Callable[..., None] | None = None,
     ) -> Callable[..., str]:
         """Input function: the file that holds exactly the values at these dotted keys.
 
         name, keys, result may have wildcards. The file is written when a job is planned, only where
-        its content changes. result: output of the job, which is checked against these values where
-        it exists. needs: called with the wildcards; raises UserError for what the job lacks.
+        its content changes. optional: keys that are left out while they are null, so that a setting
+        that a run does not use leaves what was made before it existed. result: output of the job,
+        which is checked against these values where it exists. needs: called with the wildcards;
+        raises UserError for what the job lacks.
         """
-        file, keys = f"{self.run}/config/{name}.json", tuple(sorted(keys))
+        file = f"{self.run}/config/{name}.json"
 
         def written(wildcards) -> str:
             path = file.format(**wildcards)
             with self._planning(path) as first:
                 if first:
-                    values = slice_config(self.config, [key.format(**wildcards) for key in keys])
+                    filled = lambda names: [key.format(**wildcards) for key in names]
+                    used = slice_config(self.config, filled(optional))
+                    values = slice_config(self.config, filled(keys))
+                    values |= {key: value for key, value in used.items() if value is not None}
                     self._write(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
                     if needs:
                         needs(wildcards)

@@ -40,6 +40,7 @@ rule prepare:
             "prepare.raw_mask_cells",
             "prepare.datasets.{dataset}.layout",
             "prepare.datasets.{dataset}.procedural",
+            optional=("prepare.datasets.{dataset}.bits",),
             result=f"{PREPARED}/manifest.json",
         ),
     output:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from helixbench.cli.common import Threads, quick_imports, set_threads
+from helixbench.cli.common import Bits, Threads, quick_imports, set_threads
 from helixbench.errors import UserError
 
 app = typer.Typer()
@@ -84,6 +84,7 @@ def import_pictures(
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data set in the manifest")
     ] = None,
+    bits: Bits = None,
 ) -> None:
     """Check and describe raw pictures, or say all that is wrong.
 
@@ -91,7 +92,7 @@ def import_pictures(
     """
     from helixbench.prepare import importing
 
-    importing.run(layout, root, out=out, report=report, dataset=dataset)
+    importing.run(layout, root, out=out, report=report, dataset=dataset, bits=bits)
 
 
 @app.command()

@@ -17,7 +17,7 @@ from PIL import Image
 from helixbench.datasets.layout import Layout
 from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError, UserErrors
-from helixbench.pictures.raw import KINDS, content_hash, kind_of, read_defect_mask, read_rgb
+from helixbench.pictures.raw import KINDS, content_hash, header, read_defect_mask, read_rgb
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.sheet import draw_lines, tile
 from helixbench.prepare.split import check_leaks, roles, told_apart
@@ -67,21 +67,22 @@ class _Seen:
     content: str = ""
     kind: str = ""
     turned: bool = False
+    pages: int = 1
     brightest: int = 0
     area: float | None = None
     tile: Image.Image | None = None
 
 
-def _look(raw: RawSample, shown: bool) -> _Seen:
+def _look(raw: RawSample, shown: bool, bits: int | None) -> _Seen:
     seen, image, mask = _Seen(raw), None, None
     try:
-        image = read_rgb(raw.image)
+        image = read_rgb(raw.image, bits)
         seen.size, seen.content, seen.sha256 = (
             (image.shape[1], image.shape[0]),
             content_hash(image),
             sha256(raw.image),
         )
-        seen.kind, seen.turned = kind_of(raw.image)
+        seen.kind, seen.turned, seen.pages = header(raw.image)
         seen.brightest = int(image.max())
     except UserError as error:
         seen.problems.append(str(error))
@@ -129,11 +130,12 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
     deep = [seen for seen in found if seen.kind == KINDS["I;16"]]
     brightest = max((seen.brightest for seen in deep), default=255)
     if brightest <= DARK:
-        bits = (257 * brightest - 128).bit_length()  # of the least value that is so bright
+        used = (257 * brightest - 128).bit_length()  # of the least value that is so bright
         lines.append(
-            f"{category}: 16-bit grey that uses about {bits} of its 16 bits: all pictures "
-            f"are dark; export them at full range, all by the same factor"
+            f"{category}: 16-bit grey that uses about {used} of its 16 bits: all pictures are "
+            f"dark; set bits: {max(9, used)}, or what the camera has (here --bits)"
         )
+    lines += _counted(found, lambda seen: seen.pages > 1, "of several pages the first", category)
     lines += _counted(
         found,
         lambda seen: seen.turned,
@@ -176,6 +178,7 @@ def look_at(
     category: str,
     problems: Problems,
     sheet: bool,
+    bits: int | None = None,
 ) -> list[_Seen]:
     """Read a category whole; what is wrong or odd goes to `problems`, which collects."""
     raw: list[RawSample] = []
@@ -184,7 +187,7 @@ def look_at(
     shown, progress = _chosen(raw) if sheet else set(), Progress(f"{dataset} {category}", len(raw))
     found = []
     with ThreadPoolExecutor() as pool:  # decoding and hashing run outside of the interpreter's lock
-        for seen in pool.map(lambda sample: _look(sample, sample.image in shown), raw):
+        for seen in pool.map(lambda sample: _look(sample, sample.image in shown, bits), raw):
             found.append(seen)
             problems.lines += seen.problems
             progress.step()
@@ -283,12 +286,14 @@ def run(
     out: Path | None = None,
     report: Path | None = None,
     dataset: str | None = None,
+    bits: int | None = None,
 ) -> None:
     """Check every category of a raw folder, print what is there, and write the manifest and the
     contact sheet.
 
-    The manifest's columns are those of `Imported`; at the root it is one of the layout `folder`.
-    Raises UserErrors with every problem, and then writes nothing.
+    bits: what the camera uses of files of 16 bits; None: all. The manifest's columns are those of
+    `Imported`; at the root it is one of the layout `folder`. Raises UserErrors with every problem,
+    and then writes nothing.
     """
     root, problems = Path(root), Problems(collect=True)
     dataset = dataset or Layout.named(layout).published or root.resolve().name
@@ -297,7 +302,7 @@ def run(
     for folder in folders:
         category = root.resolve().name if folder == "." else folder
         found[category] = look_at(
-            layout, root, dataset, folder, category, problems, report is not None
+            layout, root, dataset, folder, category, problems, report is not None, bits
         )
     home = root.absolute()
     as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]

@@ -79,12 +79,19 @@ def fitting(name: str, most: int = 180) -> str:
 
 
 def prepare_one(
-    raw: RawSample, name: str, role: str, root: Path, folder: Path, size: int, k: int
+    raw: RawSample,
+    name: str,
+    role: str,
+    root: Path,
+    folder: Path,
+    size: int,
+    k: int,
+    bits: int | None = None,
 ) -> tuple[Sample, str]:
     """Write the working files of one picture below `folder`; returns its record and the hash of its
     pixels.
     """
-    image = read_rgb(raw.image)
+    image = read_rgb(raw.image, bits)
     content = content_hash(image)
     mask = None if raw.mask is None else read_defect_mask(raw, image.shape[:2])
     image = resize_rgb(image, size)
@@ -167,7 +174,8 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
     Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/,
     samples.csv, split.json, sheet.png and, last, manifest.json, which counts the real masks that
     the mask gate would refuse by its default settings. Reads the keys `prepare.size`,
-    `prepare.split` and `prepare.raw_mask_cells`. Raises UserError for bad raw data, for a defect
+    `prepare.split` and `prepare.raw_mask_cells` and, where it is declared,
+    `prepare.datasets.<dataset>.bits`. Raises UserError for bad raw data, for a defect
     type that cannot be split, and for a test picture that is also in training.
     """
     size, rule, k = (
@@ -175,6 +183,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         config["prepare.split"],
         config["prepare.raw_mask_cells"],
     )
+    bits = config.get(f"prepare.datasets.{dataset}.bits")
     root, problems = Path(raw).absolute(), Problems()
     raw_samples = Layout.named(layout).read(Path(raw), dataset, category, problems)
     ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
@@ -190,7 +199,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
             (folder / name).mkdir()
         prepared = []
         for one in zip(raw_samples, ids, parts, strict=True):
-            prepared.append(prepare_one(*one, root, folder, size, k))
+            prepared.append(prepare_one(*one, root, folder, size, k, bits))
             progress.step()
         record["distinct_pictures"] = check_leaks(
             (str(Path(raw) / sample.source), sample.role, content) for sample, content in prepared

@@ -88,6 +88,13 @@ class Dataset(Section):
         "", description="raw folder holding one folder a category (not used by `procedural`)"
     )
     categories: tuple[Name, ...] = Field(min_length=1, description="categories to run")
+    bits: int | None = Field(
+        None,
+        ge=9,
+        le=16,
+        description="bits that the camera uses of files of 16 bits, e.g. 12: all pictures are "
+        "scaled by this one factor; null: all that the file has",
+    )
     procedural: Procedural | None = Field(None, description="sizes, only for layout `procedural`")
 
     @field_validator("root")
