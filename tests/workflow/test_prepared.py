@@ -35,11 +35,13 @@ def test_every_layout_goes_through_the_workflow(project):
         )
     assert project.plan("prepared", overlays=OVERLAYS) == set()
     changes = {"As-BTAD": {"procedural": {"layout": "folder"}}, "As-MPDD": {"bits": 12}}
+    changes["As-MVTec-AD"] = {"without": ["bend"]}
     with_other = project.write("other.yaml", {"prepare": {"datasets": changes}})
     assert project.plan("prepared", overlays=(*OVERLAYS, with_other)) == {
         "Draw the procedural category weave",
         "Prepare As-BTAD weave",
         "Prepare As-MPDD plate",
+        "Prepare As-MVTec-AD disc",
         "All categories are prepared",
     }
 

@@ -123,6 +123,8 @@ class Guard:
                 layout.check(root, [category], name)
                 cache = self.scratch / "fingerprints" / name / f"{category}.json"
                 shared = layout.shared_files(root, category)
+                if listed := dataset.list_of(category):
+                    shared = [*shared, listed]
                 self._write(path, fingerprint.fingerprint(root, category, cache, shared))
         return path
 

@@ -40,7 +40,15 @@ rule prepare:
             "prepare.raw_mask_cells",
             "prepare.datasets.{dataset}.layout",
             "prepare.datasets.{dataset}.procedural",
-            optional=("prepare.datasets.{dataset}.bits",),
+            optional=(
+                "prepare.split_seed",
+                "prepare.datasets.{dataset}.bits",
+                "prepare.datasets.{dataset}.defects",
+                "prepare.datasets.{dataset}.without",
+                "prepare.datasets.{dataset}.group",
+                "prepare.datasets.{dataset}.strata",
+                "prepare.datasets.{dataset}.generator_list",
+            ),
             result=f"{PREPARED}/manifest.json",
         ),
     output:

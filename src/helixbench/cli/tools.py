@@ -85,14 +85,28 @@ def import_pictures(
         str | None, typer.Option(help="Name of the data set in the manifest")
     ] = None,
     bits: Bits = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="What one object is: a column of the manifest, or a pattern over the paths with "
+            "parentheses around what counts"
+        ),
+    ] = None,
 ) -> None:
     """Check and describe raw pictures, or say all that is wrong.
 
     Prints a summary; writes a manifest and a contact sheet where asked to.
     """
     from helixbench.prepare import importing
+    from helixbench.schema.prepare import check_pattern
 
-    importing.run(layout, root, out=out, report=report, dataset=dataset, bits=bits)
+    if group is not None:
+        try:
+            check_pattern(group)
+        except ValueError as error:
+            raise UserError(f"--group {group}: {error}") from None
+    options = {"dataset": dataset, "bits": bits, "group": group}
+    importing.run(layout, root, out=out, report=report, **options)
 
 
 @app.command()

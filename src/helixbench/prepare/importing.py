@@ -17,10 +17,12 @@ from PIL import Image
 from helixbench.datasets.layout import Layout
 from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError, UserErrors
+from helixbench.pictures.perceptual import BITS, near_duplicates, perceptual_hash
 from helixbench.pictures.raw import KINDS, content_hash, header, read_defect_mask, read_rgb
 from helixbench.prepare.progress import Progress
+from helixbench.prepare.selection import Selection
 from helixbench.prepare.sheet import draw_lines, tile
-from helixbench.prepare.split import check_leaks, roles, told_apart
+from helixbench.prepare.split import check_leaks, told_apart
 from helixbench.provenance import sha256
 from helixbench.records import GOOD, RawSample, write_csv
 from helixbench.schema import NAME
@@ -65,6 +67,7 @@ class _Seen:
     size: tuple[int, int] = (0, 0)
     sha256: str = ""
     content: str = ""
+    perceptual: bytes = b""
     kind: str = ""
     turned: bool = False
     pages: int = 1
@@ -82,6 +85,7 @@ def _look(raw: RawSample, shown: bool, bits: int | None) -> _Seen:
             content_hash(image),
             sha256(raw.image),
         )
+        seen.perceptual = perceptual_hash(image)
         seen.kind, seen.turned, seen.pages = header(raw.image)
         seen.brightest = int(image.max())
     except UserError as error:
@@ -179,11 +183,14 @@ def look_at(
     problems: Problems,
     sheet: bool,
     bits: int | None = None,
+    selection: Selection | None = None,
 ) -> list[_Seen]:
     """Read a category whole; what is wrong or odd goes to `problems`, which collects."""
     raw: list[RawSample] = []
+    root, selection = root.absolute(), selection or Selection()
     with problems.caught():
         raw = Layout.named(layout).read(root, dataset, folder, problems)
+        raw = selection.chosen(raw, root, problems)
     shown, progress = _chosen(raw) if sheet else set(), Progress(f"{dataset} {category}", len(raw))
     found = []
     with ThreadPoolExecutor() as pool:  # decoding and hashing run outside of the interpreter's lock
@@ -191,7 +198,7 @@ def look_at(
             found.append(seen)
             problems.lines += seen.problems
             progress.step()
-    parts = roles(raw, "half", problems)
+    parts = selection.roles(raw, root, problems)
     check_leaks(
         (
             (str(s.raw.image), role, s.content)
@@ -200,8 +207,27 @@ def look_at(
         ),
         problems,
     )
-    problems.odd += [*told_apart(raw, parts), *_odd(found, category)]
+    problems.odd += [*told_apart(raw, parts), *_odd(found, category), *_alike(found, parts)]
     return found
+
+
+def _alike(found: Sequence[_Seen], parts: Sequence[str]) -> list[str]:
+    """A line when pictures of the test are nearly some that are trained on."""
+    sides: dict[bool, list[_Seen]] = {True: [], False: []}
+    for seen, part in zip(found, parts, strict=True):
+        if seen.perceptual:
+            sides[part == "test"].append(seen)
+    hashes = {test: [seen.perceptual for seen in own] for test, own in sides.items()}
+    pairs = near_duplicates(hashes[False], hashes[True])
+    if not pairs:
+        return []
+    trained, tested, bits = min(pairs, key=lambda pair: pair[2])
+    one, other = sides[True][tested].raw, sides[False][trained].raw
+    return [
+        f"{one.category}: nearly the same pictures in training and test: {len(pairs)} of "
+        f"{len(sides[True])} test pictures, e.g. {one.image} and {other.image} (perceptual hashes "
+        f"that differ in {bits} of {BITS} bits); if they show one object, name it as group"
+    ]
 
 
 def _sizes(found: Sequence[_Seen]) -> str:
@@ -287,22 +313,25 @@ def run(
     report: Path | None = None,
     dataset: str | None = None,
     bits: int | None = None,
+    group: str | None = None,
 ) -> None:
     """Check every category of a raw folder, print what is there, and write the manifest and the
     contact sheet.
 
-    bits: what the camera uses of files of 16 bits; None: all. The manifest's columns are those of
+    bits: what the camera uses of files of 16 bits; None: all. group: as
+    `prepare.datasets.<dataset>.group`. The manifest's columns are those of
     `Imported`; at the root it is one of the layout `folder`. Raises UserErrors with every problem,
     and then writes nothing.
     """
     root, problems = Path(root), Problems(collect=True)
+    selection = Selection(group=group)
     dataset = dataset or Layout.named(layout).published or root.resolve().name
     folders, others = Layout.named(layout).categories(root, problems)
     found = {}
     for folder in folders:
         category = root.resolve().name if folder == "." else folder
         found[category] = look_at(
-            layout, root, dataset, folder, category, problems, report is not None, bits
+            layout, root, dataset, folder, category, problems, report is not None, bits, selection
         )
     home = root.absolute()
     as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]

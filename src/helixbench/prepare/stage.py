@@ -29,15 +29,16 @@ from helixbench.pictures.raw import (
 )
 from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.progress import Progress
+from helixbench.prepare.selection import Selection
 from helixbench.prepare.sheet import Shown, draw_sheet
-from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
+from helixbench.prepare.split import check_leaks, split_record, told_apart
 from helixbench.provenance import manifest, sha256, sha256_tree, whole_folder, write_json
 from helixbench.records import (
     GOOD,
-    LEAKING,
     RawSample,
     Sample,
     format_cells,
+    leaks,
     parse_cells,
     write_csv,
 )
@@ -174,19 +175,18 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
     Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/,
     samples.csv, split.json, sheet.png and, last, manifest.json, which counts the real masks that
     the mask gate would refuse by its default settings. Reads the keys `prepare.size`,
-    `prepare.split` and `prepare.raw_mask_cells` and, where it is declared,
-    `prepare.datasets.<dataset>.bits`. Raises UserError for bad raw data, for a defect
+    `prepare.split` and `prepare.raw_mask_cells` and, where they are declared, those of `Selection`
+    and `prepare.datasets.<dataset>.bits`. Raises UserError for bad raw data, for a defect
     type that cannot be split, and for a test picture that is also in training.
     """
-    size, rule, k = (
-        config["prepare.size"],
-        config["prepare.split"],
-        config["prepare.raw_mask_cells"],
-    )
+    size, k = config["prepare.size"], config["prepare.raw_mask_cells"]
+    selection = Selection.of(config, dataset)
     bits = config.get(f"prepare.datasets.{dataset}.bits")
     root, problems = Path(raw).absolute(), Problems()
     raw_samples = Layout.named(layout).read(Path(raw), dataset, category, problems)
-    ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
+    rule = selection.label({s.defect for s in raw_samples} - {GOOD})
+    raw_samples = selection.chosen(raw_samples, root, problems)
+    ids, parts = sample_ids(raw_samples, root), selection.roles(raw_samples, root, problems)
     problems.odd += told_apart(raw_samples, parts)
     progress = Progress(f"{dataset} {category}", len(raw_samples))
     with (
@@ -218,7 +218,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
             "generator": sum(s.defect_trains for s in samples),
             "test": sum(s.tests for s in samples),
         }
-        if rule in LEAKING:
+        if leaks(rule):
             record["leaking"] = parts.count("both")  # these count twice above
         record["defects"] = sorted(split["defects"])
         record["gate"] = dataclasses.asdict(refusals)
