@@ -315,6 +315,16 @@ def _of_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> np.nd
     return mask
 
 
+def read_values(path: str | Path) -> np.ndarray:
+    """Values of a label mask, (H, W) integers: grey as it is, of a palette the index. Raises
+    UserError for a picture of colours.
+    """
+    picture = _open(path)
+    if picture.mode not in ("1", "L", "P", "I;16"):
+        raise UserError(f"{path}: colours are no labels; export grey values or a palette")
+    return np.asarray(picture).astype(np.int64)
+
+
 def read_defect_mask(raw: RawSample, size: tuple[int, int] | None = None) -> np.ndarray:
     """Mask of a defective picture, (H, W) bool; UserError when it is unreadable, of another size
     than (H, W), or empty.

@@ -175,7 +175,7 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
 
 
 def look_at(
-    layout: str,
+    layout: Layout,
     root: Path,
     dataset: str,
     folder: str,
@@ -189,7 +189,7 @@ def look_at(
     raw: list[RawSample] = []
     root, selection = root.absolute(), selection or Selection()
     with problems.caught():
-        raw = Layout.named(layout).read(root, dataset, folder, problems)
+        raw = layout.read(root, dataset, folder, problems)
         raw = selection.chosen(raw, root, problems)
     shown, progress = _chosen(raw) if sheet else set(), Progress(f"{dataset} {category}", len(raw))
     found = []
@@ -306,7 +306,7 @@ def _written(path: Path, write: Callable[[], None]) -> None:
 
 
 def run(
-    layout: str,
+    layout: str | Layout,
     root: Path,
     *,
     out: Path | None = None,
@@ -314,35 +314,41 @@ def run(
     dataset: str | None = None,
     bits: int | None = None,
     group: str | None = None,
+    without: tuple[str, ...] | None = None,
+    renamed: tuple[Path, Path] | None = None,
 ) -> None:
     """Check every category of a raw folder, print what is there, and write the manifest and the
     contact sheet.
 
-    bits: what the camera uses of files of 16 bits; None: all. group: as
-    `prepare.datasets.<dataset>.group`. The manifest's columns are those of
-    `Imported`; at the root it is one of the layout `folder`. Raises UserErrors with every problem,
-    and then writes nothing.
+    bits: what the camera uses of files of 16 bits; None: all. group, without: as of
+    `prepare.datasets.<dataset>`. renamed: folder that will have another name by the time the
+    manifest is read. The manifest's columns are those of `Imported`; at the root it is one of the
+    layout `folder`. Raises UserErrors with every problem, and then writes nothing.
     """
     root, problems = Path(root), Problems(collect=True)
-    selection = Selection(group=group)
-    dataset = dataset or Layout.named(layout).published or root.resolve().name
-    folders, others = Layout.named(layout).categories(root, problems)
+    selection = Selection(group=group, without=without)
+    reader = layout if isinstance(layout, Layout) else Layout.named(layout)
+    dataset = dataset or reader.published or root.resolve().name
+    folders, others = reader.categories(root, problems)
     found = {}
     for folder in folders:
         category = root.resolve().name if folder == "." else folder
         found[category] = look_at(
-            layout, root, dataset, folder, category, problems, report is not None, bits, selection
+            reader, root, dataset, folder, category, problems, report is not None, bits, selection
         )
     home = root.absolute()
-    as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]
+    then, now = renamed or (home, home)
+    as_given = lambda lines: [
+        line.replace(str(then), str(now)).replace(str(home), str(root)) for line in lines
+    ]
     if problems.lines:
         raise UserErrors(as_given(problems.lines))
-    used = [path for folder in folders for path in Layout.named(layout).shared_files(home, folder)]
+    used = [path for folder in folders for path in reader.shared_files(home, folder)]
     for seen in (one for all_seen in found.values() for one in all_seen):
         used += [path for path in (seen.raw.image, seen.raw.mask) if path]
     read = {path.relative_to(home).parts[0] for path in used}
     problems.odd[:0] = [
-        f"{path}: not read; no category in the layout {layout}"
+        f"{path}: not read; no category in the layout {reader.name}"
         for path in others
         if path.name not in read
     ] + [
@@ -350,7 +356,8 @@ def run(
         for category in found
         if not re.fullmatch(NAME, category)
     ]
-    relative = lambda path: path.relative_to(home).as_posix() if path else ""
+    final = lambda path: now / path.relative_to(then) if path.is_relative_to(then) else path
+    relative = lambda path: final(path).relative_to(home).as_posix() if path else ""
     facts = lambda s: (s.defect, s.subset, relative(s.image), relative(s.mask))
     rows = [
         Imported(dataset, category, *facts(s.raw), *s.size, s.sha256, s.raw.group)
@@ -360,9 +367,8 @@ def run(
     if out is not None:
         _written(out, lambda: write_csv(out, rows, Imported))
     if report is not None:
-        _written(
-            report, lambda: _sheet(report, f"{dataset}: {layout}, {len(rows)} pictures", found)
-        )
+        title = f"{dataset}: {reader.name}, " if reader.name else f"{dataset}: "
+        _written(report, lambda: _sheet(report, f"{title}{len(rows)} pictures", found))
     print(_table(found))
     defects = {(row.category, row.defect) for row in rows if row.defect != GOOD}
     masks = sum(bool(row.mask) for row in rows)

@@ -122,9 +122,8 @@ def roles(
                 why = f"of {many} object{'s' * (many > 1)}, which stay together"
             problems.add(
                 f"{own[0].image.parent}: {n} picture{'s' * (n > 1)} only, {why}: none of the "
-                f"defect "
-                f"{defect} is left to train the generator; add pictures or remove the defect type "
-                "with its masks"
+                f"defect {defect} is left to train the generator; add pictures, remove the defect "
+                "type with its masks, or leave it out by `without`"
             )
         generator |= {s.image for s in own[:count]}
         tested |= {s.image for s in own[first:]}
