@@ -44,6 +44,9 @@ def test_every_layout_goes_through_the_workflow(project):
         "Prepare As-MVTec-AD disc",
         "All categories are prepared",
     }
+    other_bits = project.write("bits.yaml", {"prepare": {"datasets": {"As-MPDD": {"bits": 12}}}})
+    touched = project.snakemake("prepared", "--touch", overlays=(*OVERLAYS, other_bits))
+    assert touched.returncode != 0 and "made with other parameters than these" in touched.stdout
 
 
 @pytest.fixture

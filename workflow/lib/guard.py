@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -88,12 +88,12 @@ class Guard:
 
         def written(wildcards) -> str:
             path = file.format(**wildcards)
+            filled = lambda names: [key.format(**wildcards) for key in names]
+            used = slice_config(self.config, filled(optional))
+            used = {key: value for key, value in used.items() if value is not None}
             with self._planning(path) as first:
                 if first:
-                    filled = lambda names: [key.format(**wildcards) for key in names]
-                    used = slice_config(self.config, filled(optional))
-                    values = slice_config(self.config, filled(keys))
-                    values |= {key: value for key, value in used.items() if value is not None}
+                    values = slice_config(self.config, filled(keys)) | used
                     self._write(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
                     if needs:
                         needs(wildcards)
@@ -101,7 +101,7 @@ class Guard:
                 made = result.format(**wildcards)
                 with self._planning(made) as first:
                     if first:
-                        self._check_result(Path(made), Path(path))
+                        self._check_result(Path(made), Path(path), used)
             return path
 
         return written
@@ -236,7 +236,7 @@ class Guard:
             )
         write_if_changed(path, text)
 
-    def _check_result(self, result: Path, values: Path) -> None:
+    def _check_result(self, result: Path, values: Path, used: Collection[str]) -> None:
         """UserError for a result of other values that would pass for new: it is to be touched, or
         is newer than the values.
 
@@ -245,7 +245,7 @@ class Guard:
         """
         try:
             hides = self.workflow.touch or result.stat().st_mtime > values.stat().st_mtime
-            if not hides or self._made_with_these(result):
+            if not hides or self._made_with_these(result, used):
                 return
         except (FileNotFoundError, NotADirectoryError):
             return  # not made yet
@@ -256,15 +256,17 @@ class Guard:
             "delete it to make it again"
         )
 
-    def _made_with_these(self, result: Path) -> bool:
-        """Whether the record of a result has the values of the configuration."""
+    def _made_with_these(self, result: Path, used: Collection[str]) -> bool:
+        """Whether the record of a result has the values of the configuration; used: keys that it
+        must have besides its own.
+        """
         if result.stem != "manifest":  # score files are their own record
             with open(result, newline="", encoding="utf-8") as handle:
                 recorded = next(csv.DictReader(handle))["config_digest"]
             keys = ["run.seed", "run.threads", "score"]
         else:
             record = json.loads(result.with_name("manifest.json").read_text(encoding="utf-8"))
-            keys, recorded = record["config"], record["config_digest"]
+            keys, recorded = {*record["config"], *used}, record["config_digest"]
         now = slice_config(self.config, keys)
         return recorded == digest(json.loads(json.dumps(now)))
 
