@@ -9,8 +9,8 @@ import csv
 import dataclasses
 import hashlib
 import io
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
@@ -25,6 +25,12 @@ LEAKING = ("literal", "third_anomalydiffusion", "third_dualanodiff")
 """Splits by which a picture may be trained on and tested: each to compare with numbers that were
 made that way."""
 
+
+def leaks(split: str) -> bool:
+    """Whether a split, by its rule or by its label in split.json, is one of `LEAKING`."""
+    return split.partition(",")[0] in LEAKING
+
+
 GOOD = "good"
 """Defect name of a normal picture, as in the MVTec layout."""
 
@@ -38,7 +44,8 @@ class RawSample:
 
     `subset` is the authors' own train/test; `image` and `mask` are absolute paths, `mask` is None
     for normals. `group`: pictures of one object share it, and a split leaves them together; empty:
-    not known.
+    not known. `stratum`: each is split by itself; `columns`: cells of its row, where a manifest has
+    one.
     """
 
     dataset: str
@@ -48,6 +55,8 @@ class RawSample:
     image: Path
     mask: Path | None
     group: str = ""
+    stratum: str = ""
+    columns: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -125,16 +125,16 @@ def nested_alone(gear: Path) -> None:
     shutil.move(gear / "cam/good", gear / "train/good/cam2")
 
 
-def all_tiff(gear: Path) -> None:
+def all_gif(gear: Path) -> None:
     for file in list((gear / "train/good").iterdir()):
-        Image.open(file, formats=("PNG",)).save(file.with_suffix(".tif"))
+        Image.open(file, formats=("PNG",)).save(file.with_suffix(".gif"))
         file.unlink()
 
 
 TOLD = {
     "folders below the pictures": (nested, "good/cam2: a folder of 1 picture, not read; move"),
     "pictures one level below": (nested_alone, "no pictures; there are some one level below, in"),
-    "pictures that nobody reads": (all_tiff, "that can be read; 6 files .tif are there: convert"),
+    "pictures that nobody reads": (all_gif, "that can be read; 6 files .gif are there: convert"),
 }
 
 

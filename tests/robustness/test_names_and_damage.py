@@ -27,7 +27,6 @@ from helixbench.methods.dhdiff.config import DHDiff
 from helixbench.methods.dhdiff.pipeline import DHDiffPipeline
 from helixbench.pictures.lettering import figure_text, legible
 from helixbench.pictures.prepared import read_split
-from helixbench.pictures.raw import read_rgb
 from helixbench.prepare.sheet import draw_lines
 from helixbench.protocol import Protocol
 from helixbench.records import inside
@@ -203,16 +202,6 @@ def test_a_model_by_hand_is_checked_against_its_manifest(tmp_path):
     (tmp_path / "manifest.json").write_text('{"files": {"dhdiff.json": "0"}}')
     with pytest.raises(UserError, match="dhdiff.json: missing or altered"):
         DHDiffPipeline.from_pretrained(tmp_path)
-
-
-def test_a_png_with_much_text_is_told_what_helps(tmp_path):
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_itxt("note", "x" * 3_000_000, zip=True)
-    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "a.png", pnginfo=info)
-    with pytest.raises(UserError, match="save it anew without metadata"):
-        read_rgb(tmp_path / "a.png")
 
 
 def test_a_damaged_state_of_a_comparator_is_not_gone_on_with(tmp_path, caplog):

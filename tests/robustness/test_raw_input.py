@@ -100,22 +100,22 @@ TREE = {
     "text called .png": (
         content(PICTURE, b"hello"),
         f"{PICTURE}: not a picture",
-        "replace it by a PNG, JPEG or BMP",
+        "replace it by a PNG, JPEG, BMP, TIFF or WebP",
     ),
     "web page called .jpg": (
         both(remove(PICTURE), content("test/hole/001.jpg", b"<!DOCTYPE html><html>404</html>")),
         "test/hole/001.jpg: not a picture",
-        "replace it by a PNG, JPEG or BMP",
+        "replace it by a PNG, JPEG, BMP, TIFF or WebP",
     ),
     "GIF called .png": (
         picture(PICTURE, "RGB", format="GIF"),
         f"{PICTURE}: not a picture",
-        "replace it by a PNG, JPEG or BMP",
+        "replace it by a PNG, JPEG, BMP, TIFF or WebP",
     ),
-    "TIFF called .png": (
-        picture(PICTURE, "RGB", format="TIFF"),
+    "JPEG 2000 called .png": (
+        picture(PICTURE, "RGB", format="JPEG2000"),
         f"{PICTURE}: not a picture",
-        "replace it by a PNG, JPEG or BMP",
+        "replace it by a PNG, JPEG, BMP, TIFF or WebP",
     ),
     "zero bytes": (content(PICTURE, b""), f"{PICTURE}: empty file (0 bytes)", UNREADABLE),
     "100 megapixels": (
@@ -393,8 +393,8 @@ MANIFEST = {
         "remove one of the rows",
     ),
     "not a picture": (
-        edit("good/train 000.png", "good/train 000.tif"),
-        "row 2: image 'good/train 000.tif' is no picture",
+        edit("good/train 000.png", "good/train 000.gif"),
+        "row 2: image 'good/train 000.gif' is no picture",
         "ends in",
     ),
     "no category in a row": (

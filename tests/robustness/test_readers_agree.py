@@ -121,7 +121,8 @@ def pictures(prepared: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def by_import(root: Path, folder: Path) -> list[float]:
     """Shares of the masks."""
     problems = Problems(collect=True)
-    seen = importing.look_at("mvtec_ad", root, "Data", "gear", "gear", problems, False)
+    layout = Layout.named("mvtec_ad")
+    seen = importing.look_at(layout, root, "Data", "gear", "gear", problems, False)
     if problems.lines:
         raise UserError(problems.lines[0])
     return [one.area for one in seen if one.area is not None]

@@ -34,14 +34,19 @@ def test_every_layout_goes_through_the_workflow(project):
             rf" {name} {category}: {len(samples)} pictures in [\d.]+ s$", result.stdout, flags=re.M
         )
     assert project.plan("prepared", overlays=OVERLAYS) == set()
-    with_other = project.write(
-        "btad.yaml", {"prepare": {"datasets": {"As-BTAD": {"procedural": {"layout": "folder"}}}}}
-    )
+    changes = {"As-BTAD": {"procedural": {"layout": "folder"}}, "As-MPDD": {"bits": 12}}
+    changes["As-MVTec-AD"] = {"without": ["bend"]}
+    with_other = project.write("other.yaml", {"prepare": {"datasets": changes}})
     assert project.plan("prepared", overlays=(*OVERLAYS, with_other)) == {
         "Draw the procedural category weave",
         "Prepare As-BTAD weave",
+        "Prepare As-MPDD plate",
+        "Prepare As-MVTec-AD disc",
         "All categories are prepared",
     }
+    other_bits = project.write("bits.yaml", {"prepare": {"datasets": {"As-MPDD": {"bits": 12}}}})
+    touched = project.snakemake("prepared", "--touch", overlays=(*OVERLAYS, other_bits))
+    assert touched.returncode != 0 and "made with other parameters than these" in touched.stdout
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -72,22 +72,28 @@ class Guard:
         self,
         name: str,
         *keys: str,
+        optional: tuple[str, ...] = (),
         result: str = "",
         needs: Callable[..., None] | None = None,
     ) -> Callable[..., str]:
         """Input function: the file that holds exactly the values at these dotted keys.
 
         name, keys, result may have wildcards. The file is written when a job is planned, only where
-        its content changes. result: output of the job, which is checked against these values where
-        it exists. needs: called with the wildcards; raises UserError for what the job lacks.
+        its content changes. optional: keys that are left out while they are null, so that a setting
+        that a run does not use leaves what was made before it existed. result: output of the job,
+        which is checked against these values where it exists. needs: called with the wildcards;
+        raises UserError for what the job lacks.
         """
-        file, keys = f"{self.run}/config/{name}.json", tuple(sorted(keys))
+        file = f"{self.run}/config/{name}.json"
 
         def written(wildcards) -> str:
             path = file.format(**wildcards)
+            filled = lambda names: [key.format(**wildcards) for key in names]
+            used = slice_config(self.config, filled(optional))
+            used = {key: value for key, value in used.items() if value is not None}
             with self._planning(path) as first:
                 if first:
-                    values = slice_config(self.config, [key.format(**wildcards) for key in keys])
+                    values = slice_config(self.config, filled(keys)) | used
                     self._write(path, json.dumps(values, indent=2, sort_keys=True) + "\n")
                     if needs:
                         needs(wildcards)
@@ -95,7 +101,7 @@ class Guard:
                 made = result.format(**wildcards)
                 with self._planning(made) as first:
                     if first:
-                        self._check_result(Path(made), Path(path))
+                        self._check_result(Path(made), Path(path), used)
             return path
 
         return written
@@ -117,6 +123,8 @@ class Guard:
                 layout.check(root, [category], name)
                 cache = self.scratch / "fingerprints" / name / f"{category}.json"
                 shared = layout.shared_files(root, category)
+                if listed := dataset.list_of(category):
+                    shared = [*shared, listed]
                 self._write(path, fingerprint.fingerprint(root, category, cache, shared))
         return path
 
@@ -228,7 +236,7 @@ class Guard:
             )
         write_if_changed(path, text)
 
-    def _check_result(self, result: Path, values: Path) -> None:
+    def _check_result(self, result: Path, values: Path, used: Collection[str]) -> None:
         """UserError for a result of other values that would pass for new: it is to be touched, or
         is newer than the values.
 
@@ -237,7 +245,7 @@ class Guard:
         """
         try:
             hides = self.workflow.touch or result.stat().st_mtime > values.stat().st_mtime
-            if not hides or self._made_with_these(result):
+            if not hides or self._made_with_these(result, used):
                 return
         except (FileNotFoundError, NotADirectoryError):
             return  # not made yet
@@ -248,15 +256,17 @@ class Guard:
             "delete it to make it again"
         )
 
-    def _made_with_these(self, result: Path) -> bool:
-        """Whether the record of a result has the values of the configuration."""
+    def _made_with_these(self, result: Path, used: Collection[str]) -> bool:
+        """Whether the record of a result has the values of the configuration; used: keys that it
+        must have besides its own.
+        """
         if result.stem != "manifest":  # score files are their own record
             with open(result, newline="", encoding="utf-8") as handle:
                 recorded = next(csv.DictReader(handle))["config_digest"]
             keys = ["run.seed", "run.threads", "score"]
         else:
             record = json.loads(result.with_name("manifest.json").read_text(encoding="utf-8"))
-            keys, recorded = record["config"], record["config_digest"]
+            keys, recorded = {*record["config"], *used}, record["config_digest"]
         now = slice_config(self.config, keys)
         return recorded == digest(json.loads(json.dumps(now)))
 

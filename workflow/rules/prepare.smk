@@ -41,6 +41,15 @@ rule prepare:
             *(["prepare.calibration"] if CALIBRATED else []),
             "prepare.datasets.{dataset}.layout",
             "prepare.datasets.{dataset}.procedural",
+            optional=(
+                "prepare.split_seed",
+                "prepare.datasets.{dataset}.bits",
+                "prepare.datasets.{dataset}.defects",
+                "prepare.datasets.{dataset}.without",
+                "prepare.datasets.{dataset}.group",
+                "prepare.datasets.{dataset}.strata",
+                "prepare.datasets.{dataset}.generator_list",
+            ),
             result=f"{PREPARED}/manifest.json",
         ),
     output:

@@ -24,6 +24,10 @@ Pairs = Annotated[Path, typer.Option(help="Folder written by `generate`")]
 State = Annotated[Path, typer.Option(help="Folder for resume state")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="Output folder or file")]
 Seed = Annotated[int, typer.Option(help="Training seed")]
+Bits = Annotated[
+    int | None,
+    typer.Option(min=9, max=16, help="Bits that the camera uses of files of 16 bits, e.g. 12"),
+]
 Threads = Annotated[int | None, typer.Option(help="CPU threads")]
 Scores = Annotated[list[Path] | None, typer.Option(help="Score file; repeat for each")]
 Published = Annotated[Path, typer.Option(help="Folder of the published tables")]

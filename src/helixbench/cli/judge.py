@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from helixbench.cli.common import Threads, quick_imports, set_threads
+from helixbench.cli.common import Bits, Threads, quick_imports, set_threads
 from helixbench.errors import UserError
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def judge(
     no_scores: Annotated[
         bool, typer.Option("--no-scores", help="Train and test the detector only")
     ] = False,
+    bits: Bits = None,
     threads: Threads = None,
 ) -> None:
     """Score any folder of pairs, train a detector on it and test it.
@@ -135,7 +136,7 @@ def judge(
 
     # All pictures are read, and refused where they must be, before anything is computed.
     with ExitStack() as temporary:
-        options = {"name": name, "size": size, "settings": gate}
+        options = {"name": name, "size": size, "settings": gate, "bits": bits}
         if not no_scores:
             scored = temporary.enter_context(
                 outside.to_score(pairs, real, normals=normals, **options)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from helixbench.cli.common import Out, Pairs, Prepared, Threads, quick_imports, set_threads
+from helixbench.cli.common import Bits, Out, Pairs, Prepared, Threads, quick_imports, set_threads
 from helixbench.errors import UserError
 
 app = typer.Typer()
@@ -131,7 +131,23 @@ def import_pictures(
     root: Annotated[
         Path, typer.Argument(help="Raw folder: holds one folder per category, or is one")
     ],
-    layout: Annotated[str, typer.Option(help="Raw folder layout; `folder`: pictures of your own")],
+    layout: Annotated[
+        str | None, typer.Option(help="Raw folder layout; `folder`: pictures of your own")
+    ] = None,
+    annotations: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a layout: coco, labelme, yolo (segmentation) or labels (label masks, "
+            "Pascal VOC); makes masks beside --out, a manifest in the folder itself"
+        ),
+    ] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Values of label masks, e.g. 1=scratch,2=dent")
+    ] = None,
+    ignore: Annotated[
+        list[int] | None, typer.Option(help="Value of label masks that means nothing, e.g. 255")
+    ] = None,
+    boxes: Annotated[bool, typer.Option("--boxes", help="Take boxes as masks")] = False,
     out: Annotated[Path | None, typer.Option(help="Manifest (CSV) to write")] = None,
     report: Annotated[
         Path | None, typer.Option(help="Contact sheet (PNG) with mask outlines to write")
@@ -139,14 +155,58 @@ def import_pictures(
     dataset: Annotated[
         str | None, typer.Option(help="Name of the data set in the manifest")
     ] = None,
+    bits: Bits = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            help="What one object is: a column of the manifest, or a pattern over the paths with "
+            "parentheses around what counts"
+        ),
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Defect type to leave out; repeat for each")
+    ] = None,
 ) -> None:
     """Check and describe raw pictures, or say all that is wrong.
 
     Prints a summary; writes a manifest and a contact sheet where asked to.
     """
     from helixbench.prepare import importing
+    from helixbench.schema.prepare import check_pattern
 
-    importing.run(layout, root, out=out, report=report, dataset=dataset)
+    if group:
+        try:
+            check_pattern(group)
+        except ValueError as error:
+            raise UserError(f"--group {group}: {error}") from None
+    chosen = {"group": group, "without": tuple(without or ()) or None}
+    options = {"report": report, "dataset": dataset, "bits": bits, **chosen}
+    if (layout is None) == (annotations is None):
+        raise UserError("import: give --layout or --annotations, one of the two")
+    if annotations != "labels" and (labels or ignore):
+        raise UserError("import: --labels and --ignore are for --annotations labels")
+    if annotations is None:
+        if boxes:
+            raise UserError("import: --boxes is for --annotations")
+        importing.run(layout, root, out=out, **options)
+        return
+    if out is None:
+        raise UserError(f"import: --annotations needs --out, e.g. {root / 'manifest.csv'}")
+    from helixbench.prepare import annotations as converting
+
+    said = converting.Options(_labels(labels), tuple(ignore or ()), boxes)
+    converting.run(annotations, root, out, said, **options)
+
+
+def _labels(text: str | None) -> dict[int, str]:
+    """`1=scratch,2=dent` as a mapping."""
+    found = {}
+    for part in filter(None, (text or "").split(",")):
+        value, _, name = part.partition("=")
+        if not value.strip().isdecimal() or not name.strip() or int(value) in found:
+            raise UserError(f"--labels {part}: write value=name, each value once: 1=scratch,2=dent")
+        found[int(value)] = name.strip()
+    return found
 
 
 @app.command()

@@ -179,4 +179,5 @@ def _sample(
         )
     file = _path(folder, image, where, "image")
     own_mask = _path(folder, mask, where, "mask") if mask else None
-    return RawSample(dataset, category, defect, split, file, own_mask, row.get("group", ""))
+    group = row.get("group", "")
+    return RawSample(dataset, category, defect, split, file, own_mask, group, columns=row)

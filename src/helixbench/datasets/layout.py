@@ -102,7 +102,7 @@ def none_found(folder: Path, wanted: str) -> str:
             f"them up"
         )
     kinds = Counter(path.suffix for path in there if path.is_file() and path.suffix)
-    usual = [suffix for suffix in kinds if suffix.lower() in (".tif", ".tiff", ".webp", ".gif")]
+    usual = [suffix for suffix in kinds if suffix.lower() in (".gif", ".heic", ".avif", ".jp2")]
     if usual:
         most = max(usual, key=lambda suffix: kinds[suffix])
         return (

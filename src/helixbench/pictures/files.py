@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 import re
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp"})
-FORMATS = ("PNG", "JPEG", "BMP")
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 """Decoders of Pillow that may open a file; some of the others start programs."""
 
 _STORES = re.compile(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -23,21 +26,30 @@ asked first."""
 warnings.filterwarnings(
     "ignore", category=Image.DecompressionBombWarning
 )  # the limit above is lower than Pillow's and stops
+warnings.filterwarnings("ignore", module="PIL.TiffImagePlugin")  # what is damaged has its one line
+for _library in ("PIL.TiffImagePlugin", "tifffile"):
+    logging.getLogger(_library).setLevel(logging.CRITICAL)
 
 
-def _open(path: str | Path) -> Image.Image:
-    """Decode a whole picture, upright; UserError for anything that is none."""
+_TIFF_BITS, _TIFF_PHOTOMETRIC = 258, 262
+
+
+def _open(path: str | Path, bits: int | None = None) -> Image.Image:
+    """Decode a whole picture, upright; UserError for anything that is none.
+
+    Grey of more than 8 bits has the mode I;16 and its values as they are, `info["bits"]` says of
+    how many; colour is scaled to 8 bits. bits: as in `read_rgb`.
+    """
     path = Path(path)
     try:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: empty file (0 bytes); copy it again from its source")
-        with Image.open(path, formats=FORMATS) as picture:
-            if picture.width * picture.height > MAX_MEGAPIXELS * 10**6:
-                raise Image.DecompressionBombError(f"{picture.width}x{picture.height} pixels")
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            upright.format = picture.format  # which a copy does not know
-            return upright
+        try:
+            return _decoded(path, path, bits)
+        except ValueError as error:  # Pillow's limit of 1 MB, which no pixel needs
+            if "MAX_TEXT" not in str(error):
+                raise
+            return _decoded(path, _without_texts(path.read_bytes()), bits)
     except UserError:
         raise
     except Image.DecompressionBombError as error:
@@ -47,23 +59,101 @@ def _open(path: str | Path) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise UserError(
-            f"{path}: not a picture; replace it by a PNG, JPEG or BMP, or remove it"
+            f"{path}: not a picture; replace it by a PNG, JPEG, BMP, TIFF or WebP, or remove it"
         ) from None
-    except OSError as error:
-        reason = error.strerror or " ".join(str(error).split())
+    except Exception as error:  # a damaged file can raise anything from within a decoder
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise UserError(
             f"{path}: unreadable picture ({reason}); copy it again from its source"
         ) from None
-    except Exception as error:  # a damaged file can raise anything from within a decoder
-        if "MAX_TEXT" in str(error):
-            raise UserError(
-                f"{path}: more than 1 MB of text or colour profile in it; save it anew without "
-                f"metadata"
-            ) from None
+
+
+def _decoded(path: Path, source: Path | io.BytesIO, bits: int | None) -> Image.Image:
+    with Image.open(source, formats=FORMATS) as picture:
+        if picture.width * picture.height > MAX_MEGAPIXELS * 10**6:
+            raise Image.DecompressionBombError(f"{picture.width}x{picture.height} pixels")
+        own, stored = picture.format, str(picture.tile)  # which asking for EXIF empties
+        turn = picture.getexif().get(ExifTags.Base.Orientation, 1)
+        if own == "TIFF" and picture.tag_v2.get(_TIFF_PHOTOMETRIC) in (0, 1, 2, 6):
+            picture = _tiff(path, bits)
+        elif bits and own == "PNG" and picture.mode != "I;16" and ";16" in stored:
+            picture = _shallow(_png(path), bits, path)  # Pillow keeps the high bytes only
+        picture.load()
+        if turn not in (0, 1):
+            picture.getexif()[ExifTags.Base.Orientation] = turn
+        upright = ImageOps.exif_transpose(picture)
+        upright.format = own  # which a copy does not know
+        return upright
+
+
+def _without_texts(png: bytes) -> io.BytesIO:
+    """A PNG without its texts and colour profile, however large they are."""
+    kept, at = [png[:8]], 8
+    while at + 12 <= len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"):
+            kept.append(png[at:end])
+        at = end
+    return io.BytesIO(b"".join(kept))
+
+
+def _png(path: Path) -> np.ndarray:
+    """Colours of 16 bits, (H, W, 3 or 4) uint16."""
+    import imagecodecs
+
+    return imagecodecs.png_decode(path.read_bytes())
+
+
+def _tiff(path: Path, bits: int | None) -> Image.Image:
+    """First page of a TIFF of grey or colour values.
+
+    Pillow reads planes of 16 bits and inverted grey of 16 bits wrongly, and lets a library print
+    what is damaged.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(path) as file:
+        page = file.pages.first
+        values, deep = page.asarray(maxworkers=1), page.bitspersample
+        inverted, planes = page.photometric == 0, page.planarconfig == 2
+    if values.dtype not in (bool, np.uint8, np.uint16):
         raise UserError(
-            f"{path}: unreadable picture ({' '.join(str(error).split())}); copy it again from its "
-            f"source"
-        ) from None
+            f"{path}: values are {values.dtype}, of a range that nobody knows; export it with 8 "
+            f"or 16 bits, all pictures by the same factor"
+        )
+    if planes and values.ndim == 3:
+        values = np.moveaxis(values, 0, 2)
+    if inverted:
+        values = ~values if values.dtype == bool else (2**deep - 1) - values
+    if values.ndim != 2 and (values.ndim != 3 or values.shape[2] not in (2, 3, 4)):
+        raise UserError(f"{path}: {values.shape} values are no picture; export grey or RGB")
+    if values.dtype != np.uint16:
+        return Image.fromarray(values)
+    if values.ndim == 3:
+        return _shallow(values, bits or deep, path)
+    picture = Image.fromarray(np.ascontiguousarray(values))
+    picture.info["bits"] = deep
+    return picture
+
+
+def _eight_bits(values: np.ndarray, bits: int, path: Path) -> np.ndarray:
+    """uint16 values of so many bits as uint8; UserError when one has more."""
+    top, brightest = 2**bits - 1, int(values.max(initial=0))
+    if brightest > top:
+        raise UserError(
+            f"{path}: value {brightest} has more than {bits} bits; set bits: "
+            f"{brightest.bit_length()} for all pictures of the data set"
+        )
+    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+
+
+def _shallow(values: np.ndarray, bits: int, path: Path) -> Image.Image:
+    """Colours (H, W, 2 to 4) uint16 of so many bits with 8; of 16 the high bytes, as Pillow has it
+    for PNG.
+    """
+    return Image.fromarray(
+        (values >> 8).astype(np.uint8) if bits == 16 else _eight_bits(values, bits, path)
+    )
 
 
 def _on_black(picture: Image.Image) -> Image.Image:
@@ -87,32 +177,42 @@ KINDS = {
     "P": "palette",
     "CMYK": "CMYK",
     "I;16": "16-bit grey",
-    "I": "16-bit grey",
+    "I;16B": "16-bit grey",
 }
 
 
-def kind_of(path: str | Path) -> tuple[str, bool]:
-    """Kind of picture by its header, e.g. `grey` or `16-bit grey`, and whether its EXIF orientation
-    turns it.
-
-    The file is one that `read_rgb` has read.
+class Header(NamedTuple):
+    """What the header of a file says: the kind of picture, e.g. `grey` or `16-bit grey`; whether
+    its EXIF orientation turns it; how many pages or frames there are, of which the first is read.
     """
+
+    kind: str
+    turned: bool
+    pages: int
+
+
+def header(path: str | Path) -> Header:
+    """Header of a file that `read_rgb` has read."""
     with Image.open(path, formats=FORMATS) as picture:
         kind = "transparent" if _transparent(picture) else KINDS.get(picture.mode, picture.mode)
-        return kind, picture.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+        return Header(kind, turned, getattr(picture, "n_frames", 1))
 
 
-def read_rgb(path: str | Path) -> np.ndarray:
-    """Picture as (H, W, 3) uint8 RGB, upright.
+def read_rgb(path: str | Path, bits: int | None = None) -> np.ndarray:
+    """Picture as (H, W, 3) uint8 RGB, upright; of several pages or frames the first.
 
-    16-bit grey is scaled by its full range of 65535, never stretched a picture: brightness stays
-    comparable between pictures. Transparency is laid on black, unless all is transparent: such an
-    alpha channel means nothing. Raises UserError, one line naming the file.
+    Values of more than 8 bits are scaled by their full range, never stretched a picture: brightness
+    stays comparable between pictures. The range is that of the file (65535, or 4095 in a TIFF of
+    12 bits), or `bits` where the camera used fewer than the file has. Colour profiles are not
+    applied. Transparency is laid on black, unless all is transparent: such an alpha channel means
+    nothing. Raises UserError, one line naming the file.
     """
-    picture = _open(path)
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
-        grey = (np.asarray(picture).clip(0, 65535).astype(np.uint32) + 128) // 257
-        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    picture = _open(path, bits)
+    if picture.mode == "I;16":
+        values = np.asarray(picture)
+        grey = _eight_bits(values, bits or picture.info.get("bits", 16), Path(path))
+        return np.repeat(grey[..., None], 3, axis=2)
     if _transparent(picture):
         rgba = picture.convert("RGBA")
         unused = rgba.getchannel("A").getextrema() == (0, 0)
@@ -160,6 +260,19 @@ def _border(values: np.ndarray, half: int) -> np.ndarray:
     return border if labels.any() and thin else np.zeros_like(border)
 
 
+def _lossy(path: Path, picture: Image.Image) -> bool:
+    """Whether a file keeps its values about only: JPEG, and WebP of that kind."""
+    if picture.format != "WEBP":
+        return picture.format == "JPEG"
+    data, at = path.read_bytes(), 12
+    while at + 8 <= len(data):
+        if data[at : at + 4] in (b"VP8 ", b"VP8L"):
+            return data[at : at + 4] == b"VP8 "
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    return True
+
+
 def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarray:
     """Mask as (H, W) bool, True on anomalous pixels; see `_binarise` for what counts as such.
 
@@ -180,9 +293,9 @@ def read_mask(path: str | Path, size: tuple[int, int] | None = None) -> np.ndarr
             [_of_size(path, part, size or parts[0].shape) for part in parts]
         )
     picture = _open(path)
-    palette, lossy = picture.mode in ("P", "PA"), picture.format == "JPEG"
-    if picture.mode in ("I;16", "I;16B", "I;16L", "I", "L"):
-        mask = _binarise(np.asarray(picture).clip(0, 65535), lossy)
+    palette, lossy = picture.mode in ("P", "PA"), _lossy(Path(path), picture)
+    if picture.mode in ("I;16", "L"):
+        mask = _binarise(np.asarray(picture), lossy)
     else:
         rgb = np.asarray(_on_black(picture) if _transparent(picture) else picture.convert("RGB"))
         brightest = rgb.max(axis=2)
@@ -200,6 +313,16 @@ def _of_size(path: str | Path, mask: np.ndarray, size: tuple[int, int]) -> np.nd
             f"at the picture's size"
         )
     return mask
+
+
+def read_values(path: str | Path) -> np.ndarray:
+    """Values of a label mask, (H, W) integers: grey as it is, of a palette the index. Raises
+    UserError for a picture of colours.
+    """
+    picture = _open(path)
+    if picture.mode not in ("1", "L", "P", "I;16"):
+        raise UserError(f"{path}: colours are no labels; export grey values or a palette")
+    return np.asarray(picture).astype(np.int64)
 
 
 def read_defect_mask(raw: RawSample, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -17,10 +17,12 @@ from PIL import Image
 from helixbench.datasets.layout import Layout
 from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError, UserErrors
-from helixbench.pictures.raw import KINDS, content_hash, kind_of, read_defect_mask, read_rgb
+from helixbench.pictures.perceptual import BITS, near_duplicates, perceptual_hash
+from helixbench.pictures.raw import KINDS, content_hash, header, read_defect_mask, read_rgb
 from helixbench.prepare.progress import Progress
+from helixbench.prepare.selection import Selection
 from helixbench.prepare.sheet import draw_lines, tile
-from helixbench.prepare.split import check_leaks, roles, told_apart
+from helixbench.prepare.split import check_leaks, told_apart
 from helixbench.provenance import sha256
 from helixbench.records import GOOD, RawSample, write_csv
 from helixbench.schema import NAME
@@ -65,23 +67,26 @@ class _Seen:
     size: tuple[int, int] = (0, 0)
     sha256: str = ""
     content: str = ""
+    perceptual: bytes = b""
     kind: str = ""
     turned: bool = False
+    pages: int = 1
     brightest: int = 0
     area: float | None = None
     tile: Image.Image | None = None
 
 
-def _look(raw: RawSample, shown: bool) -> _Seen:
+def _look(raw: RawSample, shown: bool, bits: int | None) -> _Seen:
     seen, image, mask = _Seen(raw), None, None
     try:
-        image = read_rgb(raw.image)
+        image = read_rgb(raw.image, bits)
         seen.size, seen.content, seen.sha256 = (
             (image.shape[1], image.shape[0]),
             content_hash(image),
             sha256(raw.image),
         )
-        seen.kind, seen.turned = kind_of(raw.image)
+        seen.perceptual = perceptual_hash(image)
+        seen.kind, seen.turned, seen.pages = header(raw.image)
         seen.brightest = int(image.max())
     except UserError as error:
         seen.problems.append(str(error))
@@ -129,11 +134,12 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
     deep = [seen for seen in found if seen.kind == KINDS["I;16"]]
     brightest = max((seen.brightest for seen in deep), default=255)
     if brightest <= DARK:
-        bits = (257 * brightest - 128).bit_length()  # of the least value that is so bright
+        used = (257 * brightest - 128).bit_length()  # of the least value that is so bright
         lines.append(
-            f"{category}: 16-bit grey that uses about {bits} of its 16 bits: all pictures "
-            f"are dark; export them at full range, all by the same factor"
+            f"{category}: 16-bit grey that uses about {used} of its 16 bits: all pictures are "
+            f"dark; set bits: {max(9, used)}, or what the camera has (here --bits)"
         )
+    lines += _counted(found, lambda seen: seen.pages > 1, "of several pages the first", category)
     lines += _counted(
         found,
         lambda seen: seen.turned,
@@ -169,26 +175,30 @@ def _odd(found: Sequence[_Seen], category: str) -> list[str]:
 
 
 def look_at(
-    layout: str,
+    layout: Layout,
     root: Path,
     dataset: str,
     folder: str,
     category: str,
     problems: Problems,
     sheet: bool,
+    bits: int | None = None,
+    selection: Selection | None = None,
 ) -> list[_Seen]:
     """Read a category whole; what is wrong or odd goes to `problems`, which collects."""
     raw: list[RawSample] = []
+    root, selection = root.absolute(), selection or Selection()
     with problems.caught():
-        raw = Layout.named(layout).read(root, dataset, folder, problems)
+        raw = layout.read(root, dataset, folder, problems)
+        raw = selection.chosen(raw, root, problems)
     shown, progress = _chosen(raw) if sheet else set(), Progress(f"{dataset} {category}", len(raw))
     found = []
     with ThreadPoolExecutor() as pool:  # decoding and hashing run outside of the interpreter's lock
-        for seen in pool.map(lambda sample: _look(sample, sample.image in shown), raw):
+        for seen in pool.map(lambda sample: _look(sample, sample.image in shown, bits), raw):
             found.append(seen)
             problems.lines += seen.problems
             progress.step()
-    parts = roles(raw, "half", problems)
+    parts = selection.roles(raw, root, problems)
     check_leaks(
         (
             (str(s.raw.image), role, s.content)
@@ -197,8 +207,27 @@ def look_at(
         ),
         problems,
     )
-    problems.odd += [*told_apart(raw, parts), *_odd(found, category)]
+    problems.odd += [*told_apart(raw, parts), *_odd(found, category), *_alike(found, parts)]
     return found
+
+
+def _alike(found: Sequence[_Seen], parts: Sequence[str]) -> list[str]:
+    """A line when pictures of the test are nearly some that are trained on."""
+    sides: dict[bool, list[_Seen]] = {True: [], False: []}
+    for seen, part in zip(found, parts, strict=True):
+        if seen.perceptual:
+            sides[part == "test"].append(seen)
+    hashes = {test: [seen.perceptual for seen in own] for test, own in sides.items()}
+    pairs = near_duplicates(hashes[False], hashes[True])
+    if not pairs:
+        return []
+    trained, tested, bits = min(pairs, key=lambda pair: pair[2])
+    one, other = sides[True][tested].raw, sides[False][trained].raw
+    return [
+        f"{one.category}: nearly the same pictures in training and test: {len(pairs)} of "
+        f"{len(sides[True])} test pictures, e.g. {one.image} and {other.image} (perceptual hashes "
+        f"that differ in {bits} of {BITS} bits); if they show one object, name it as group"
+    ]
 
 
 def _sizes(found: Sequence[_Seen]) -> str:
@@ -277,38 +306,49 @@ def _written(path: Path, write: Callable[[], None]) -> None:
 
 
 def run(
-    layout: str,
+    layout: str | Layout,
     root: Path,
     *,
     out: Path | None = None,
     report: Path | None = None,
     dataset: str | None = None,
+    bits: int | None = None,
+    group: str | None = None,
+    without: tuple[str, ...] | None = None,
+    renamed: tuple[Path, Path] | None = None,
 ) -> None:
     """Check every category of a raw folder, print what is there, and write the manifest and the
     contact sheet.
 
-    The manifest's columns are those of `Imported`; at the root it is one of the layout `folder`.
-    Raises UserErrors with every problem, and then writes nothing.
+    bits: what the camera uses of files of 16 bits; None: all. group, without: as of
+    `prepare.datasets.<dataset>`. renamed: folder that will have another name by the time the
+    manifest is read. The manifest's columns are those of `Imported`; at the root it is one of the
+    layout `folder`. Raises UserErrors with every problem, and then writes nothing.
     """
     root, problems = Path(root), Problems(collect=True)
-    dataset = dataset or Layout.named(layout).published or root.resolve().name
-    folders, others = Layout.named(layout).categories(root, problems)
+    selection = Selection(group=group, without=without)
+    reader = layout if isinstance(layout, Layout) else Layout.named(layout)
+    dataset = dataset or reader.published or root.resolve().name
+    folders, others = reader.categories(root, problems)
     found = {}
     for folder in folders:
         category = root.resolve().name if folder == "." else folder
         found[category] = look_at(
-            layout, root, dataset, folder, category, problems, report is not None
+            reader, root, dataset, folder, category, problems, report is not None, bits, selection
         )
     home = root.absolute()
-    as_given = lambda lines: [line.replace(str(home), str(root)) for line in lines]
+    then, now = renamed or (home, home)
+    as_given = lambda lines: [
+        line.replace(str(then), str(now)).replace(str(home), str(root)) for line in lines
+    ]
     if problems.lines:
         raise UserErrors(as_given(problems.lines))
-    used = [path for folder in folders for path in Layout.named(layout).shared_files(home, folder)]
+    used = [path for folder in folders for path in reader.shared_files(home, folder)]
     for seen in (one for all_seen in found.values() for one in all_seen):
         used += [path for path in (seen.raw.image, seen.raw.mask) if path]
     read = {path.relative_to(home).parts[0] for path in used}
     problems.odd[:0] = [
-        f"{path}: not read; no category in the layout {layout}"
+        f"{path}: not read; no category in the layout {reader.name}"
         for path in others
         if path.name not in read
     ] + [
@@ -316,7 +356,8 @@ def run(
         for category in found
         if not re.fullmatch(NAME, category)
     ]
-    relative = lambda path: path.relative_to(home).as_posix() if path else ""
+    final = lambda path: now / path.relative_to(then) if path.is_relative_to(then) else path
+    relative = lambda path: final(path).relative_to(home).as_posix() if path else ""
     facts = lambda s: (s.defect, s.subset, relative(s.image), relative(s.mask))
     rows = [
         Imported(dataset, category, *facts(s.raw), *s.size, s.sha256, s.raw.group)
@@ -326,9 +367,8 @@ def run(
     if out is not None:
         _written(out, lambda: write_csv(out, rows, Imported))
     if report is not None:
-        _written(
-            report, lambda: _sheet(report, f"{dataset}: {layout}, {len(rows)} pictures", found)
-        )
+        title = f"{dataset}: {reader.name}, " if reader.name else f"{dataset}: "
+        _written(report, lambda: _sheet(report, f"{title}{len(rows)} pictures", found))
     print(_table(found))
     defects = {(row.category, row.defect) for row in rows if row.defect != GOOD}
     masks = sum(bool(row.mask) for row in rows)

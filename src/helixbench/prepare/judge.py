@@ -92,14 +92,16 @@ class Outside:
     unreadable, and for a picture that is both trained on and tested on.
     """
 
-    def __init__(self, root: Path, size: int, category: str, settings: Gate):
+    def __init__(
+        self, root: Path, size: int, category: str, settings: Gate, bits: int | None = None
+    ):
         self.prepared, self.pairs, self.size, self.category = (
             root / "prepared",
             root / "pairs",
             size,
             category,
         )
-        self.settings = settings
+        self.settings, self.bits = settings, bits
         self.samples: list[Sample] = []
         self.contents: list[tuple[str, str, str]] = []
         for name in ("images", "masks", "references"):
@@ -110,7 +112,7 @@ class Outside:
         root = Path("/")  # the pictures lie anywhere
         for raw, sample_id in zip(raws, sample_ids(raws, root), strict=True):
             sample, content = prepare_one(
-                raw, sample_id, role, root, self.prepared, self.size, CELLS
+                raw, sample_id, role, root, self.prepared, self.size, CELLS, self.bits
             )
             self.samples.append(sample)
             self.contents.append((str(raw.image), role, content))
@@ -137,7 +139,7 @@ class Outside:
             _defective(folder, self.category),
             key=lambda s: (s.defect, s.image.name),
         ):
-            image = read_rgb(raw.image)
+            image = read_rgb(raw.image, self.bits)
             mask = read_mask(raw.mask, image.shape[:2])
             self.contents.append((str(raw.image), "generator", content_hash(image)))
             mask = resize_mask(mask, self.size)
@@ -202,14 +204,18 @@ def to_score(
     size: int,
     settings: Gate | None = None,
     normals: Path | None = None,
+    bits: int | None = None,
 ) -> Iterator[Outside]:
     """Pairs, and real defects as anchors; normals of `normals`, otherwise of real/train/good where
     there are some.
 
-    settings: of the mask gate, whose limits are learned from the anchors.
+    settings: of the mask gate, whose limits are learned from the anchors. bits: what the camera
+    uses of files of 16 bits; None: all.
     """
     with TemporaryDirectory() as temporary:
-        outside = Outside(Path(temporary), size, _folder(real).resolve().name, settings or Gate())
+        outside = Outside(
+            Path(temporary), size, _folder(real).resolve().name, settings or Gate(), bits
+        )
         outside.add(_defective(real, outside.category), "generator")
         good = _normals(normals or _folder(real), outside.category, required=normals is not None)
         outside.add(good, "normal")
@@ -233,13 +239,17 @@ def to_detect(
     name: str,
     size: int,
     settings: Gate | None = None,
+    bits: int | None = None,
 ) -> Iterator[Outside]:
     """Pairs and normals to train on, test/good and test/<defect> of `test` to test on.
 
     settings: of the mask gate, whose limits are learned from the test masks, the only real ones.
+    bits: what the camera uses of files of 16 bits; None: all.
     """
     with TemporaryDirectory() as temporary:
-        outside = Outside(Path(temporary), size, _folder(test).resolve().name, settings or Gate())
+        outside = Outside(
+            Path(temporary), size, _folder(test).resolve().name, settings or Gate(), bits
+        )
         good = pictures_in(_folder(test) / "test" / GOOD)
         if not good:
             raise UserError(

@@ -6,13 +6,13 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from helixbench.datasets.problems import Problems
 from helixbench.errors import UserError
-from helixbench.records import GOOD, LEAKING, RawSample
+from helixbench.records import GOOD, RawSample, leaks
 
 _NAMES = {2: "half", 3: "a third"}
 
@@ -40,18 +40,25 @@ def generator_part(names: Sequence[str], rule: str) -> list[str]:
     return sorted(names)[: borders(len(names), rule)[0]]
 
 
-def _trains(samples: Sequence[RawSample], part: int) -> dict[str, bool]:
+Order = Callable[[str], str]
+"""What the path of a picture, or the name of a group, is sorted by."""
+
+
+def _trains(samples: Sequence[RawSample], part: int, order: Order) -> dict[str, bool]:
     """Group -> whether its pictures train, of all groups that hold a defect.
 
-    Whole groups, spread over their order, so that of each defect type about one picture in `part`
-    trains. A group of several types counts for the one it has most of.
+    Whole groups, spread over their order and over each stratum, so that of each defect type about
+    one picture in `part` trains. A group of several types counts for the one it has most of.
     """
     groups: dict[str, Counter[str]] = defaultdict(Counter)
+    strata: dict[str, str] = {}
     for s in samples:
         if s.group and s.defect != GOOD:
             groups[s.group][s.defect] += 1
+            strata[s.group] = min(strata.get(s.group, s.stratum), s.stratum)
+    in_order = lambda item: (strata[item[0]], order(item[0]))
     seen, given, trains = Counter(), Counter(), {}
-    for group, kinds in sorted(groups.items()):
+    for group, kinds in sorted(groups.items(), key=in_order):
         main = min(kinds, key=lambda defect: (-kinds[defect], defect))
         seen += kinds
         trains[group] = given[main] + kinds[main] / 2 < seen[main] / part
@@ -60,39 +67,64 @@ def _trains(samples: Sequence[RawSample], part: int) -> dict[str, bool]:
     return trains
 
 
-def roles(samples: Sequence[RawSample], rule: str, problems: Problems | None = None) -> list[str]:
+def _spread(samples: Sequence[RawSample], order: Order) -> list[RawSample]:
+    """Sorted so that the first of them, however many, are of each stratum in proportion."""
+    strata: dict[str, list[RawSample]] = defaultdict(list)
+    for s in sorted(samples, key=lambda s: order(str(s.image))):
+        strata[s.stratum].append(s)
+    placed = [
+        ((i + 0.5) / len(own), stratum, s)
+        for stratum, own in strata.items()
+        for i, s in enumerate(own)
+    ]
+    return [s for _, _, s in sorted(placed, key=lambda one: one[:2])]
+
+
+def roles(
+    samples: Sequence[RawSample],
+    rule: str,
+    problems: Problems | None = None,
+    *,
+    order: Order = str,
+    listed: Collection[Path] | None = None,
+) -> list[str]:
     """Role of each sample: train/good is `normal`; each defect type is split by `rule` into
     `generator` and `test`.
 
     Sorted files count. Where pictures come in groups, whole groups do, as near to the rule's share
-    as they allow, and a normal picture stays with the defects of its group. Where the rule leaks,
+    as they allow, and a normal picture stays with the defects of its group. Each stratum has its
+    share. listed: the pictures that train, whatever the rule's share is. Where the rule leaks,
     pictures on both sides are `both`. A defect type with too few pictures, or groups, to give the
     generator one is a problem of `problems`, which raises UserError unless it collects.
     """
     problems, part = problems or Problems(), _part(rule)
     generator: set[Path] = set()
     tested: set[Path] = set()
-    trains = _trains(samples, part)
+    trains = _trains(samples, part, order)
+    if listed is not None:
+        trains = {s.group: True for s in samples if s.group and s.image in listed}
     for defect in sorted({s.defect for s in samples} - {GOOD}):
-        own = [s for s in samples if s.defect == defect]
+        own = _spread([s for s in samples if s.defect == defect], order)
         groups = {s.group for s in own} - {""}
         count, first = borders(len(own), rule)
-        if groups:
-            own.sort(key=lambda s: (not trains.get(s.group, False), str(s.image)))
+        if listed is not None:
+            own.sort(key=lambda s: s.image not in listed)
+            count = first = sum(s.image in listed for s in own)
+        elif groups:
+            own.sort(key=lambda s: not trains.get(s.group, False))
             whole = sum(trains.get(s.group, False) for s in own)
             count, first = count - len(own) // part + whole, first and whole
-        else:
-            own.sort(key=lambda s: str(s.image))
         if not count:
             n, many = len(own), len(groups)
             why = f"and {_NAMES[part]} of {n} is 0"
-            if groups:
+            if listed is not None:
+                why = "and none is listed"
+            elif groups:
                 why = f"of {many} object{'s' * (many > 1)}, which stay together"
             problems.add(
                 f"{own[0].image.parent}: {n} picture{'s' * (n > 1)} only, {why}: none of the "
-                f"defect "
-                f"{defect} is left to train the generator; add pictures or remove the defect type "
-                "with its masks"
+                f"defect {defect} is left to train the generator; add pictures, remove the defect "
+                "type with its masks, or leave it out by `without`"
             )
         generator |= {s.image for s in own[:count]}
         tested |= {s.image for s in own[first:]}
@@ -105,7 +137,7 @@ def roles(samples: Sequence[RawSample], rule: str, problems: Problems | None = N
         return "test"
 
     found = [role(sample) for sample in samples]
-    if rule not in LEAKING:
+    if not leaks(rule):
         both = list(zip(samples, found, strict=True))
         trained = {s.group for s, side in both if side != "test"} - {""}
         again = {s.group: s.image for s, side in both if side == "test" and s.group in trained}
@@ -251,7 +283,7 @@ def split_record(
             defect: {role: pick(defect, role) for role in ("generator", "test")}
             for defect in defects
         },
-        **({"leaking": True} if rule in LEAKING else {}),
+        **({"leaking": True} if leaks(rule) else {}),
     }
     if share:
         record["calibration"] = {"share": share, "normal": pick(GOOD, "calibration")}

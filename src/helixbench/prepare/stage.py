@@ -29,15 +29,16 @@ from helixbench.pictures.raw import (
 )
 from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, reference_crop
 from helixbench.prepare.progress import Progress
+from helixbench.prepare.selection import Selection
 from helixbench.prepare.sheet import Shown, draw_sheet
-from helixbench.prepare.split import calibrating, check_leaks, roles, split_record, told_apart
+from helixbench.prepare.split import calibrating, check_leaks, split_record, told_apart
 from helixbench.provenance import manifest, sha256, sha256_tree, whole_folder, write_json
 from helixbench.records import (
     GOOD,
-    LEAKING,
     RawSample,
     Sample,
     format_cells,
+    leaks,
     parse_cells,
     write_csv,
 )
@@ -79,12 +80,19 @@ def fitting(name: str, most: int = 180) -> str:
 
 
 def prepare_one(
-    raw: RawSample, name: str, role: str, root: Path, folder: Path, size: int, k: int
+    raw: RawSample,
+    name: str,
+    role: str,
+    root: Path,
+    folder: Path,
+    size: int,
+    k: int,
+    bits: int | None = None,
 ) -> tuple[Sample, str]:
     """Write the working files of one picture below `folder`; returns its record and the hash of its
     pixels.
     """
-    image = read_rgb(raw.image)
+    image = read_rgb(raw.image, bits)
     content = content_hash(image)
     mask = None if raw.mask is None else read_defect_mask(raw, image.shape[:2])
     image = resize_rgb(image, size)
@@ -167,20 +175,20 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
     Writes images/ (8-bit RGB), masks/ (0 and 255, and resized bilinearly beside), references/,
     samples.csv, split.json, sheet.png and, last, manifest.json, which counts the real masks that
     the mask gate would refuse by its default settings. Reads the keys `prepare.size`,
-    `prepare.split`, `prepare.raw_mask_cells` and, where it is there, `prepare.calibration`. Raises
-    UserError for bad raw data, for a defect type that cannot be split, and for a test picture that
-    is also in training.
+    `prepare.raw_mask_cells` and, where they are declared, `prepare.calibration`, those of
+    `Selection` and `prepare.datasets.<dataset>.bits`. Raises UserError for bad raw data, for a
+    defect type that cannot be split, and for a test picture that is also in training.
     """
-    size, rule, k = (
-        config["prepare.size"],
-        config["prepare.split"],
-        config["prepare.raw_mask_cells"],
-    )
+    size, k = config["prepare.size"], config["prepare.raw_mask_cells"]
     share = config.get("prepare.calibration", 0.0)
+    selection = Selection.of(config, dataset)
+    bits = config.get(f"prepare.datasets.{dataset}.bits")
     root, problems = Path(raw).absolute(), Problems()
     raw_samples = Layout.named(layout).read(Path(raw), dataset, category, problems)
+    rule = selection.label({s.defect for s in raw_samples} - {GOOD})
+    raw_samples = selection.chosen(raw_samples, root, problems)
     ids = sample_ids(raw_samples, root)
-    parts = calibrating(raw_samples, ids, roles(raw_samples, rule), share)
+    parts = calibrating(raw_samples, ids, selection.roles(raw_samples, root, problems), share)
     problems.odd += told_apart(raw_samples, parts)
     progress = Progress(f"{dataset} {category}", len(raw_samples))
     with (
@@ -193,7 +201,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
             (folder / name).mkdir()
         prepared = []
         for one in zip(raw_samples, ids, parts, strict=True):
-            prepared.append(prepare_one(*one, root, folder, size, k))
+            prepared.append(prepare_one(*one, root, folder, size, k, bits))
             progress.step()
         record["distinct_pictures"] = check_leaks(
             (str(Path(raw) / sample.source), sample.role, content) for sample, content in prepared
@@ -214,7 +222,7 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         }
         if share:
             record["roles"]["calibration"] = parts.count("calibration")
-        if rule in LEAKING:
+        if leaks(rule):
             record["leaking"] = parts.count("both")  # these count twice above
         record["defects"] = sorted(split["defects"])
         record["gate"] = dataclasses.asdict(refusals)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from helixbench.protocol import Protocol
-from helixbench.records import LEAKING
+from helixbench.records import leaks
 
 Facts = dict[str, Any]
 """What is still to be told; a phrase removes what it tells."""
@@ -185,7 +185,7 @@ _BEGINNINGS: dict[str, Callable[[Facts], str]] = {
 
 
 def _split(value: Any, facts: Facts) -> str:
-    leaking = " (leaking: its test holds pictures of the generator)" if value in LEAKING else ""
+    leaking = " (leaking: its test holds pictures of the generator)" if leaks(plain(value)) else ""
     return f"{plain(value)} split{leaking}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -77,6 +78,20 @@ class Procedural(Section):
     per_defect: int = Field(8, ge=2, description="defective pictures per defect type")
 
 
+def check_pattern(text: str) -> str:
+    """A column or pattern as it is; ValueError when it cannot be one."""
+    try:
+        if "(" in text and not re.compile(text).groups:
+            raise ValueError("has no parentheses around what counts")
+    except re.error as error:
+        raise ValueError(f"is no regular expression ({error})") from None
+    return text
+
+
+Word = Annotated[str, Field(min_length=1), AfterValidator(check_pattern)]
+"""Column of a manifest, or a regular expression with a group."""
+
+
 class Dataset(Section):
     """One data set: where its raw pictures are and how they are laid out."""
 
@@ -88,7 +103,41 @@ class Dataset(Section):
         "", description="raw folder holding one folder a category (not used by `procedural`)"
     )
     categories: tuple[Name, ...] = Field(min_length=1, description="categories to run")
+    bits: int | None = Field(
+        None,
+        ge=9,
+        le=16,
+        description="bits that the camera uses of files of 16 bits, e.g. 12: all pictures are "
+        "scaled by this one factor; null: all that the file has",
+    )
+    defects: tuple[str, ...] | None = Field(
+        None, min_length=1, description="defect types to use; null: all"
+    )
+    without: tuple[str, ...] | None = Field(
+        None, min_length=1, description="defect types to leave out; null: none"
+    )
+    group: Word | None = Field(
+        None,
+        description="what one object is, all of whose pictures stay on one side of the split: a "
+        "column of the manifest, or a pattern over paths below the root, with parentheses around "
+        "what counts; null: what the layout knows",
+    )
+    strata: Word | None = Field(
+        None,
+        description="what each side has its share of, such as a camera or a lot: as `group`; "
+        "null: nothing",
+    )
+    generator_list: str | None = Field(
+        None,
+        description="for prepare.split list: text file of the defective pictures that train the "
+        "generator, one a line; {category} in its path is replaced",
+    )
     procedural: Procedural | None = Field(None, description="sizes, only for layout `procedural`")
+
+    def list_of(self, category: str) -> Path | None:
+        """File of the pictures that train the generator, where it is listed."""
+        named = self.generator_list
+        return None if named is None else Path(named.replace("{category}", category))
 
     @field_validator("root")
     @classmethod
@@ -107,6 +156,9 @@ class Dataset(Section):
             raise ValueError(f"category {unknown[0]} cannot be drawn; there are {', '.join(drawn)}")
         if self.layout == "procedural" and self.procedural is None:
             raise ValueError("layout procedural needs the section `procedural`")
+        both = sorted(set(self.defects or ()) & set(self.without or ()))
+        if both:
+            raise ValueError(f"{both[0]} is in defects and in without; name it in one of them")
         if self.layout != "procedural" and not self.root:
             raise ValueError("needs `root`, the raw folder")
         return self
@@ -137,15 +189,22 @@ class Prepare(Section):
     size: int = setting(
         256, ge=32, le=1024, multiple_of=16, description="working side [pixel]", source="paper IV-A"
     )
-    split: Literal["half", "third", "literal", "third_anomalydiffusion", "third_dualanodiff"] = (
-        setting(
-            "half",
-            description="half, third: first floor(n/2) or floor(n/3) sorted files of each defect "
-            "type train the generator, the rest tests; "
-            "literal: as half, but all test; third_anomalydiffusion, third_dualanodiff: as their "
-            "scripts count; these three leak",
-            source="paper IV-B: 50 %, readings 19 and 20",
-        )
+    split: Literal[
+        "half", "third", "list", "literal", "third_anomalydiffusion", "third_dualanodiff"
+    ] = setting(
+        "half",
+        description="half, third: first floor(n/2) or floor(n/3) sorted files of each defect "
+        "type train the generator, the rest tests; list: those of generator_list train; "
+        "literal: as half, but all test; third_anomalydiffusion, third_dualanodiff: as their "
+        "scripts count; these three leak",
+        source="paper IV-B: 50 %, readings 19 and 20",
+    )
+    split_seed: int | None = setting(
+        None,
+        ge=0,
+        description="with half and third: the files are not sorted by name but in a random order "
+        "of this seed; null: sorted",
+        source="ours",
     )
     calibration: float = setting(
         0.0,
@@ -178,6 +237,19 @@ class Prepare(Section):
     )
 
     _used = used_only("datasets")
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self):
+        if self.split_seed is not None and self.split not in ("half", "third"):
+            raise ValueError(f"split_seed is for the splits half and third, not {self.split}")
+        for name, dataset in self.datasets.items():
+            if (self.split == "list") != (dataset.generator_list is not None):
+                key = f"datasets.{name}.generator_list"
+                raise ValueError(
+                    f"split list and {key} need each other; {key} is "
+                    f"{dataset.generator_list or 'null'}, split {self.split}"
+                )
+        return self
 
     @field_validator("datasets")
     @classmethod
