@@ -103,34 +103,44 @@ class Dataset(Section):
         "", description="raw folder holding one folder a category (not used by `procedural`)"
     )
     categories: tuple[Name, ...] = Field(min_length=1, description="categories to run")
-    bits: int | None = Field(
+    bits: int | None = setting(
         None,
         ge=9,
         le=16,
         description="bits that the camera uses of files of 16 bits, e.g. 12: all pictures are "
         "scaled by this one factor; null: all that the file has",
+        source="ours",
     )
-    defects: tuple[str, ...] | None = Field(
-        None, min_length=1, description="defect types to use; null: all"
+    defects: tuple[str, ...] | None = setting(
+        None,
+        min_length=1,
+        description="defect types to use; null: all",
+        source="ours",
     )
-    without: tuple[str, ...] | None = Field(
-        None, min_length=1, description="defect types to leave out; null: none"
+    without: tuple[str, ...] | None = setting(
+        None,
+        min_length=1,
+        description="defect types to leave out; null: none",
+        source="ours",
     )
-    group: Word | None = Field(
+    group: Word | None = setting(
         None,
         description="what one object is, all of whose pictures stay on one side of the split: a "
         "column of the manifest, or a pattern over paths below the root, with parentheses around "
         "what counts; null: what the layout knows",
+        source="ours",
     )
-    strata: Word | None = Field(
+    strata: Word | None = setting(
         None,
         description="what each side has its share of, such as a camera or a lot: as `group`; "
         "null: nothing",
+        source="ours",
     )
-    generator_list: str | None = Field(
+    generator_list: str | None = setting(
         None,
         description="for prepare.split list: text file of the defective pictures that train the "
         "generator, one a line; {category} in its path is replaced",
+        source="ours",
     )
     procedural: Procedural | None = Field(None, description="sizes, only for layout `procedural`")
 
