@@ -81,7 +81,7 @@ def predict(
         Path, typer.Option(help="Folder written by `detect`, e.g. .../bottle/seed0")
     ],
     pictures: Annotated[
-        list[Path], typer.Argument(help="Pictures, and folders of pictures (PNG, JPEG, BMP)")
+        list[Path], typer.Argument(help="Pictures, and folders of pictures")
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for maps, overlays and tables")],
     threshold: Annotated[

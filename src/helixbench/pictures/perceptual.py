@@ -10,8 +10,8 @@ NEAR = 16
 """Bits in which two pictures may differ to be nearly the same.
 
 Of three data sets (bottle, metal plate, magnetic tiles) no picture is nearer than 20 to one on the
-other side of the split; saved as JPEG of quality 50, halved, with noise of 5 grey levels or 10
-levels brighter, 95 % are within 14 of themselves.
+other side of the split. Saved as JPEG of quality 50, halved, with noise of 5 grey levels or 10
+levels brighter, at least nine of ten are within 16 of themselves, and all within 20.
 """
 
 _SIDE, _LOW = 64, 16
