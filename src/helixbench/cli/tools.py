@@ -80,9 +80,7 @@ def predict(
     detector: Annotated[
         Path, typer.Option(help="Folder written by `detect`, e.g. .../bottle/seed0")
     ],
-    pictures: Annotated[
-        list[Path], typer.Argument(help="Pictures, and folders of pictures")
-    ],
+    pictures: Annotated[list[Path], typer.Argument(help="Pictures, and folders of pictures")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for maps, overlays and tables")],
     threshold: Annotated[
         float | None,
