@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import shutil
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -53,7 +54,11 @@ def claim(out: Path) -> None:
 
 
 def check_own(out: Path) -> None:
-    """UserError for a folder with files that no stage has written: they would be lost."""
+    """UserError for a file, and for a folder with files that no stage has written: they would be
+    lost.
+    """
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: a file, not a folder; give a new or an empty folder")
     if out.is_dir() and any(out.iterdir()) and not _is_own(out):
         raise UserError(
             f"{out}: holds files that helixbench did not write; give a new or an empty folder"
@@ -88,7 +93,15 @@ def _claim(folder: Path, out: Path) -> int:
         if folder.exists() and os.path.samestat(os.fstat(handle), os.stat(folder)):
             break
         os.close(handle)  # the other process has just ended, and its folder with it
+    try:
+        check_own(folder)
+    except UserError:
+        os.close(handle)
+        raise
+    (folder / MARK).touch()  # a killed process leaves a folder that the next one may clear
     for path in folder.iterdir():
+        if path.name == MARK:
+            continue
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     return handle
 
@@ -126,14 +139,18 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
     another process is writing the same folder, and for an `out` with files of somebody else.
     """
     out = Path(out)
-    check_own(out)
+    out = out.resolve() if out.is_symlink() else out  # the link stays, its folder is filled
     temporary, old = (out.with_name(f".{out.name}.{suffix}") for suffix in ("tmp", "old"))
+    for folder in (out, old):
+        check_own(folder)
+    if stranger := next(_strangers(out), None):
+        raise UserError(f"{stranger}: not written by helixbench, and would be lost; move it away")
     made = [parent for parent in out.parents if not parent.exists()]
     lock = _claim(temporary, out)
     shutil.rmtree(old, ignore_errors=True)
     try:
         yield temporary
-        (temporary / MARK).touch()  # Snakemake removes manifests before it runs a job again
+        (temporary / MARK).touch()  # unless removed: by it a folder without a manifest is known
         if out.exists():
             os.replace(out, old)
         os.replace(temporary, out)
@@ -164,6 +181,22 @@ DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionEr
 """What reading a file of JSON, and taking what it should hold out of it, can raise."""
 
 
+def check_regular(path: Path) -> None:
+    """OSError for a pipe or a device: reading it could wait for ever, or never end."""
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError("neither a file nor a folder")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; ValueError for a key that stands twice in it, of which one would be lost."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{max(keys, key=keys.count)} stands twice")
+    return found
+
+
 def read_object(path: Path, advice: str, take: Callable[[dict], Any] = dict) -> Any:
     """What `take` makes of the JSON object in a file, by default a dictionary.
 
@@ -171,7 +204,8 @@ def read_object(path: Path, advice: str, take: Callable[[dict], Any] = dict) -> 
     is no object, or `take` does not find there what it looks for.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        check_regular(path)
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_key_once)
         if not isinstance(value, dict):
             raise TypeError("not an object")
         return take(value)
@@ -221,6 +255,14 @@ def _vouched(manifest: Path) -> dict[str, str]:
     return read_object(manifest, "run its stage again", lambda made: dict(made["files"]))
 
 
+def check_recorded(file: Path, record: Path) -> None:
+    """UserError for a file that is not as its stage recorded it in a JSON file beside it."""
+    if _vouched(record).get(file.name) != sha256(file):
+        raise UserError(
+            f"{file}: altered since {record.name} was written; delete it and run the workflow again"
+        )
+
+
 def differences(manifest: Path) -> Iterator[str]:
     """A line for each file that is not as a manifest.json says: missing, altered, or unknown to
     it.
@@ -232,13 +274,21 @@ def differences(manifest: Path) -> Iterator[str]:
             yield (
                 f"{file}: missing or altered since {manifest.name} was written; run its stage again"
             )
-    for file in sorted(manifest.parent.rglob("*")):
-        name = str(file.relative_to(manifest.parent))
+    for file in _strangers(manifest.parent):
+        yield f"{file}: not in {manifest.name}, so that nobody knows where it is from; remove it"
+
+
+def _strangers(folder: Path) -> Iterator[Path]:
+    """Files of a stage's folder that its manifest.json does not know; none where it names none."""
+    try:
+        files = _vouched(folder / "manifest.json")
+    except UserError:
+        return
+    for file in sorted(folder.rglob("*")):
+        name = str(file.relative_to(folder))
         known = name in files or name in ("manifest.json", "stats.jsonl")
         if file.is_file() and not known and not file.name.startswith("."):
-            yield (
-                f"{file}: not in {manifest.name}, so that nobody knows where it is from; remove it"
-            )
+            yield file
 
 
 _PACKAGES = (

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import resource
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -163,6 +166,70 @@ def test_a_base_that_its_parts_do_not_understand_is_one_line(part, changes, base
     with pytest.raises(UserError) as caught:
         BaseModel.load(tmp_path / "copy")
     assert "\n" not in str(caught.value)
+
+
+def test_each_number_of_a_base_is_bounded_before_anything_is_built(base, tmp_path):
+    """Every number of every configuration, one after another: no hour, no memory, one line."""
+    started, grown, told = time.process_time(), resource.getrusage(resource.RUSAGE_SELF), 0
+    for file in sorted(base.rglob("*config.json")):
+        text = file.read_text()
+        for key, value in sorted(json.loads(text).items()):
+            damaged = _first_number(value, 10**9)
+            if damaged == value:
+                continue
+            shutil.rmtree(tmp_path / "copy", ignore_errors=True)
+            shutil.copytree(base, tmp_path / "copy", copy_function=os.link)
+            changed = tmp_path / "copy" / file.relative_to(base)
+            changed.unlink()
+            changed.write_text(json.dumps(json.loads(text) | {key: damaged}))
+            with pytest.raises(UserError, match=f"{key} 1000000000"):
+                BaseModel.load(tmp_path / "copy")
+            told += 1
+    assert told >= 20
+    assert time.process_time() - started < 60
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_maxrss - grown.ru_maxrss < 500_000, "KiB"
+
+
+def _first_number(value, number):
+    """A JSON value with its first number, not below an object, changed."""
+    if isinstance(value, list) and value:
+        return [_first_number(value[0], number), *value[1:]]
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return number if whole else value
+
+
+@pytest.mark.parametrize(
+    "part, changes, words",
+    [
+        ("unet", {"layers_per_block": 10**5}, "more than the"),
+        ("unet", {"layers_per_block": 10**9}, "layers_per_block 1000000000"),
+        ("unet", {"transformer_layers_per_block": [10**5] * 4}, "more than the"),
+        ("unet", {"block_out_channels": [16, 16, 32, 64]}, "declares"),
+        ("text_encoder", {"num_hidden_layers": 10**6}, "more than the"),
+        ("text_encoder", {"num_hidden_layers": 0}, "declares"),
+        ("text_encoder", {"num_labels": 10**9}, "num_labels 1000000000"),
+        ("vae", {"decoder_layers_per_block": [0, 10**5, 1]}, "more than the"),
+        ("scheduler", {"num_train_timesteps": 10**10}, "num_train_timesteps 10000000000"),
+        ("tokenizer", {"model_max_length": 10**30}, "model_max_length 1"),
+    ],
+)
+def test_what_a_base_declares_too_much_is_named(part, changes, words, base, tmp_path):
+    shutil.copytree(base, tmp_path / "copy")
+    names = {"scheduler": "scheduler_config.json", "tokenizer": "tokenizer_config.json"}
+    file = tmp_path / "copy" / part / names.get(part, "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(UserError, match=words) as caught:
+        BaseModel.load(tmp_path / "copy")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_in_a_base_is_not_read(base, tmp_path):
+    shutil.copytree(base, tmp_path / "copy")
+    (tmp_path / "copy/unet/config.json").unlink()
+    os.mkfifo(tmp_path / "copy/unet/config.json")
+    with pytest.raises(UserError, match="config.json is not a regular file"):
+        BaseModel.load(tmp_path / "copy")
 
 
 def test_code_in_a_model_folder_does_not_run(base, tmp_path, monkeypatch):

@@ -84,7 +84,11 @@ def test_the_documented_example_runs(folders):
     assert {"image_auroc", "pixel_ap", "pro"} <= set(rows)
     facts = Protocol.parse(rows["pro"].protocol)
     assert (facts.get("width"), facts.get("split")) == (16, "given")
-    assert {path.name for path in Path("judged").iterdir()} == {"scores.csv", "detector"}
+    assert {path.name for path in Path("judged").iterdir()} == {
+        "scores.csv",
+        "scores.json",
+        "detector",
+    }
     assert Path("judged/detector/predictions.png").is_file()
 
 

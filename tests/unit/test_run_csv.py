@@ -9,6 +9,7 @@ import pytest
 
 from helixbench.errors import UserError
 from helixbench.protocol import Protocol
+from helixbench.provenance import sha256
 from helixbench.records import Score, write_csv
 from helixbench.report import run_csv
 
@@ -33,6 +34,7 @@ def test_scores_and_costs_with_their_origin(tmp_path):
     folder = run / "detect/dhdiff/Data/disc/seed2"
     write_csv(folder / "scores.csv", [score], Score)
     facts = {
+        "files": {"scores.csv": sha256(folder / "scores.csv")},
         "device": "cpu",
         "commit": "abc",
         "config_digest": "digest",

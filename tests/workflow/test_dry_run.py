@@ -161,8 +161,21 @@ def test_a_scratch_base_is_trained_and_an_overlay_takes_a_data_set_out(project):
 
 
 def test_a_joint_base_is_one_for_all_and_needs_no_data_unless_it_learns_from_them(project):
+    told = project.snakemake("-n", "base", overlays=("config/base.yaml",))
+    assert told.returncode and "data/textures: no pictures; write" in told.stdout
+    assert "train.joint.photos" in told.stdout and "Traceback" not in told.stdout
+    texture = project.root / "data/textures/a.png"
+    texture.parent.mkdir(parents=True)
+    texture.write_bytes(b"one")
     counts = project.job_counts("base", overlays=("config/base.yaml",))
     assert counts == {"joint_base": 1, "base": 1}
+    known = project.root / "results/base/config/joint_photos.json"
+    before = known.read_text()
+    texture.write_bytes(b"two")  # as long
+    going_on = project.write("on.yaml", {"train": {"joint": {"start": "models/none"}}})
+    told = project.snakemake("-n", "base", overlays=("config/base.yaml", going_on))
+    assert told.returncode and "models/none: no model_index.json; name" in told.stdout
+    assert known.read_text() != before, "the input of the rule, so that it runs again"
     page = (ROOT / "docs/base.md").read_text(encoding="utf-8")
     overlay = project.write(
         "own.yaml", yaml.safe_load(re.search(r"```yaml\n(.*?)```", page, re.S)[1])

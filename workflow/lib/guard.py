@@ -24,6 +24,7 @@ from helixbench.config import digest, slice_config
 from helixbench.datasets import fingerprint
 from helixbench.datasets.layout import Layout
 from helixbench.errors import UserError, storage_line
+from helixbench.pictures.files import is_picture
 from helixbench.provenance import write_if_changed
 from helixbench.schema import Config
 
@@ -149,6 +150,54 @@ class Guard:
                 )
                 self._write(path, every_file)
         return path
+
+    def joint_sources(self, wildcards=None) -> list[str]:
+        """Input function: the files that change when the textures and the base that a joint base is
+        trained with do.
+
+        Raises UserError where a folder of them is missing.
+        """
+        joint = self.config.train.joint
+        textures = "write pictures there with `helixbench fetch textures`, or set photos: null"
+        base = "name the folder of a diffusers-format base, or set start: null"
+        sources = (
+            ("photos", joint.photos, is_picture, textures),
+            ("start", joint.start, lambda name: True, base),
+        )
+        return [self._source(*source) for source in sources if source[1]]
+
+    def _source(self, name: str, place: str, wanted: Callable[[str], bool], advice: str) -> str:
+        """The file that changes when the wanted files of a folder do."""
+        path, folder = f"{self.run}/config/joint_{name}.json", Path(place)
+        with self._planning(path) as first:
+            if first:
+                there = os.scandir(folder) if folder.is_dir() else ()
+                if name == "start" and not (folder / "model_index.json").is_file():
+                    raise UserError(f"{folder}: no model_index.json; {advice} (train.joint.start)")
+                if not any(wanted(entry.name) for entry in there):
+                    raise UserError(f"{folder}: no pictures; {advice} (train.joint.{name})")
+                cache, whole = (
+                    self.scratch / "fingerprints" / f"joint_{name}.json",
+                    folder.absolute(),
+                )
+                text = fingerprint.fingerprint(
+                    whole.parent, whole.name, cache, wanted=lambda file: wanted(file)
+                )
+                self._write(path, text)
+        return path
+
+    def job_list(self, files: list[str]) -> Callable[..., str]:
+        """Input function: the file that names what a whole run leaves, for `helixbench verify`."""
+        path = f"{self.run}/config/jobs.json"
+        names = sorted(os.path.relpath(file, self.run) for file in files)
+
+        def written(wildcards) -> str:
+            with self._planning(path) as first:
+                if first:
+                    self._write(path, json.dumps({"files": names}, indent=2) + "\n")
+            return path
+
+        return written
 
     # ---------------------------------------------------------------- the run folder
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from itertools import product
 
 from helixbench.datasets.layout import Layout
@@ -109,6 +109,28 @@ class Plan:
         if number in (4, 5, 6, 7):
             files += self.comparison(scores["compare"], shown)
         return files
+
+    def jobs(self, done: Mapping[str, str], base: str | list[str] | Callable) -> list[str]:
+        """The file by which each job of a whole run is known.
+
+        done: pattern by rule (prepare, train, gather, score, detect, compare, classify, segment).
+        base: files of the base models; a function where the run makes none.
+        """
+        if callable(base) or not self.learners:
+            base = []
+        elif isinstance(base, str):
+            base = [base]
+        return [
+            *base,
+            *self.each(done["prepare"]),
+            *self.wanted(done["train"], self.learners),
+            *self.wanted(done["gather"], self.methods),
+            *self.each(done["score"], method=self.methods),
+            *self.wanted(done["detect"], self.methods, seed=self.seeds),
+            *self.comparison(done["compare"]),
+            *self.classification(done["classify"]),
+            *self.segmentation(done["segment"]),
+        ]
 
     def all_scores(self, scores: Mapping[str, str]) -> list[str]:
         """Score files of all methods, without the arms of the ablations; scores: as above."""

@@ -308,6 +308,18 @@ rule report_page:
             "detect",
             "detect.comparators",
         ),
+        jobs=GUARD.job_list(
+            PLAN.jobs(
+                {
+                    **SCORES,
+                    **{
+                        name: getattr(rules, name).output.manifest
+                        for name in ("prepare", "train", "gather")
+                    },
+                },
+                BASE_FILES,
+            )
+        ),
     output:
         page=report(f"{REPORT}/index.html", caption="../report/page.rst", category="Page"),
     log:

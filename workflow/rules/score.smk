@@ -15,6 +15,7 @@ rule score:
         ),
     output:
         scores=f"{RUN}/score/{{method}}/{ONE}.csv",
+        record=f"{RUN}/score/{{method}}/{ONE}.json",
     log:
         f"{LOGS}/score/{{method}}/{ONE}.log",
     benchmark:

@@ -44,6 +44,7 @@ JOINT = f"{RUN}/train/base/_joint"  # no data set is called so
 rule joint_base:
     input:
         prepared=PLAN.each(rules.prepare.output.manifest) if PLAN.joins_own else [],
+        sources=GUARD.joint_sources,
         config=GUARD.config_slice(
             "joint_base",
             "run.seed",

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import diffusers
@@ -23,6 +24,7 @@ from torch import nn
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from helixbench.diffusion.declared import check_numbers, check_weights
 from helixbench.errors import UserError
 from helixbench.provenance import read_object, write_json
 from helixbench.records import derive_seed
@@ -90,6 +92,14 @@ class BaseModel:
     @classmethod
     def _load(cls, folder: Path) -> BaseModel:
         offline = {"local_files_only": True}
+        for part in PARTS:
+            check_numbers(folder / part)
+        unet, vae = UNet2DConditionModel, _autoencoder(folder / "vae")
+        for part, kind in (("unet", unet), ("vae", vae)):
+            config = kind.load_config(folder / part, **offline)
+            check_weights(folder / part, partial(kind.from_config, config))
+        text = CLIPTextConfig.from_pretrained(folder / "text_encoder", **offline)
+        check_weights(folder / "text_encoder", lambda: CLIPTextModel(text))
         # Any SD scheduler (PNDM, DDIM) describes the same noise; training needs it as DDPM.
         scheduler = DDPMScheduler.from_pretrained(folder / "scheduler", **offline)
         prediction = scheduler.config.prediction_type
@@ -99,12 +109,8 @@ class BaseModel:
                 f"be used"
             )
         return cls(
-            unet=UNet2DConditionModel.from_pretrained(
-                folder / "unet", use_safetensors=True, **offline
-            ).float(),
-            vae=_autoencoder(folder / "vae").from_pretrained(
-                folder / "vae", use_safetensors=True, **offline
-            ),
+            unet=unet.from_pretrained(folder / "unet", use_safetensors=True, **offline).float(),
+            vae=vae.from_pretrained(folder / "vae", use_safetensors=True, **offline),
             text_encoder=CLIPTextModel.from_pretrained(
                 folder / "text_encoder", use_safetensors=True, **offline
             ).float(),

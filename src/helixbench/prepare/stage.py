@@ -32,7 +32,7 @@ from helixbench.prepare.progress import Progress
 from helixbench.prepare.selection import Selection
 from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import calibrating, check_leaks, split_record, told_apart
-from helixbench.provenance import manifest, sha256, sha256_tree, whole_folder, write_json
+from helixbench.provenance import MARK, manifest, sha256, sha256_tree, whole_folder, write_json
 from helixbench.records import (
     GOOD,
     RawSample,
@@ -183,6 +183,9 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
     share = config.get("prepare.calibration", 0.0)
     selection = Selection.of(config, dataset)
     bits = config.get(f"prepare.datasets.{dataset}.bits")
+    made, read = Path(out).resolve(), (Path(raw) / category).resolve()
+    if made.is_relative_to(read) or read.is_relative_to(made):
+        raise UserError(f"{out}: holds the raw pictures, or lies among them; give another folder")
     root, problems = Path(raw).absolute(), Problems()
     raw_samples = Layout.named(layout).read(Path(raw), dataset, category, problems)
     rule = selection.label({s.defect for s in raw_samples} - {GOOD})
@@ -227,5 +230,5 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         record["defects"] = sorted(split["defects"])
         record["gate"] = dataclasses.asdict(refusals)
         record["odd"] = problems.odd
-        record["files"] = sha256_tree(folder, exclude=("manifest.json",))
+        record["files"] = sha256_tree(folder, exclude=("manifest.json", MARK))
     progress.done([*problems.odd, refusals.line()])

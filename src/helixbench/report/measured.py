@@ -13,10 +13,11 @@ from pathlib import Path
 from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.protocol import Protocol
-from helixbench.records import ALL, Score, read_csv
+from helixbench.records import ALL, Score
 from helixbench.report.metrics import by_key
 from helixbench.report.protocol import words
 from helixbench.report.published import AVERAGE
+from helixbench.report.run_folder import read_scores
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def collect(
     datasets = config["prepare.datasets"]
     found: dict[tuple, Measured] = {}
     for file in files:
-        for row in read_csv(Path(file), Score):
+        for row in read_scores(Path(file)):
             kinds = split_up.get(row.dataset, {ALL: ""})
             if row.defect not in kinds:
                 continue

@@ -11,8 +11,9 @@ from pathlib import Path
 from helixbench.errors import UserError
 from helixbench.protocol import Protocol
 from helixbench.provenance import read_object, write_text
-from helixbench.records import Score, csv_text, read_csv
+from helixbench.records import csv_text
 from helixbench.report.protocol import words
+from helixbench.report.run_folder import read_scores, score_files
 
 COLUMNS = (
     "run",
@@ -37,15 +38,11 @@ AGAIN = "run its stage again"
 
 
 def _scores(results: Path) -> Iterator[dict]:
-    files = [
-        *sorted(results.glob("score/*/*/*.csv")),
-        *sorted(results.glob("detect/*/*/*/*/scores.csv")),
-    ]
-    for file in files:
+    for file in score_files(results):
         manifest = file.with_name("manifest.json")
         facts = read_object(manifest, AGAIN) if manifest.is_file() else {}
         made = {key: facts.get(key, "") for key in ("device", "commit")}
-        for row in read_csv(file, Score):
+        for row in read_scores(file):
             told = words(Protocol.parse(row.protocol))
             yield {**dataclasses.asdict(row), "protocol": told, **made}
 

@@ -11,8 +11,8 @@ from typing import Any
 from helixbench.config import Slice
 from helixbench.errors import UserError
 from helixbench.pictures.prepared import read_samples
-from helixbench.provenance import DAMAGED, read_object
-from helixbench.records import ALL, Pair, Sample, read_csv, read_rows
+from helixbench.provenance import DAMAGED, check_recorded, read_object
+from helixbench.records import ALL, Pair, Sample, Score, read_csv, read_rows
 
 STAGES = ("prepare", "train", "generate", "detect")
 """Stages whose jobs leave a manifest.json."""
@@ -20,6 +20,53 @@ BASE = "base"
 JOINT = "_joint"
 """Folder of a base that all categories share."""
 BASE_LABEL = "base model"
+
+
+SCORES = ("score/*/*/*.csv", "detect/*/*/*/*/scores.csv")
+"""Where the score files of a run are, below its folder."""
+
+
+def score_files(results: Path) -> list[Path]:
+    """The score files of a run, in order."""
+    return [file for pattern in SCORES for file in sorted(results.glob(pattern))]
+
+
+def read_scores(file: Path) -> list[Score]:
+    """Rows of a score file, whole as its job left it.
+
+    Raises UserError when it was altered since. Only a file that is not where a run has them may
+    lack the record of its job.
+    """
+    rows = read_csv(file, Score)
+    record = file.with_suffix(".json")
+    if file.name == "scores.csv" and not record.is_file():
+        record = file.with_name("manifest.json")
+    if any(file.match(pattern) for pattern in SCORES):
+        check_recorded(file, record)
+        _check_place(file, rows)
+    elif record.is_file():
+        check_recorded(file, record)
+    return rows
+
+
+def _of_seed(seed: int, detector: str) -> bool:
+    """Whether a detector's folder, `seed0`, `classification0`, `<network>0`, is that of a seed."""
+    if detector.startswith("seed"):
+        return detector == f"seed{seed}"
+    return detector.endswith(str(seed) if detector else "")  # names of networks may end in a digit
+
+
+def _check_place(file: Path, rows: list[Score]) -> None:
+    """UserError for a score file of a run that another job has written."""
+    detector = file.parent.name if file.match(SCORES[1]) else ""
+    own = (file.parent if detector else file.with_suffix("")).parts
+    own = own[-4:-1] if detector else own[-3:]
+    for row in rows:
+        if (row.method, row.dataset, row.category) != own or not _of_seed(row.seed, detector):
+            raise UserError(
+                f"{file}: of {row.method} {row.dataset}/{row.category}, seed {row.seed}; delete it "
+                f"and run the workflow again"
+            )
 
 
 @dataclass(frozen=True)
@@ -128,6 +175,7 @@ class RunFolder:
                 raise UserError(
                     f"{file}: row {line}: no point of a curve; run `detect` again"
                 ) from None
+        check_recorded(file, file.with_name("manifest.json"))
         return found
 
     def prepared(self, dataset: str, category: str) -> tuple[Path, list[Sample]]:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from helixbench import provenance
-from helixbench.config import Slice, digest
+from helixbench.config import digest
 from helixbench.errors import UserError, UserErrors
-from helixbench.records import Pair, Score, inside, read_csv
-from helixbench.report.run_folder import RunFolder
+from helixbench.records import Pair, inside, read_csv
+from helixbench.report.run_folder import read_scores, score_files
 
-PAGE = "config/report_page.json"
-"""Values that say which jobs a whole run has. Classifiers, segmenters and arms of ablations are
-checked where they are; which there should be, Snakemake knows."""
+JOBS = "config/jobs.json"
+"""Files of all jobs that the configuration asks for, arms of ablations included; the workflow
+writes it when it makes the page."""
 
 
 def run(results: Path) -> None:
@@ -34,6 +34,7 @@ def run(results: Path) -> None:
         for stage in ("prepare", "train", "generate", "detect")
         for file in (results / stage).rglob("manifest.json")
     )
+    manifests += sorted(results.glob("score/*/*/*.json"))
     if not manifests:
         raise UserError(f"{results}: no manifest.json of any stage; give the folder of a run")
     problems, seen = [], Counter()
@@ -52,19 +53,23 @@ def run(results: Path) -> None:
         seen["jobs"] += 1
         if "files" in record:
             seen["files"] += len(record["files"])
-            problems += provenance.differences(file)
+            if record["stage"] != "score":  # its folder is that of other categories, too
+                problems += provenance.differences(file)
         if record["stage"] == "generate":
             found = _pairs(file.parent)
             seen["pairs"] += found.pop("pairs")
             problems += found["problems"]
     problems += _splits(results)
-    whole = (results / PAGE).is_file()
-    problems += _missing(results) if whole else []
+    whole = (results / JOBS).is_file()
+    try:
+        problems += _missing(results) if whole else []
+    except UserError as error:
+        problems.append(str(error))
     if problems:
         raise UserErrors(problems)
     print(", ".join(f"{count} {name}" for name, count in seen.items()) + ": all as recorded")
     if not whole:
-        print(f"no {PAGE}: whether a job is missing was not checked")
+        print(f"no {JOBS}: whether a job is missing was not checked")
     here = provenance.commit() or "unknown"
     for name, count in commits.most_common():
         if name != here:
@@ -102,12 +107,11 @@ def _pairs(folder: Path) -> dict[str, Any]:
 
 
 def _splits(results: Path) -> Iterator[str]:
-    """Lines about scores whose split is not that of the prepared data."""
-    files = [*results.glob("score/*/*/*.csv"), *results.glob("detect/*/*/*/*/scores.csv")]
+    """Lines about scores that were altered, or whose split is not that of the prepared data."""
     known: dict[tuple[str, str], str] = {}
-    for file in sorted(files):
+    for file in score_files(results):
         try:
-            for score in read_csv(file, Score):
+            for score in read_scores(file):
                 place = (score.dataset, score.category)
                 if place not in known:
                     prepared = results.joinpath("prepare", *place)
@@ -122,18 +126,12 @@ def _splits(results: Path) -> Iterator[str]:
 
 
 def _missing(results: Path) -> Iterator[str]:
-    """Lines about jobs of the configuration that left nothing."""
-    config = Slice.load(results / PAGE)
-    folder, methods = RunFolder(results, config), config["train.methods"]
-    wanted = []
-    for d, c in folder.places():
-        wanted.append(results / "prepare" / d / c / "manifest.json")
-        for key, method in methods.items():
-            if hasattr(method, "optim"):
-                wanted.append(results / "train" / key / d / c / "manifest.json")
-            wanted.append(results / "generate" / key / d / c / "manifest.json")
-            wanted.append(results / "score" / key / d / f"{c}.csv")
-            wanted += [folder.detection(key, d, c, n) / "manifest.json" for n in folder.seeds]
-        for key, comparator in folder.comparators.items():
-            wanted += [folder.detection(key, d, c, n) / "manifest.json" for n in comparator.seeds]
-    yield from (f"{file}: missing; run the workflow again" for file in wanted if not file.is_file())
+    """Lines about files that a whole run of the configuration has and this one lacks."""
+    wanted = provenance.read_object(
+        results / JOBS,
+        "run the workflow again",
+        lambda jobs: [inside(results, name) for name in jobs["files"]],
+    )
+    for file in wanted:
+        if not file.is_file():
+            yield f"{file}: missing; run the workflow again"

@@ -23,6 +23,7 @@ from helixbench.pictures.prepared import (
     sample_masks,
 )
 from helixbench.protocol import Protocol
+from helixbench.provenance import commit, sha256, write_json
 from helixbench.records import ALL, Pair, Sample, Score, derive_seed, write_csv
 from helixbench.score import metrics
 from helixbench.score.case import Case, Number, Pictures
@@ -42,7 +43,7 @@ def run(
     out: Path,
 ) -> None:
     """Score the pairs of one category and write `out`, a CSV of records.Score: per defect type and
-    for `all`.
+    for `all`; its hash and configuration go into the JSON file of the same name.
 
     config: keys `score` and `run.seed`. prepared, pairs: folders written by the stages prepare and
     generate. Raises UserError for missing weights, an altered picture, or a defect type without
@@ -109,7 +110,12 @@ def run(
         for defect, of_defect in numbers.items()
         for number in of_defect
     ]
+    record = out.with_suffix(".json")
+    record.unlink(missing_ok=True)  # nothing vouches for the scores while they change
     write_csv(out, rows, Score)
+    facts = {"stage": "score", "commit": commit(), "config_digest": config.digest}
+    files = {out.name: sha256(out)}
+    write_json(record, {**facts, "config": dict(config._values), "files": files})
 
 
 def _pictures(

@@ -19,6 +19,7 @@ from helixbench.diffusion.bank import ARRAYS, Bank
 from helixbench.diffusion.data import Pictures
 from helixbench.errors import UserError
 from helixbench.pictures.files import FORMATS, is_picture
+from helixbench.provenance import sha256
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def textures(folder: Path) -> np.ndarray:
 
 def _pictures_in(folder: Path) -> list[Path]:
     there = folder.iterdir() if folder.is_dir() else ()
-    return sorted(file for file in there if is_picture(file.name))
+    return sorted(file for file in there if is_picture(file.name) and file.is_file())
 
 
 def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs: int = 1) -> Bank:
@@ -89,7 +90,7 @@ def drawn(folder: Path, n: int, size: int, photos: Path | None, seed: int, jobs:
 
     jobs: processes. The pictures do not depend on them.
     """
-    shown = [(file.name, file.stat().st_size) for file in _pictures_in(photos)] if photos else []
+    shown = [(file.name, sha256(file)) for file in _pictures_in(photos)] if photos else []
     identity = digest([n, size, seed, shown])
     if not (folder / identity).is_file():
         shutil.rmtree(folder, ignore_errors=True)
