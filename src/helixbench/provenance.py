@@ -248,6 +248,7 @@ _PACKAGES = (
     "lpips",
     "torch-fidelity",
     "segmentation-models-pytorch",
+    "timm",
     "numpy",
 )
 

@@ -1,5 +1,5 @@
-"""Which defect type is it: a ResNet trained on generated pairs of one category, tested on held-out
-real defects.
+"""Which defect type is it: a classifier trained on generated pairs of one category, tested on
+held-out real defects.
 
 The protocol of AnomalyDiffusion: cross-entropy over the defect types, RGB in [0, 1] at the working
 size without normalisation or augmentation, steps in proportion to the defect types, as its epochs
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from helixbench import weights
 from helixbench.config import Slice
 from helixbench.detect.detector import Job, Metrics, PairDetector
-from helixbench.engine import checkpoint
+from helixbench.engine import checkpoint, lite0
 from helixbench.errors import UserError
 from helixbench.pictures.prepared import sample_images
 from helixbench.protocol import Protocol
@@ -65,7 +65,7 @@ class Classification(PairDetector):
         counts = [len(images) for images, _ in pairs.values()]
         self.labels = np.repeat([self.defects.index(defect) for defect in pairs], counts)
         self.types_trained = len(pairs)
-        self.start = weights.start(section.network, section.weights)
+        self.backbone, self.start = weights.start(section.network, section.weights)
         self.size, self.pictures = self.tests.shape[1], {"test": len(tests)}
 
     @property
@@ -75,16 +75,22 @@ class Classification(PairDetector):
         return optim.model_copy(update={"steps": optim.steps * self.types_trained})
 
     def build(self) -> nn.Module:
-        """ResNet (B, 3, H, W) in [0, 1] -> logits (B, types); its last layer is new and seeded."""
+        """Network (B, 3, H, W) in [0, 1] -> logits (B, types); its last layer is new and
+        seeded.
+        """
         section = self.section
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = getattr(torchvision.models, section.network)(weights=None)
-            if self.start == "imagenet":
-                network.load_state_dict(checkpoint.load_published(section.network))
-            network.fc = nn.Linear(network.fc.in_features, len(self.defects))
-        imagenet = weights.IMAGENET_MEAN, weights.IMAGENET_STD
-        first = torchvision.transforms.Normalize(*imagenet) if section.normalise else nn.Identity()
+            if self.backbone == weights.LITE0:
+                network = lite0.network()
+                network.classifier = nn.Linear(network.classifier.in_features, len(self.defects))
+            else:
+                network = getattr(torchvision.models, self.backbone)(weights=None)
+                if self.start == "imagenet":
+                    network.load_state_dict(checkpoint.load_published(self.backbone))
+                network.fc = nn.Linear(network.fc.in_features, len(self.defects))
+        trained = weights.normalisation(self.backbone)
+        first = torchvision.transforms.Normalize(*trained) if section.normalise else nn.Identity()
         return nn.Sequential(first, network).to(memory_format=torch.channels_last)
 
     def loss(self, step: int, rng: torch.Generator) -> torch.Tensor:
@@ -98,8 +104,8 @@ class Classification(PairDetector):
 
     def data_digest(self) -> str:
         """sha256 of pixels, labels and the start of the network."""
-        content = self.images.tobytes() + self.labels.tobytes() + self.start.encode()
-        return hashlib.sha256(content).hexdigest()
+        begin = f"{self.backbone} {self.start}".encode()
+        return hashlib.sha256(self.images.tobytes() + self.labels.tobytes() + begin).hexdigest()
 
     @torch.no_grad()
     def predict(self) -> np.ndarray:
@@ -132,7 +138,7 @@ class Classification(PairDetector):
     def protocol(self, checkpoint_name: str) -> Protocol:
         """With the facts of the network; the steps are those of each defect type."""
         facts = super().protocol(checkpoint_name)
-        own = {"network": self.section.network, "weights": self.start}
+        own = {"network": self.backbone, "weights": self.start}
         return facts.having(**own, steps_per_defect=facts.get("steps")).without("steps")
 
     def _planes(self, images: np.ndarray) -> torch.Tensor:
