@@ -107,7 +107,7 @@ def test_published_weights_are_the_start_where_they_are(folders, tmp_path, monke
     torch.manual_seed(5)
     published = torchvision.models.resnet18(weights=None).state_dict()
     file = weights.weights_file("resnet18")
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(published, file)
     detector = classifier(folders, tmp_path, weights="auto")
     model = detector.build()
