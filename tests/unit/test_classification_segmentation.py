@@ -16,6 +16,7 @@ from helixbench.config import Slice
 from helixbench.detect import localization
 from helixbench.detect.classification import Classification
 from helixbench.detect.segmentation import Segmentation
+from helixbench.engine import lite0
 from helixbench.errors import UserError
 from helixbench.metrics import confusion_metrics
 from helixbench.protocol import Protocol
@@ -92,7 +93,13 @@ def test_nothing_to_learn_from_is_an_error(folders, tmp_path):  # noqa: F811
 
 def test_published_weights_are_the_start_where_they_are(folders, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    assert weights.start("resnet18", "auto") == "none"
+    assert weights.start("resnet18", "auto") == ("efficientnet_lite0", "imagenet")
+    detector = classifier(folders, tmp_path, weights="auto")
+    model = detector.build()
+    assert model(torch.rand(2, 3, 32, 32)).shape == (2, 2)
+    assert torch.equal(model[1].bn1.weight, lite0.network().bn1.weight)
+    told = detector.protocol("last")
+    assert (told.get("network"), told.get("weights")) == ("efficientnet_lite0", "imagenet")
     with pytest.raises(
         UserError, match="resnet18.* missing; run .helixbench fetch weights resnet18"
     ):
@@ -100,7 +107,7 @@ def test_published_weights_are_the_start_where_they_are(folders, tmp_path, monke
     torch.manual_seed(5)
     published = torchvision.models.resnet18(weights=None).state_dict()
     file = weights.weights_file("resnet18")
-    file.parent.mkdir(parents=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     torch.save(published, file)
     detector = classifier(folders, tmp_path, weights="auto")
     model = detector.build()

@@ -96,9 +96,11 @@ def test_each_detector_leaves_scores_of_all_metrics(folders, tmp_path, kind):  #
         SIZE.get(kind, 32),
         SMALL[kind].get("batch", 4),
     )
-    # no network's weights are here, and it says so
+    # no network's weights are here, and it says what there is in their place
     start = {"draem": {}, "efficient_ad": {"teacher": "random", "imagenet_penalty": False}}
-    assert start.get(kind, {"weights": "none"}).items() <= told.items()
+    start |= dict.fromkeys(("reverse_distillation", "cfa"), {"weights": "none"})
+    lite0 = {"network": weights.LITE0, "weights": "imagenet", "weights_hash": "2b4a5f7e"}
+    assert start.get(kind, lite0).items() <= told.items()
     record = json.loads((tmp_path / "out/manifest.json").read_text())
     assert record["pictures"] == {"normals": 5, "test": 10} and record["training"]["steps"] > 0
     assert (tmp_path / "out/stats.jsonl").read_text().count("\n") >= 1
@@ -244,7 +246,7 @@ def test_maps_are_anomalibs(folders):  # noqa: F811
     does."""
     config = TypeAdapter(Section).validate_python(settings("padim"))
     images = np.random.default_rng(3).integers(0, 255, (12, 32, 32, 3), np.uint8)
-    normals = comparators.Normals(images, 4, 0, normalised=True)
+    normals = comparators.Normals(images, 4, 0, weights.LITE0)
     module = comparators.build(config, 32, 0, [])
     file = folders[0] / "state/k.ckpt"
     comparators.fit(module, config, normals, "padim", file, torch.device("cpu"))

@@ -618,6 +618,12 @@ COMPARATOR = Protocol(
             "256 px, lr 0.0001, max_pairs 100",
         ),
         (
+            Protocol(
+                "ic_lpips", {"library": "timm 1.0", "network": "efficientnet_lite0", "cap": 50}
+            ),
+            "distance like IC-LPIPS by timm 1.0, efficientnet_lite0, cap 50",
+        ),
+        (
             COMPARATOR,
             "PatchCore of anomalib 2.7.0 on squeezenet1_1 (ImageNet weights b8a52dc0), half split, "
             "256 px, coreset 0.01",

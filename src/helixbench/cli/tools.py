@@ -253,8 +253,8 @@ def fetch_weights(
     from helixbench import fetch, weights
 
     for name in network:
-        if name not in weights.FILES:
-            raise UserError(f"{name}: no such network; there are {', '.join(weights.FILES)}")
+        if name not in weights.URLS:
+            raise UserError(f"{name}: no such network; there are {', '.join(weights.URLS)}")
         fetch.scoring_weights(name)
 
 

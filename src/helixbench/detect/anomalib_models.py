@@ -26,7 +26,7 @@ with warnings.catch_warnings():
     from torchvision.transforms.v2 import Resize
 
 from helixbench import schema, weights
-from helixbench.engine import checkpoint
+from helixbench.engine import checkpoint, lite0
 from helixbench.errors import UserError
 
 _BARE = {
@@ -37,28 +37,41 @@ _BARE = {
 }
 """Pictures, thresholds and metrics are ours."""
 
-_LAYERS = {"squeezenet1_1": {1: "features.4", 2: "features.7", 3: "features.12"}}
-"""Layers with the strides of a ResNet's layer1 to layer3: 4, 8, 16."""
+_LAYERS = {
+    "squeezenet1_1": {1: "features.4", 2: "features.7", 3: "features.12"},
+    weights.LITE0: lite0.STAGES,
+}
+"""Layers with the strides of a ResNet's layer1 to layer4: 4, 8, 16, 32."""
 
 
-def _layers(backbone: str, *numbers: int) -> list[str]:
-    return [_LAYERS.get(backbone, {}).get(number, f"layer{number}") for number in numbers]
+def start(config: schema.Comparator) -> tuple[str, str]:
+    """The backbone that is read, and its weights: `weights.start`."""
+    fixed = config.kind in ("reverse_distillation", "cfa")  # anomalib's own need a ResNet
+    return weights.start(config.backbone, config.weights, fixed)
+
+
+def _layers(config: schema.Comparator, *numbers: int) -> list[str]:
+    names = _LAYERS.get(start(config)[0], {})
+    return [names.get(number, f"layer{number}") for number in numbers]
 
 
 def features(config: schema.Comparator) -> nn.Module:
-    """The torchvision network (B, 3, H, W) that features are read from, ImageNet's weights or
-    random ones of the global seed.
+    """The network (B, 3, H, W) that features are read from, ImageNet's weights or random ones of
+    the global seed.
     """
-    network = getattr(torchvision.models, config.backbone)(weights=None)
-    if weights.start(config.backbone, config.weights) == "imagenet":
-        network.load_state_dict(checkpoint.load_published(config.backbone))
+    backbone, begin = start(config)
+    if backbone == weights.LITE0:
+        return lite0.network()
+    network = getattr(torchvision.models, backbone)(weights=None)
+    if begin == "imagenet":
+        network.load_state_dict(checkpoint.load_published(backbone))
     return network.eval()
 
 
 def _patchcore(config: schema.PatchCore, size: int, normals: Sequence[Path]) -> AnomalibModule:
     return models.Patchcore(
         features(config),
-        _layers(config.backbone, 2, 3),
+        _layers(config, 2, 3),
         coreset_sampling_ratio=config.coreset,
         num_neighbors=config.neighbours,
         **_BARE,
@@ -68,7 +81,7 @@ def _patchcore(config: schema.PatchCore, size: int, normals: Sequence[Path]) -> 
 def _padim(config: schema.PaDiM, size: int, normals: Sequence[Path]) -> AnomalibModule:
     return models.Padim(
         features(config),
-        _layers(config.backbone, 1, 2, 3),
+        _layers(config, 1, 2, 3),
         n_features=config.features,
         **_BARE,
     )
@@ -77,7 +90,7 @@ def _padim(config: schema.PaDiM, size: int, normals: Sequence[Path]) -> Anomalib
 def _cflow(config: schema.Cflow, size: int, normals: Sequence[Path]) -> AnomalibModule:
     return models.Cflow(
         features(config),
-        _layers(config.backbone, 2, 3, 4),
+        _layers(config, 2, 3, 4),
         fiber_batch_size=config.fibres,
         condition_vector=config.condition,
         coupling_blocks=config.coupling_blocks,
@@ -94,7 +107,7 @@ def _reverse_distillation(
     fixed = PreProcessor(transform=Resize((size, size)))
     module = models.ReverseDistillation(
         config.backbone,
-        _layers(config.backbone, 1, 2, 3),
+        _layers(config, 1, 2, 3),
         pre_trained=False,
         **{**_BARE, "pre_processor": fixed},
     )
@@ -174,7 +187,7 @@ def _supersimplenet(
     return models.Supersimplenet(
         config.threshold,
         features(config),
-        _layers(config.backbone, 2, 3),
+        _layers(config, 2, 3),
         **_BARE,
     )
 

@@ -1,5 +1,5 @@
-"""Which defect type is it: a ResNet trained on generated pairs of one category, tested on held-out
-real defects.
+"""Which defect type is it: a classifier trained on generated pairs of one category, tested on
+held-out real defects.
 
 The protocol of AnomalyDiffusion: cross-entropy over the defect types, RGB in [0, 1] at the working
 size without normalisation or augmentation, steps in proportion to the defect types, as its epochs
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from helixbench import weights
 from helixbench.config import Slice
 from helixbench.detect.detector import Job, Metrics, PairDetector
-from helixbench.engine import checkpoint
+from helixbench.engine import checkpoint, lite0
 from helixbench.errors import UserError
 from helixbench.pictures.prepared import sample_images
 from helixbench.protocol import Protocol
@@ -30,11 +30,22 @@ from helixbench.schema.section import Optim
 log = logging.getLogger(__name__)
 
 
-def with_head(network: nn.Module, types: int, normalise: bool) -> nn.Module:
-    """A torchvision ResNet with a new last layer: (B, 3, H, W) in [0, 1] -> logits (B, types)."""
-    network.fc = nn.Linear(network.fc.in_features, types)
-    imagenet = weights.IMAGENET_MEAN, weights.IMAGENET_STD
-    first = torchvision.transforms.Normalize(*imagenet) if normalise else nn.Identity()
+def network_of(backbone: str, types: int, normalise: bool, imagenet: bool = False) -> nn.Module:
+    """A torchvision ResNet or EfficientNet-Lite0 with a new last layer: (B, 3, H, W) in [0, 1] ->
+    logits (B, types).
+
+    imagenet: whether all other layers have their published weights.
+    """
+    if backbone == weights.LITE0:
+        network = lite0.network() if imagenet else lite0.architecture()
+        network.classifier = nn.Linear(network.classifier.in_features, types)
+    else:
+        network = getattr(torchvision.models, backbone)(weights=None)
+        if imagenet:
+            network.load_state_dict(checkpoint.load_published(backbone))
+        network.fc = nn.Linear(network.fc.in_features, types)
+    trained = weights.normalisation(backbone)
+    first = torchvision.transforms.Normalize(*trained) if normalise else nn.Identity()
     return nn.Sequential(first, network).to(memory_format=torch.channels_last)
 
 
@@ -73,7 +84,7 @@ class Classification(PairDetector):
         counts = [len(images) for images, _ in pairs.values()]
         self.labels = np.repeat([self.defects.index(defect) for defect in pairs], counts)
         self.types_trained = len(pairs)
-        self.start = weights.start(section.network, section.weights)
+        self.backbone, self.start = weights.start(section.network, section.weights)
         self.size, self.pictures = self.tests.shape[1], {"test": len(tests)}
 
     @property
@@ -83,19 +94,19 @@ class Classification(PairDetector):
         return optim.model_copy(update={"steps": optim.steps * self.types_trained})
 
     def build(self) -> nn.Module:
-        """ResNet (B, 3, H, W) in [0, 1] -> logits (B, types); its last layer is new and seeded."""
+        """Network (B, 3, H, W) in [0, 1] -> logits (B, types); its last layer is new and
+        seeded.
+        """
         section = self.section
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            network = getattr(torchvision.models, section.network)(weights=None)
-            if self.start == "imagenet":
-                network.load_state_dict(checkpoint.load_published(section.network))
-            return with_head(network, len(self.defects), section.normalise)
+            return network_of(
+                self.backbone, len(self.defects), section.normalise, self.start == "imagenet"
+            )
 
     def keep(self) -> None:
         """out/network.safetensors."""
-        section = self.section
-        network = {"network": section.network, "normalise": section.normalise}
+        network = {"network": self.backbone, "normalise": self.section.normalise}
         self.keep_network(**network, defects=self.defects)
 
     def loss(self, step: int, rng: torch.Generator) -> torch.Tensor:
@@ -109,8 +120,8 @@ class Classification(PairDetector):
 
     def data_digest(self) -> str:
         """sha256 of pixels, labels and the start of the network."""
-        content = self.images.tobytes() + self.labels.tobytes() + self.start.encode()
-        return hashlib.sha256(content).hexdigest()
+        begin = f"{self.backbone} {self.start}".encode()
+        return hashlib.sha256(self.images.tobytes() + self.labels.tobytes() + begin).hexdigest()
 
     @torch.no_grad()
     def predict(self) -> np.ndarray:
@@ -143,7 +154,7 @@ class Classification(PairDetector):
     def protocol(self, checkpoint_name: str) -> Protocol:
         """With the facts of the network; the steps are those of each defect type."""
         facts = super().protocol(checkpoint_name)
-        own = {"network": self.section.network, "weights": self.start}
+        own = {"network": self.backbone, "weights": self.start}
         return facts.having(**own, steps_per_defect=facts.get("steps")).without("steps")
 
     def _planes(self, images: np.ndarray) -> torch.Tensor:

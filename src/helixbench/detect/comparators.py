@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 
 from helixbench import schema, weights
 from helixbench.config import Slice, digest
-from helixbench.detect.anomalib_models import build
+from helixbench.detect.anomalib_models import build, start
 from helixbench.detect.detector import Detector, Job, Metrics, settings
 from helixbench.detect.held_out import HeldOut, Reading
 from helixbench.errors import UserError
@@ -80,19 +80,19 @@ class Normals(pl.LightningDataModule):
     """Normal pictures (n, H, W, 3) uint8 as anomalib's batches of them: (B, 3, H, W) float32 in [0,
     1].
 
-    normalised: each channel by ImageNet's mean and deviation instead.
+    network: whose channels' mean and deviation they are normalised by instead, if any.
     """
 
-    def __init__(self, images: np.ndarray, batch: int, seed: int, normalised: bool):
+    def __init__(self, images: np.ndarray, batch: int, seed: int, network: str | None):
         super().__init__()
         self.images, self.train_batch_size = images, batch
-        self.seed, self.normalised = seed, normalised
+        self.seed, self.network = seed, network
 
     def batch(self, images: np.ndarray) -> ImageBatch:
         """Pictures (B, H, W, 3) uint8 as a batch of normals."""
         x = torch.from_numpy(np.stack(list(images))).permute(0, 3, 1, 2).contiguous().float() / 255
-        if self.normalised:
-            x = normalize(x, weights.IMAGENET_MEAN, weights.IMAGENET_STD)
+        if self.network:
+            x = normalize(x, *weights.normalisation(self.network))
         empty = torch.zeros(len(x), *x.shape[2:], dtype=torch.bool)
         return ImageBatch(image=x, gt_label=torch.zeros(len(x), dtype=torch.bool), gt_mask=empty)
 
@@ -269,8 +269,8 @@ class Comparator(Detector[Maps]):
             )
         )
         self.tests = HeldOut.read(job.prepared, self.samples, self.reading)
-        normalised = hasattr(section, "backbone")
-        self.normals = Normals(self.read_normals(), section.batch, self.seed, normalised)
+        network = start(section)[0] if hasattr(section, "backbone") else None
+        self.normals = Normals(self.read_normals(), section.batch, self.seed, network)
         self.size = self.normals.images.shape[1]
         self.pictures = {"normals": len(self.normals.images), "test": len(self.tests.samples)}
 
@@ -286,7 +286,8 @@ class Comparator(Detector[Maps]):
         pixels = hashlib.sha256(self.normals.images.tobytes()).hexdigest()
         settings_ = self.section.model_dump(mode="json")
         shape = self.normals.images.shape
-        identity = digest([settings_, self.seed, shape, pixels, version("anomalib")])
+        known = [settings_, self.normals.network, self.seed, shape, pixels, version("anomalib")]
+        identity = digest(known)
         file, started = self.job.state / f"{identity}.ckpt", time.monotonic()
         fit(self.module, self.section, self.normals, self.title, file, self.device)
         seconds = round(time.monotonic() - started, 1)
@@ -312,10 +313,10 @@ class Comparator(Detector[Maps]):
         facts |= settings(section, "kind", "label", "seeds", *_TOLD)
         facts |= {"batch": section.batch, **self.reading.facts()}
         if hasattr(section, "backbone"):
-            start = weights.start(section.backbone, section.weights)
-            facts |= {"network": section.backbone, "weights": start}
-            if start == "imagenet":
-                file = Path(weights.FILES[section.backbone])
+            network, begin = start(section)
+            facts |= {"network": network, "weights": begin}
+            if begin == "imagenet":
+                file = Path(weights.FILES[network])
                 facts["weights_hash"] = file.stem.rpartition("-")[2]
         if isinstance(section, schema.EfficientAd):
             facts["network"] = f"pdn_{section.size}"

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import nn
 
 from helixbench.detect import conformal
-from helixbench.detect.classification import with_head
+from helixbench.detect.classification import network_of
 from helixbench.detect.conformal import Threshold
 from helixbench.detect.detector import NETWORK
 from helixbench.detect.localization import map_and_score
@@ -49,9 +48,8 @@ def _unet(facts: dict) -> nn.Module:
     return UNet(facts["width"]).to(memory_format=torch.channels_last)
 
 
-def _resnet(facts: dict) -> nn.Module:
-    network = getattr(torchvision.models, facts["network"])(weights=None)
-    return with_head(network, len(facts["defects"]), facts["normalise"])
+def _classifier(facts: dict) -> nn.Module:
+    return network_of(facts["network"], len(facts["defects"]), facts["normalise"])
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ class Classifier:
     @classmethod
     def read(cls, folder: Path) -> Classifier:
         """The classifier of a folder."""
-        return cls(*_load(folder, "classification", _resnet))
+        return cls(*_load(folder, "classification", _classifier))
 
     @classmethod
     def beside(cls, detector: Path) -> Classifier | None:

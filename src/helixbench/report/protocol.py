@@ -7,6 +7,7 @@ from typing import Any
 
 from helixbench.protocol import Protocol
 from helixbench.records import leaks
+from helixbench.weights import LITE0
 
 Facts = dict[str, Any]
 """What is still to be told; a phrase removes what it tells."""
@@ -48,7 +49,7 @@ def substitute(protocol: Protocol) -> str:
     empty.
     """
     network = protocol.get("network")
-    if network in ("random", "squeezenet1_1", "squeeze"):
+    if network in ("random", "squeezenet1_1", "squeeze", LITE0):
         return str(network)
     if protocol.get("weights") == "none" or protocol.get("teacher") == "random":
         # The paper's U-Net (`localization`) starts untrained, too.
@@ -92,6 +93,11 @@ def _score(title: str) -> Callable[[Facts], str]:
         return f"{prefix}{title} {plain(facts.pop('library', ''))}".strip() + f", {_network(facts)}"
 
     return begin
+
+
+def _ic_lpips(facts: Facts) -> str:
+    like = "distance like IC-LPIPS by" if facts.get("network") == LITE0 else "IC-LPIPS"
+    return _score(like)(facts)
 
 
 def _mask_agreement(facts: Facts) -> str:
@@ -165,7 +171,7 @@ def _comparator(facts: Facts) -> str:
 _BEGINNINGS: dict[str, Callable[[Facts], str]] = {
     "inception_score": _score("IS"),
     "kid": _score("KID"),
-    "ic_lpips": _score("IC-LPIPS"),
+    "ic_lpips": _ic_lpips,
     "mask_agreement": _mask_agreement,
     "mask_in_cells": _mask_in_cells("share of a mask in"),
     "mask_cells_iou": _mask_in_cells("IoU of a mask with"),

@@ -29,6 +29,9 @@ def _epochs(number: int, source: str) -> Any:
     return setting(number, ge=1, description="passes through the normals", source=source)
 
 
+AnyBackbone = Literal["wide_resnet50_2", "resnet18", "squeezenet1_1", "efficientnet_lite0"]
+
+
 class _Comparator(Section):
     """An anomaly detector that learns from normals alone, as anomalib has it
     (docs/comparators.md).
@@ -58,8 +61,8 @@ class _OnFeatures(_Comparator):
     )
     weights: Literal["auto", "imagenet", "none"] = setting(
         "auto",
-        description="of the backbone; auto: imagenet where its file is on this machine; none: "
-        "random ones",
+        description="of the backbone; auto: imagenet where its file is on this machine, else "
+        "efficientnet_lite0 in its place (rd4ad, cfa: random ones); none: random ones",
         source="its paper: ImageNet's; ours: where their file is here",
     )
 
@@ -69,7 +72,7 @@ class PatchCore(_OnFeatures):
 
     kind: Literal["patchcore"]
     label: str = _label("PatchCore", "paper Table V")
-    backbone: Literal["wide_resnet50_2", "resnet18", "squeezenet1_1"] = setting(
+    backbone: AnyBackbone = setting(
         "wide_resnet50_2", description="network of the features", source="PatchCore"
     )
     coreset: float = setting(
@@ -89,7 +92,7 @@ class PaDiM(_OnFeatures):
 
     kind: Literal["padim"]
     label: str = _label("PaDiM", "paper Table V")
-    backbone: Literal["wide_resnet50_2", "resnet18", "squeezenet1_1"] = setting(
+    backbone: AnyBackbone = setting(
         "wide_resnet50_2", description="network of the features", source="PaDiM"
     )
     features: int = setting(
@@ -195,7 +198,7 @@ class SuperSimpleNet(_OnFeatures):
     label: str = _label("SuperSimpleNet", "ours: the paper has SimpleNet, which it follows")
     batch: int = _batch(32, "SuperSimpleNet")
     epochs: int = _epochs(300, "SuperSimpleNet")
-    backbone: Literal["wide_resnet50_2", "resnet18", "squeezenet1_1"] = setting(
+    backbone: AnyBackbone = setting(
         "wide_resnet50_2", description="network of the features", source="SuperSimpleNet"
     )
     threshold: float = setting(

@@ -105,18 +105,20 @@ class Classification(Section):
     on held-out real defects.
     """
 
-    network: Literal["resnet18", "resnet34", "resnet50"] = setting(
-        "resnet34", description="torchvision network", source="the protocol of AnomalyDiffusion"
+    network: Literal["resnet18", "resnet34", "resnet50", "efficientnet_lite0"] = setting(
+        "resnet34",
+        description="of torchvision; efficientnet_lite0: of timm",
+        source="the protocol of AnomalyDiffusion",
     )
     weights: Literal["auto", "imagenet", "none"] = setting(
         "auto",
-        description="start; auto: imagenet where its file is on this machine",
+        description="start; auto: imagenet where its file is on this machine, else "
+        "efficientnet_lite0's",
         source="AnomalyDiffusion: ImageNet; ours: where its file is here",
     )
     normalise: bool = setting(
         False,
-        description="channels normalised as ImageNet's, which the published weights were trained "
-        "with",
+        description="channels normalised as the published weights were trained with",
         source="the protocol of AnomalyDiffusion, whose weights expect it",
     )
     max_pairs: MaxPairs = setting(None, source="ours: as localization; AnomalyDiffusion: 500")

@@ -10,10 +10,13 @@ from helixbench.schema.section import Section, setting
 class InceptionScore(Section):
     """Inception Score through torch-fidelity."""
 
-    network: Literal["auto", "inception-v3", "squeezenet1_1", "random"] = setting(
-        "inception-v3",
-        description="classifier; auto: the first of these whose weights are on this machine",
-        source="paper IV-B names IS, whose classifier this is",
+    network: Literal["auto", "inception-v3", "efficientnet_lite0", "squeezenet1_1", "random"] = (
+        setting(
+            "inception-v3",
+            description="classifier; auto: inception-v3 where its weights are on this machine, "
+            "else efficientnet_lite0",
+            source="paper IV-B names IS, whose classifier this is",
+        )
     )
     splits: int = setting(10, ge=1, description="splits of the score", source="reading 23")
 
@@ -21,9 +24,10 @@ class InceptionScore(Section):
 class IcLpips(Section):
     """Intra-cluster LPIPS."""
 
-    network: Literal["auto", "vgg", "alex", "squeeze", "random"] = setting(
+    network: Literal["auto", "vgg", "alex", "squeeze", "efficientnet_lite0", "random"] = setting(
         "vgg",
-        description="LPIPS backbone; auto as above, then squeeze",
+        description="LPIPS backbone; auto: vgg, squeeze, whose weights are here first, else "
+        "efficientnet_lite0, a distance like LPIPS on its features (docs/scores.md)",
         source="the protocol of AnomalyDiffusion",
     )
     cap: int = setting(

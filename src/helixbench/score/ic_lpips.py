@@ -26,9 +26,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from helixbench.engine import lite0
 from helixbench.engine.checkpoint import load_published
 from helixbench.records import derive_seed
 from helixbench.score import networks
+from helixbench.weights import LITE0
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +60,39 @@ CPU_BATCH = 2
 against 19 ms a picture)."""
 
 
-def build_lpips(network: str) -> lpips.LPIPS:
-    """The lpips package's own module with ImageNet weights from the hub cache, or a fixed-seed
-    random SqueezeNet trunk.
+class Lite0Distance(nn.Module):
+    """A distance like LPIPS on EfficientNet-Lite0: the mean over its stem, stages and head, all
+    channels weighted alike; built as the lpips package builds its own.
+
+    Weights of layers fitted to LPIPS on SqueezeNet ranked drawn pictures no better.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.trunk = lite0.network()
+        self.scaling_layer = nn.Identity()  # pictures in [-1, 1] are what the network takes
+        with torch.no_grad():
+            widths = [x.shape[1] for x in self.net(torch.zeros(1, 3, 32, 32))]
+        self.lins = nn.ModuleList(lpips.NetLinLayer(width) for width in widths)
+        for lin in self.lins:
+            nn.init.constant_(lin.model[-1].weight, 1 / len(widths))
+
+    def net(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Pictures (B, 3, H, W) in [-1, 1] -> features of each layer (B, C, h, w)."""
+        layers = [self.trunk.bn1(self.trunk.conv_stem(x))]
+        for stage in self.trunk.blocks:
+            layers.append(stage(layers[-1]))
+        return [*layers, self.trunk.bn2(self.trunk.conv_head(layers[-1]))]
+
+
+def build_lpips(network: str) -> lpips.LPIPS | Lite0Distance:
+    """The lpips package's own module with ImageNet weights from the hub cache, a fixed-seed random
+    SqueezeNet trunk, or the distance on EfficientNet-Lite0.
 
     Its trunk is always built without weights and filled here: that way nothing is downloaded.
     """
+    if network == LITE0:
+        return Lite0Distance().eval().requires_grad_(False)
     seed = torch.random.get_rng_state()
     torch.manual_seed(networks.RANDOM_SEED)
     try:
@@ -88,7 +117,7 @@ class Embedding(nn.Module):
     distances are LPIPS distances.
     """
 
-    def __init__(self, module: lpips.LPIPS):
+    def __init__(self, module: lpips.LPIPS | Lite0Distance):
         super().__init__()
         # a copy: with weights as the pictures lie, channels last, a CPU needs half the time (no
         # reordering in each layer)

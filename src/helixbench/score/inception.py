@@ -28,10 +28,18 @@ from torch_fidelity.metric_kid import (
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor, extract_featuresdict_from_input_id
 
+from helixbench.engine import lite0
 from helixbench.engine.checkpoint import load_published
 from helixbench.errors import UserError
 from helixbench.score import networks
-from helixbench.weights import IMAGENET_MEAN, IMAGENET_STD, IS_ORDER, choose, weights_file
+from helixbench.weights import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    IS_ORDER,
+    LITE0,
+    choose,
+    weights_file,
+)
 
 
 class _SqueezeNet(FeatureExtractorBase):
@@ -68,12 +76,14 @@ class _SqueezeNet(FeatureExtractorBase):
         """Not worth its start-up time."""
         return False
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, 3, H, W) uint8 -> (logits (B, 1000), features (B, 512))."""
-        x = nn.functional.interpolate(
+    def _resized(self, images: torch.Tensor) -> torch.Tensor:
+        return nn.functional.interpolate(
             images.float() / 255, size=(self.size, self.size), mode="bilinear", antialias=True
         )
-        features = self.net.features((x - self.mean) / self.std)
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) uint8 -> (logits (B, 1000), features (B, 512))."""
+        features = self.net.features((self._resized(images) - self.mean) / self.std)
         return self.net.classifier(features).flatten(1), features.mean((2, 3))
 
 
@@ -112,7 +122,22 @@ class _RandomSqueezeNet(_SqueezeNet):
         return (logits - self.shift) / self.scale, features
 
 
+class _Lite0(_SqueezeNet):
+    """EfficientNet-Lite0: 1000 logits, 1280 pooled features; pictures are resized as there, 224
+    being its training size, too.
+    """
+
+    def _fill(self) -> None:
+        self.net = lite0.network()
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, 3, H, W) uint8 -> (logits (B, 1000), features (B, 1280))."""
+        features = self.net.forward_features(2 * self._resized(images) - 1)
+        return self.net.forward_head(features), features.mean((2, 3))
+
+
 _EXTRACTORS = {
+    LITE0: (f"helixbench-{LITE0}", _Lite0),
     "squeezenet1_1": ("helixbench-squeezenet1_1", _SqueezeNet),
     "random": ("helixbench-random", _RandomSqueezeNet),
 }
@@ -139,8 +164,8 @@ class Features(NamedTuple):
 class InceptionScorer:
     """One network, loaded once, applied to the images of one defect type after the other.
 
-    network: `auto`, `inception-v3`, `squeezenet1_1` or `random`. Raises UserError when its weights
-    are not here.
+    network: `auto`, `inception-v3`, `efficientnet_lite0`, `squeezenet1_1` or `random`. Raises
+    UserError when its weights are not here.
     """
 
     def __init__(self, network: str, device: torch.device, batch: int = 32):

@@ -12,6 +12,7 @@ import numpy as np
 from helixbench.catalogue import Metric
 from helixbench.protocol import Protocol
 from helixbench.score.case import Case, Number, Pictures
+from helixbench.weights import LITE0
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +60,11 @@ def score(
         shuffles=config.shuffles,
         seed=case.seed,
     )
+    library = "timm" if network == LITE0 else "lpips"
     protocol = Protocol(
         "ic_lpips",
         {
-            "library": f"lpips {version('lpips')}",
+            "library": f"{library} {version(library)}",
             **networks.facts(network),
             "anchors": "generator",
             "cap": cap,

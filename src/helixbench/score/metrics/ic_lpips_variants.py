@@ -12,7 +12,7 @@ from helixbench.catalogue import Metric
 from helixbench.records import Sample
 from helixbench.score.case import Case, Number
 from helixbench.score.metrics.ic_lpips import score
-from helixbench.weights import choose
+from helixbench.weights import weights_file
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ def measure(case: Case) -> list[Number]:
     numbers = []
     for name in case.config.ic_lpips.variants:
         metric, network, cap, which, zero = VARIANTS[name]
-        if choose("auto", (network,)) != network:
+        if not weights_file(network).is_file():
             network = case.instruments.lpips_network
         if which == "generator":
             anchors = case.anchors
