@@ -132,16 +132,38 @@ def validate(values: Mapping, source: str = "params.yaml") -> Config:
         raise UserError(_one_line(error, source, Config, values)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping: YAML would drop the first without a word."""
+
+    def compose_mapping_node(self, anchor):
+        node, seen = super().compose_mapping_node(anchor), set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.composer.ComposerError(
+                        None, None, f"the key {key.value} stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def read_yaml(file: str | Path) -> Any:
+    """What a YAML file holds; UserError naming it where it is unreadable or says a thing twice."""
+    try:
+        return _Loader(Path(file).read_text(encoding="utf-8")).get_single_data()  # as safe_load
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; give a readable YAML file") from None
+    except RecursionError:
+        raise UserError(f"{file}: nested too deep; see params.yaml") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no such date, a number too long
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
 def load(path: str | Path = "params.yaml", *overlays: str | Path) -> Config:
     """Read params.yaml and overlays; later files win, dictionaries merge, lists replace."""
     values: Any = {}
     for file in (path, *overlays):
-        try:
-            values = overlay(values, yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {})
-        except OSError as error:
-            raise UserError(f"{file}: {error.strerror}; give a readable YAML file") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UserError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
+        values = overlay(values, read_yaml(file) or {})
         if not isinstance(values, Mapping):
             raise UserError(f"{file}: not a YAML mapping of sections; see params.yaml")
     return validate(values, " + ".join(str(file) for file in (path, *overlays)))

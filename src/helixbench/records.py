@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from helixbench.errors import UserError
-from helixbench.provenance import write_text
+from helixbench.provenance import check_regular, write_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -191,16 +191,29 @@ def read_rows(
     Raises UserError, ending in `advice`, when the file is unreadable or lacks one of the columns.
     """
     try:
+        check_regular(path)
         with open(path, newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle, restval="")
-            reader.fieldnames = [(name or "").strip() for name in reader.fieldnames or ()]
+            names = [(name or "").strip() for name in reader.fieldnames or ()]
+            reader.fieldnames = names
+            twice = [name for name in names if name and names.count(name) > 1]
+            if twice:
+                raise UserError(f"{path}: column {twice[0]} stands twice; {advice}")
             missing = [name for name in columns if name not in (reader.fieldnames or ())]
             if missing:
                 there = ", ".join(reader.fieldnames or ()) or "none"
                 raise UserError(
                     f"{path}: column {missing[0]} is missing (there are: {there}); {advice}"
                 )
-            return [(reader.line_num, row) for row in reader]
+            rows = []
+            for row in reader:
+                if any(cell.strip() for cell in row.pop(None, ())):
+                    raise UserError(
+                        f"{path}: row {reader.line_num}: more cells than columns; put a cell that "
+                        f"holds a comma in quotes"
+                    )
+                rows.append((reader.line_num, row))
+            return rows
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); {advice}") from None
     except UnicodeDecodeError:

@@ -11,7 +11,7 @@ from lib import networks
 from lib.guard import Guard, parts_of, stopping
 from lib.plan import ROMAN, Plan, one_of
 
-from helixbench.config import validate
+from helixbench.config import read_yaml, validate
 from helixbench.errors import UserError
 
 # A graph of jobs is made of millions of objects that stay. Looking among them for garbage took a fifth of Snakemake's time.
@@ -34,6 +34,8 @@ with stopping():
             f"{Path.cwd()}: no params.yaml here; call snakemake in the repository, or with "
             f"-d {workflow.basedir}"
         )
+    for overlay in filter(Path.is_file, map(Path, workflow.overwrite_configfiles)):
+        read_yaml(overlay)  # Snakemake's reader drops a key that stands twice
     WRITTEN = validate(
         config, " + ".join(["params.yaml", *map(str, workflow.overwrite_configfiles)])
     )

@@ -38,14 +38,9 @@ def read_settings(file: Path | None, seed: int) -> tuple[Slice, Slice]:
     as they differ. seed: root seed of the shuffles of the scores. UserError for a file that is not
     readable, an unknown key or an impossible value.
     """
-    import yaml
+    from helixbench.config import Slice, overlay, read_yaml
 
-    from helixbench.config import Slice, overlay
-
-    try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8")) or {} if file else {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file}: not readable as YAML ({' '.join(str(error).split())})") from None
+    given = read_yaml(file) or {} if file else {}
     given = _known(file, "", given, ("score", "detect", "generate"))
     _known(file, "detect.", given.get("detect", {}), ("localization",))
     _known(file, "generate.", given.get("generate", {}), ("gate",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
 from pathlib import Path
 
@@ -19,6 +20,17 @@ from helixbench.records import RawSample
 MAX_MEGAPIXELS = 80
 """A picture decodes to at least 3 bytes a pixel; a small file can claim any size, so its header is
 asked first."""
+
+_NOT_READ = {
+    "WebP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+    "GIF": re.compile(rb"GIF8"),
+    "TIFF": re.compile(rb"II\*\0|MM\0\*"),
+    "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  "),
+    "AVIF or HEIC": re.compile(rb".{4}ftyp(avif|heic|heix|mif1)", re.DOTALL),
+    "PDF": re.compile(rb"%PDF"),
+    "Photoshop": re.compile(rb"8BPS"),
+}
+"""What people's files with the suffix of another format hold, by their first bytes."""
 
 warnings.filterwarnings(
     "ignore", category=Image.DecompressionBombWarning
@@ -46,6 +58,11 @@ def _open(path: str | Path) -> Image.Image:
             f"scale it down or cut it into tiles"
         ) from None
     except UnidentifiedImageError:
+        with open(path, "rb") as handle:
+            start = handle.read(12)
+        for kind, known in _NOT_READ.items():
+            if known.match(start):
+                raise UserError(f"{path}: holds {kind}; convert it to PNG") from None
         raise UserError(
             f"{path}: not a picture; replace it by a PNG, JPEG or BMP, or remove it"
         ) from None

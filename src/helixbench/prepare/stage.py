@@ -31,7 +31,7 @@ from helixbench.pictures.raw_mask import cells_to_mask, raw_mask_cells, referenc
 from helixbench.prepare.progress import Progress
 from helixbench.prepare.sheet import Shown, draw_sheet
 from helixbench.prepare.split import check_leaks, roles, split_record, told_apart
-from helixbench.provenance import manifest, sha256, sha256_tree, whole_folder, write_json
+from helixbench.provenance import MARK, manifest, sha256, sha256_tree, whole_folder, write_json
 from helixbench.records import (
     GOOD,
     LEAKING,
@@ -175,6 +175,9 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         config["prepare.split"],
         config["prepare.raw_mask_cells"],
     )
+    made, read = Path(out).resolve(), (Path(raw) / category).resolve()
+    if made.is_relative_to(read) or read.is_relative_to(made):
+        raise UserError(f"{out}: holds the raw pictures, or lies among them; give another folder")
     root, problems = Path(raw).absolute(), Problems()
     raw_samples = Layout.named(layout).read(Path(raw), dataset, category, problems)
     ids, parts = sample_ids(raw_samples, root), roles(raw_samples, rule)
@@ -214,5 +217,5 @@ def run(dataset: str, category: str, config: Slice, *, layout: str, raw: Path, o
         record["defects"] = sorted(split["defects"])
         record["gate"] = dataclasses.asdict(refusals)
         record["odd"] = problems.odd
-        record["files"] = sha256_tree(folder, exclude=("manifest.json",))
+        record["files"] = sha256_tree(folder, exclude=("manifest.json", MARK))
     progress.done([*problems.odd, refusals.line()])
