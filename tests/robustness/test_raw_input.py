@@ -109,13 +109,13 @@ TREE = {
     ),
     "GIF called .png": (
         picture(PICTURE, "RGB", format="GIF"),
-        f"{PICTURE}: not a picture",
-        "replace it by a PNG, JPEG or BMP",
+        f"{PICTURE}: holds GIF",
+        "convert it to PNG",
     ),
     "TIFF called .png": (
         picture(PICTURE, "RGB", format="TIFF"),
-        f"{PICTURE}: not a picture",
-        "replace it by a PNG, JPEG or BMP",
+        f"{PICTURE}: holds TIFF",
+        "convert it to PNG",
     ),
     "zero bytes": (content(PICTURE, b""), f"{PICTURE}: empty file (0 bytes)", UNREADABLE),
     "100 megapixels": (
