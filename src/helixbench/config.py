@@ -150,7 +150,7 @@ class _Loader(yaml.SafeLoader):
 def read_yaml(file: str | Path) -> Any:
     """What a YAML file holds; UserError naming it where it is unreadable or says a thing twice."""
     try:
-        return yaml.load(Path(file).read_text(encoding="utf-8"), _Loader)
+        return _Loader(Path(file).read_text(encoding="utf-8")).get_single_data()  # as safe_load
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; give a readable YAML file") from None
     except RecursionError:

@@ -53,9 +53,9 @@ def method(data, tmp_path_factory) -> DHDiffMethod:
 def test_what_is_given_reaches_the_stream_that_it_guides(method, data):
     """Exchanged between pairs, it moves the noise prediction by 0.5 % of its RMS or more.
 
-    So short a training leaves the weaker conditions near 2 %, now above and now below; a bound
-    there fails by chance. The raw mask of a model that was given it by the grey of its reference
-    alone moved it by 0.03 %, and a way in that learns nothing moves nothing.
+    So short a training leaves the weaker conditions between 1 and 4 %, by seed and order of sums,
+    so that a bound there fails by chance. The raw mask of a model that was given it by the grey of
+    its reference alone moved it by 0.03 %, and a way in that learns nothing moves nothing.
     """
     moved = guidance(method, data)
     assert min(moved["raw_mask"]) > 0.005, moved
