@@ -109,13 +109,13 @@ TREE = {
     ),
     "GIF called .png": (
         picture(PICTURE, "RGB", format="GIF"),
-        f"{PICTURE}: not a picture",
-        "replace it by a PNG, JPEG, BMP, TIFF or WebP",
+        f"{PICTURE}: holds GIF",
+        "convert it to PNG",
     ),
     "JPEG 2000 called .png": (
         picture(PICTURE, "RGB", format="JPEG2000"),
-        f"{PICTURE}: not a picture",
-        "replace it by a PNG, JPEG, BMP, TIFF or WebP",
+        f"{PICTURE}: holds JPEG 2000",
+        "convert it to PNG",
     ),
     "zero bytes": (content(PICTURE, b""), f"{PICTURE}: empty file (0 bytes)", UNREADABLE),
     "100 megapixels": (

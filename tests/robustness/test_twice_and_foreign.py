@@ -116,7 +116,7 @@ def test_no_cell_of_a_csv_is_dropped(rows, names, tmp_path_factory):
         assert all(set(row) == set(names) for _, row in read_rows(file, names))
 
 
-@pytest.mark.parametrize("kind", ["WebP", "GIF", "TIFF", "JPEG 2000"])
+@pytest.mark.parametrize("kind", ["GIF", "JPEG 2000"])
 def test_a_picture_with_the_suffix_of_another_format_is_called_what_it_is(kind, tmp_path):
     format_name = {"JPEG 2000": "JPEG2000"}.get(kind, kind.upper())
     Image.new("RGB", (16, 16), 99).save(tmp_path / "a.png", format=format_name)

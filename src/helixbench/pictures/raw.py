@@ -25,9 +25,7 @@ MAX_MEGAPIXELS = 80
 asked first."""
 
 _NOT_READ = {
-    "WebP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
     "GIF": re.compile(rb"GIF8"),
-    "TIFF": re.compile(rb"II\*\0|MM\0\*"),
     "JPEG 2000": re.compile(rb"\0\0\0\x0cjP  "),
     "AVIF or HEIC": re.compile(rb".{4}ftyp(avif|heic|heix|mif1)", re.DOTALL),
     "PDF": re.compile(rb"%PDF"),
