@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sklearn.datasets import load_sample_image
+from torchvision.models.feature_extraction import create_feature_extractor
 
 from helixbench import weights
 from helixbench.engine import lite0
@@ -62,6 +63,23 @@ def test_it_knows_a_palace(tmp_path, monkeypatch):
     state = load_file(weights.weights_file(weights.LITE0))
     head = features.pooled @ state["classifier.weight"].T + state["classifier.bias"]
     assert torch.allclose(head, features.logits, atol=1e-4)
+
+
+def test_comparators_read_what_its_layers_give(tmp_path, monkeypatch):
+    """Traced by torch.fx, as anomalib does, also at sizes that its padding depends on."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network, names, given = lite0.network(), list(lite0.STAGES.values()), {}
+    for name in names:
+        network.get_submodule(name).register_forward_hook(
+            lambda module, args, output, name=name: given.update({name: output.clone()})
+        )
+    traced = create_feature_extractor(lite0.network(), names).eval()
+    for size in (64, 100):
+        pictures = torch.rand((2, 3, size, size), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            network(pictures)
+            found = traced(pictures)
+        assert all(torch.equal(found[name], given[name]) for name in names)
 
 
 def test_the_distance_is_the_formula_on_unit_features(tmp_path, monkeypatch):
