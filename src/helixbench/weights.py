@@ -83,14 +83,21 @@ def normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return ((0.5,) * 3, (0.5,) * 3) if name == LITE0 else (IMAGENET_MEAN, IMAGENET_STD)
 
 
+def preferred(name: str, order: tuple[str, ...]) -> str:
+    """`auto` -> the first of `order` whose weights are here, else EfficientNet-Lite0, here or
+    not; any other name as it is.
+    """
+    if name != "auto":
+        return name
+    return next((network for network in order if weights_file(network).is_file()), LITE0)
+
+
 def choose(name: str, order: tuple[str, ...]) -> str:
-    """`auto` -> the first of `order` whose weights are here, else EfficientNet-Lite0; what is
-    chosen or named must be here, but for `random`, which needs no weights.
+    """As `preferred`, but what is chosen or named must be here; `random` needs no weights.
 
     Raises UserError saying what to install, or which file to fetch and where to put it.
     """
-    if name == "auto":
-        name = next((network for network in order if weights_file(network).is_file()), LITE0)
+    name = preferred(name, order)
     if name == "random" or weights_file(name).is_file():
         return name
     if name != LITE0:
@@ -107,15 +114,22 @@ def choose(name: str, order: tuple[str, ...]) -> str:
     return name
 
 
-def start(name: str, weights: str, fixed: bool = False) -> tuple[str, str]:
+def preferred_start(name: str, weights: str, fixed: bool = False) -> tuple[str, str]:
     """The network that is used, and how it starts, `imagenet` or `none`.
 
     weights: as asked for; `auto` is imagenet, where the file is not here that of
-    EfficientNet-Lite0. A `fixed` network cannot be replaced: it starts from none there. Raises
-    UserError as `choose` does.
+    EfficientNet-Lite0. A `fixed` network cannot be replaced: it starts from none there.
     """
-    if weights == "auto" and fixed:
-        return name, "imagenet" if weights_file(name).is_file() else "none"
-    if weights == "none":
+    if weights != "auto":
         return name, weights
-    return choose("auto", (name,)) if weights == "auto" else choose(name, ()), "imagenet"
+    if fixed:
+        return name, "imagenet" if weights_file(name).is_file() else "none"
+    return preferred("auto", (name,)), "imagenet"
+
+
+def start(name: str, weights: str, fixed: bool = False) -> tuple[str, str]:
+    """As `preferred_start`, but the weights must be here. Raises UserError as `choose` does."""
+    network, begin = preferred_start(name, weights, fixed)
+    if begin == "imagenet":
+        choose(network, (name,) if weights == "auto" else ())
+    return network, begin

@@ -14,8 +14,8 @@ def resolve(config: Config) -> Config:
     Slices hold the answer, so that fetching weights makes scores and detectors run again.
     """
     score = config.score
-    inception = weights.choose(score.inception_score.network, weights.IS_ORDER, required=False)
-    lpips = weights.choose(score.ic_lpips.network, weights.LPIPS_ORDER, required=False)
+    inception = weights.preferred(score.inception_score.network, weights.IS_ORDER)
+    lpips = weights.preferred(score.ic_lpips.network, weights.LPIPS_ORDER)
     chosen = {
         "inception_score": score.inception_score.model_copy(update={"network": inception}),
         "ic_lpips": score.ic_lpips.model_copy(update={"network": lpips}),
@@ -35,12 +35,16 @@ def resolve(config: Config) -> Config:
     )
 
 
-def _started(section, network: str):
-    """A detector's section with how its network starts here, `imagenet` or `none`, for `auto`."""
+def _started(section, key: str):
+    """A detector's section with the network that is here and its start, for `auto`."""
     if getattr(section, "weights", "") != "auto":
         return section
-    start = weights.start(getattr(section, network), "auto")
-    return section.model_copy(update={"weights": start})
+    network, start = weights.preferred_start(getattr(section, key), "auto", _fixed(section))
+    return section.model_copy(update={key: network, "weights": start})
+
+
+def _fixed(section) -> bool:
+    return getattr(section, "needs_resnet", False)
 
 
 def named(config: Config) -> list[str]:
@@ -59,7 +63,7 @@ def named(config: Config) -> list[str]:
     for entry in (config.detect.comparators or {}).values():
         if hasattr(entry, "backbone") and entry.weights != "none":
             networks.append(entry.backbone)
-    return [network for network in networks if network != "random"]
+    return [network for network in networks if network not in ("random", weights.LITE0)]
 
 
 def check_scoring(config: Config) -> None:
@@ -78,4 +82,4 @@ def check_comparator(config: Config, key: str) -> None:
     """UserError unless the weights that a comparator starts from are here."""
     entry = config.detect.comparators[key]
     if hasattr(entry, "backbone"):
-        weights.start(entry.backbone, entry.weights)
+        weights.start(entry.backbone, entry.weights, _fixed(entry))

@@ -46,8 +46,7 @@ _LAYERS = {
 
 def start(config: schema.Comparator) -> tuple[str, str]:
     """The backbone that is read, and its weights: `weights.start`."""
-    fixed = config.kind in ("reverse_distillation", "cfa")  # anomalib's own need a ResNet
-    return weights.start(config.backbone, config.weights, fixed)
+    return weights.start(config.backbone, config.weights, config.needs_resnet)
 
 
 def _layers(config: schema.Comparator, *numbers: int) -> list[str]:

@@ -56,8 +56,11 @@ class _Comparator(Section):
 class _OnFeatures(_Comparator):
     """One that reads features of a classifier of ImageNet."""
 
-    backbone: Literal["wide_resnet50_2", "resnet18"] = setting(
-        "wide_resnet50_2", description="torchvision network of the features", source="its paper"
+    needs_resnet: ClassVar[bool] = False
+    backbone: Literal["wide_resnet50_2", "resnet18", "efficientnet_lite0"] = setting(
+        "wide_resnet50_2",
+        description="network of the features, of torchvision; efficientnet_lite0: of timm",
+        source="its paper",
     )
     weights: Literal["auto", "imagenet", "none"] = setting(
         "auto",
@@ -126,8 +129,12 @@ class ReverseDistillation(_OnFeatures):
     """
 
     key = "rd4ad"
+    needs_resnet: ClassVar[bool] = True
     kind: Literal["reverse_distillation"]
     label: str = _label("RD4AD", "paper Table IV")
+    backbone: Literal["wide_resnet50_2", "resnet18"] = setting(
+        "wide_resnet50_2", description="torchvision network of the features", source="its paper"
+    )
     batch: int = _batch(16, "RD4AD")
     epochs: int = _epochs(200, "RD4AD")
 
@@ -137,8 +144,12 @@ class Cfa(_OnFeatures):
     features.
     """
 
+    needs_resnet: ClassVar[bool] = True
     kind: Literal["cfa"]
     label: str = _label("CFA", "paper Table IV")
+    backbone: Literal["wide_resnet50_2", "resnet18"] = setting(
+        "wide_resnet50_2", description="torchvision network of the features", source="its paper"
+    )
     batch: int = _batch(4, "CFA's code")
     epochs: int = _epochs(30, "CFA's code")
 
