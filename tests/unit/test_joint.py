@@ -265,7 +265,7 @@ def test_the_training_stops_by_the_clock_leaves_a_base_and_goes_on(tmp_path, tex
     assert steps == [1, 2, 3, 4, 5, 6]
 
     card = (tmp_path / "base/README.md").read_text()
-    assert "6 steps of 4" in card and "12 drawn pictures" in card and "Apache-2.0" in card
+    assert "the base, 6 steps in" in card and "12 drawn pictures" in card and "Apache-2.0" in card
     assert "README.md" in provenance.outputs(tmp_path / "base/manifest.json")
 
     base = BaseModel.load(tmp_path / "base")

@@ -26,7 +26,7 @@ BLOCKS = re.findall(r"```(\w+)\n(.*?)```", DOCS.read_text(encoding="utf-8"), fla
 
 
 def draw(root, seed):
-    sizes = Procedural(size=72, train_good=6, test_good=3, per_defect=3)
+    sizes = Procedural(size=72, train_good=6, test_good=3, per_defect=6)
     render.draw(root, "D", "disc", sizes, seed)
     return root / "disc"
 
@@ -75,7 +75,7 @@ def test_the_documented_example_runs(folders):
     row = scores["all", "ic_lpips"]
     assert (row.method, row.category, row.split) == ("pairs", "real", "given")
     facts = Protocol.parse(row.protocol)
-    assert (facts.get("size"), facts.get("n")) == (64, 3)
+    assert (facts.get("size"), facts.get("n")) == (64, 6)
     rows = {
         row.metric: row
         for row in read_csv(Path("judged/detector/scores.csv"), Score)

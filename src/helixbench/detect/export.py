@@ -38,7 +38,7 @@ TOLERANCE = 1e-4
 
 OPSET = 17
 
-EXAMPLE = Path(__file__).with_name("verdict.py")
+EXAMPLE = Path(__file__).parent / "example" / "verdict.py"  # no module: it runs alone
 """A script that is given away with the detector, and imported by nothing."""
 
 LICENCES = {
