@@ -209,7 +209,8 @@ def made(tmp_path_factory, s3) -> Project:
     git(project, "tag", "--annotate", "tiny-disc@v1.0.0", "--message", "registered")
     tracked = git(project, "ls-files", "results", "data", "models").split()
     text = ["numbers.tex", *(f"table_4.{suffix}" for suffix in ("csv", "html", "md", "tex"))]
-    kept = ["score/dhdiff/MVTec-AD/disc.csv", "summary.json", *(f"tables/{name}" for name in text)]
+    scores = [f"score/dhdiff/MVTec-AD/disc.{suffix}" for suffix in ("csv", "json")]
+    kept = [*scores, "summary.json", *(f"tables/{name}" for name in text)]
     assert tracked == [
         "data/mvtec_ad.dvc",
         "models/tiny.dvc",

@@ -14,6 +14,7 @@ from conftest import Project
 from pages import EXTEND, FILES
 
 from helixbench.protocol import Protocol
+from helixbench.provenance import sha256
 from helixbench.records import Pair, Score, read_csv, write_csv
 
 VARIABLE, *COMMAND = shlex.split(
@@ -81,7 +82,8 @@ def test_the_page_s_command_adds_the_jobs_of_the_new_method_and_changes_no_other
         "pages and tables show one more method"
     )
     assert {name for name in known if known[name] != now[name]} == {
-        name for name, text in known.items() if "train.methods" in json.loads(text)
+        *(name for name, text in known.items() if "train.methods" in json.loads(text)),
+        "jobs.json",
     }
     assert all("stain" in name for name in now.keys() - known.keys())
 
@@ -123,6 +125,10 @@ def test_the_tables_have_a_column_of_the_new_method(mine, number, metric):
         )
         (mine.root / file).parent.mkdir(parents=True, exist_ok=True)
         write_csv(mine.root / file, [row], Score)
+        record = (mine.root / file).with_suffix(".json")
+        record.write_text(
+            json.dumps({"files": {record.with_suffix(".csv").name: sha256(mine.root / file)}})
+        )
     run(mine, *command)
     text = (mine.root / f"results/mini/tables/table_{number}.md").read_text(encoding="utf-8")
     assert "measured: Stain" in next(
