@@ -35,8 +35,12 @@ def untrained(data: Pictures, **changes) -> DHDiffMethod:
 
 @pytest.fixture(scope="module")
 def method(data, tmp_path_factory) -> DHDiffMethod:
-    """Trained for 100 steps of 4."""
-    method = untrained(data, reference_input="both", optim=small.optim(steps=100, lr=3e-3))
+    """Trained for 100 steps of 4, each with a defect, its prompt and a control: shares of a batch
+    without them would need longer.
+    """
+    always = {"control_drop": 0.0, "normal_share": 0.0, "prompt_drop": 0.0}
+    optim = small.optim(steps=100, lr=3e-3)
+    method = untrained(data, reference_input="both", optim=optim, **always)
     folder = tmp_path_factory.mktemp("state")
     about = {
         "seed": 0,
@@ -51,16 +55,14 @@ def method(data, tmp_path_factory) -> DHDiffMethod:
 
 
 def test_what_is_given_reaches_the_stream_that_it_guides(method, data):
-    """Exchanged between pairs, it moves the noise prediction by 0.5 % of its RMS or more.
+    """Exchanged between pairs, it moves the noise prediction by 2 % of its RMS or more.
 
-    So short a training leaves the weaker conditions between 1 and 4 %, by seed and order of sums,
-    so that a bound there fails by chance. The raw mask of a model that was given it by the grey of
-    its reference alone moved it by 0.03 %, and a way in that learns nothing moves nothing.
+    The raw mask of a model that was given it by the grey of its reference alone moved it by 0.03 %.
     """
     moved = guidance(method, data)
-    assert min(moved["raw_mask"]) > 0.005, moved
-    assert max(moved["control"]) > 0.005, moved
-    assert moved["reference"][0] > 0.005, moved
+    assert min(moved["raw_mask"]) > 0.02, moved
+    assert max(moved["control"]) > 0.02, moved
+    assert moved["reference"][0] > 0.02, moved
     assert max(moved["prompt"]) > 1e-3, moved
 
 

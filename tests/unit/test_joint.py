@@ -209,7 +209,23 @@ def test_dhdiff_starts_from_its_joint_task_and_is_refused_without_one(tmp_path, 
         if not torch.equal(weight, plain.module.state_dict()[name])
     ]
     assert any("zeta" in name for name in moved) and any("conv_in" in name for name in moved)
-    assert "pre-trained on the joint task" not in plain.describe() if plain.sampling else True
+    for method in (plain, jointly):
+        method.sampling = small.sampling()
+        assert ("pre-trained on the joint task" in method.describe()) == (method is jointly)
+
+    # Another training goes on from both, with the autoencoder and the words of the first.
+    more = settings.model_copy(update={"start": "joint"}).model_dump(mode="json")
+    values = {"photos": str(textures), "start": str(tmp_path / "base"), "methods": {"helix": more}}
+    joint.run(config(**values), prepared=[], state=tmp_path / "on", out=tmp_path / "further")
+    facts = json.loads((tmp_path / "further/manifest.json").read_text())
+    (before,) = facts["before"]
+    assert before["training"] == manifest["training"] and before["starts"] == manifest["starts"]
+    for file in (tmp_path / "base").rglob("*.safetensors"):
+        name = file.relative_to(tmp_path / "base")
+        same = file.read_bytes() == (tmp_path / "further" / name).read_bytes()
+        assert same == (name.parts[0] == "vae"), name
+    card = (tmp_path / "further/README.md").read_text()
+    assert card.count("6 steps in") == 2 and facts["licence"] == manifest["licence"] == joint.FREE
 
     joint.run(config(photos=str(textures)), **{**places, "out": tmp_path / "plain"})
     with pytest.raises(UserError, match="brings no DH-Diff that was trained on the joint task"):
@@ -265,7 +281,7 @@ def test_the_training_stops_by_the_clock_leaves_a_base_and_goes_on(tmp_path, tex
     assert steps == [1, 2, 3, 4, 5, 6]
 
     card = (tmp_path / "base/README.md").read_text()
-    assert "the base, 6 steps in" in card and "12 drawn pictures" in card and "Apache-2.0" in card
+    assert "the base: 6 steps in" in card and "12 drawn pictures" in card and "Apache-2.0" in card
     assert "README.md" in provenance.outputs(tmp_path / "base/manifest.json")
 
     base = BaseModel.load(tmp_path / "base")
@@ -308,6 +324,15 @@ def test_a_base_of_own_pictures_does_not_give_them_away(tmp_path):
     joint.run(config(**values), **places)
     card = (tmp_path / "base/README.md").read_text()
     assert "Apache" not in card and "the run's own categories" in card
+    # Nor does what goes on from it, with free pictures alone; nor from a base of somebody else.
+    small.base().save(tmp_path / "theirs")
+    for start in ("base", "theirs"):
+        out = tmp_path / f"from_{start}"
+        more = config(start=str(tmp_path / start))
+        joint.run(more, prepared=[], state=tmp_path / f"state_{start}", out=out)
+        assert (
+            "Licence: as that of the base that it went on from" in (out / "README.md").read_text()
+        )
 
 
 def test_a_folder_of_somebody_else_is_left_alone(tmp_path, textures):

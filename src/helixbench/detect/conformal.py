@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from helixbench.errors import UserError
-from helixbench.provenance import read_object, write_json
+from helixbench.provenance import check_recorded, read_object, write_json
 
 FILE = "threshold.json"
 DIGITS = 5
@@ -80,7 +80,7 @@ def write(folder: Path, found: Threshold, scores: Mapping[str, float]) -> None:
 
 def read(folder: Path, rate: float | None = None) -> Threshold | None:
     """The threshold of a detector's folder, None where it has none; that of another `rate` where
-    one is given. UserError for a rate that cannot be promised.
+    one is given. UserError for a rate that cannot be promised, and for an altered file.
     """
     file = folder / FILE
     if not file.is_file():
@@ -90,6 +90,7 @@ def read(folder: Path, rate: float | None = None) -> Threshold | None:
             f"{folder}: no {FILE}, as its run kept no normals for calibration; set "
             f"prepare.calibration and run again, or give a --threshold"
         )
+    check_recorded(file, folder / "manifest.json")
     scores, usual = read_object(
         file,
         "run detect again",

@@ -28,7 +28,7 @@ from helixbench.detect.trained import Localizer
 from helixbench.errors import UserError
 from helixbench.pictures.raw import read_rgb, resize_rgb
 from helixbench.protocol import Protocol
-from helixbench.provenance import sha256, whole_folder, write_json, write_text
+from helixbench.provenance import check_recorded, sha256, whole_folder, write_json, write_text
 from helixbench.records import Score, read_csv
 
 log = logging.getLogger(__name__)
@@ -260,9 +260,11 @@ def _card(detector: Path, localizer: Localizer, licence: str, checks: Sequence[C
 
 def _scores(detector: Path) -> list[str]:
     """A table of the scores of the checkpoint that was kept, by defect type."""
+    file = detector / "scores.csv"
+    check_recorded(file, detector / "manifest.json")
     rows = [
         row
-        for row in read_csv(detector / "scores.csv", Score)
+        for row in read_csv(file, Score)
         if Protocol.parse(row.protocol).get("checkpoint") == "last"
     ]
     metrics = list(dict.fromkeys(row.metric for row in rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from PIL import Image
+from scipy.fft import dctn
 
 BITS = 256
 NEAR = 16
@@ -15,7 +16,6 @@ levels brighter, at least nine of ten are within 16 of themselves, and all withi
 """
 
 _SIDE, _LOW = 64, 16
-_COSINES = np.cos(np.pi / _SIDE * np.outer(np.arange(_LOW), np.arange(_SIDE) + 0.5))
 
 
 def perceptual_hash(image: np.ndarray) -> bytes:
@@ -27,7 +27,7 @@ def perceptual_hash(image: np.ndarray) -> bytes:
     grey = np.asarray(small, np.float64)
     if grey.std() < 1:
         return b""
-    low = (_COSINES @ grey @ _COSINES.T).ravel()
+    low = dctn(grey)[:_LOW, :_LOW].ravel()
     return np.packbits(low > np.median(low)).tobytes()
 
 

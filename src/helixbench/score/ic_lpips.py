@@ -62,9 +62,8 @@ against 19 ms a picture)."""
 
 class Lite0Distance(nn.Module):
     """A distance like LPIPS on EfficientNet-Lite0: the mean over its stem, stages and head, all
-    channels weighted alike; built as the lpips package builds its own.
-
-    Weights of layers fitted to LPIPS on SqueezeNet ranked drawn pictures no better.
+    channels weighted alike; built as the lpips package builds its own
+    (benchmarks/perceptual.py: how far it ranks pairs as LPIPS does).
     """
 
     def __init__(self):

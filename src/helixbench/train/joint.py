@@ -36,6 +36,8 @@ from helixbench.train.bank import drawn, own
 log = logging.getLogger(__name__)
 
 ATTRIBUTION = "attribution.tsv"
+FREE = "Apache-2.0"
+"""Licence of weights that have seen free pictures only."""
 _CHUNK = 64
 _TEXTS = 256
 _PICTURE, _NORMAL, _MASK = 0, 1, 2
@@ -127,10 +129,10 @@ def train(
     both = nn.ModuleDict({"unet": base.unet, "text_encoder": base.text_encoder}).to(device).train()
     batch = options.optim.per_pass
     predict = _Noise(base.unet)
-    captured = False
+    capture = options.optim.accumulate == 1
 
     def loss(step: int, rng: torch.Generator) -> torch.Tensor:
-        nonlocal predict, captured
+        nonlocal predict, capture
         pictures, texts, defects = task.pictures(batch, rng)
         dropped = torch.rand(batch, generator=rng) < options.prompt_drop
         words = task.tokens[torch.where(dropped, 0, texts).to(device)]
@@ -143,8 +145,8 @@ def train(
         a = abar[t].reshape(-1, 1, 1, 1)
         zt = a.sqrt() * z0 + (1 - a).sqrt() * eps
         text = both["text_encoder"](words).last_hidden_state
-        if not captured and options.optim.accumulate == 1:
-            predict, captured = graphed(predict, (zt, t, text)), True
+        if capture:
+            predict, capture = graphed(predict, (zt, t, text)), False
         noise = predict(zt, t, text)
         # v = (eps - sqrt(1 - abar) z_t) / sqrt(abar): errors of v are those of noise, over abar
         error = (noise - eps).square() / a * (weight / weight.mean((2, 3), keepdim=True))
@@ -214,16 +216,17 @@ def card(options: Joint, facts: dict, folder: Path) -> str:
         learned.append(f"textures on half of them{named}")
     if options.own:
         learned.append("normals and defects of the run's own categories")
-    else:
+    if options.start:
+        learned.append("what the base that it went on from had learned from")
+    elif not options.own:
         learned.append("nothing of the data sets that methods are judged on")
     made = [*facts.get("before", []), facts]
     trainings = "\n".join(
-        f"  {what}, {done['steps']:,} steps in {done['train_s'] / 60:.0f} minutes;"
+        f"  - {what}: {done['steps']:,} steps in {done['train_s'] / 60:.1f} minutes of "
+        f"{one['device']}, commit {one['commit']}"
         for one in made
         for what, done in [("the base", one["training"]), *one.get("starts", {}).items()]
     )
-    # Whose pictures they are says what may be done with the weights.
-    free = not options.own and (attributed or not options.photos)
     return f"""# A small base model for defects
 
 A latent diffusion model in diffusers' format, made by HelixBench for pictures of about
@@ -231,13 +234,23 @@ A latent diffusion model in diffusers' format, made by HelixBench for pictures o
 `a mask of <defect> on a <thing>`.
 
 - Learned from: {"; ".join(learned)}.
-- Made by: `helixbench joint`, commit {facts["commit"]}, {facts["device"]}:
+- Made by `helixbench joint`:
 {trainings}
 - Autoencoder: {facts["psnr_db"]} dB on pictures and masks of the same kind.
 - Meant for: the start of a training on a few real defects. On its own it draws textures and stains,
   and few objects.
-- Licence: {"Apache-2.0" if free else "as that of the pictures it has learned from"}.
+- Licence: {facts["licence"]}.
 """
+
+
+def licence(options: Joint, before: Sequence[dict]) -> str:
+    """What may be done with the weights: whose pictures they have seen says it."""
+    if options.start and (not before or before[-1].get("licence") != FREE):
+        return "as that of the base that it went on from"
+    attributed = options.photos and (Path(options.photos) / ATTRIBUTION).is_file()
+    if options.own or (options.photos and not attributed):
+        return "as that of the pictures it has learned from"
+    return FREE
 
 
 def run(
@@ -250,8 +263,8 @@ def run(
 ) -> None:
     """Train a joint base and save it in half precision as a diffusers folder with manifest.json.
 
-    prepared: the categories' folders, for `own`. state: drawn pictures, latents and resume
-    state, which stay, so that the training can go on; jobs: processes that draw.
+    prepared: the categories' folders, for `own`. state: drawn pictures and resume state, which
+    stay, so that the training can go on; jobs: processes that draw.
     """
     options: Joint = config["train.joint"]
     provenance.claim(state)
@@ -295,6 +308,7 @@ def run(
         (out / ATTRIBUTION).unlink(missing_ok=True)
         if options.photos and (Path(options.photos) / ATTRIBUTION).is_file():
             shutil.copyfile(Path(options.photos) / ATTRIBUTION, out / ATTRIBUTION)
+        facts["licence"] = licence(options, facts.get("before", []))
         provenance.write_text(out / "README.md", card(options, facts, out))
         shutil.copyfile(state / "stats.jsonl", out / "stats.jsonl")
         known = ("manifest.json", "stats.jsonl", provenance.MARK)
@@ -348,12 +362,14 @@ def _before(folder: Path) -> list[dict]:
     if not file.is_file():
         return []
     known = provenance.read_object(file, "name another base")
-    told = {key: known.get(key) for key in ("commit", "device", "training", "starts")}
-    return [*known.get("before", []), told]
+    if known.get("stage") != "joint":
+        return []
+    kept = ("commit", "device", "training", "starts", "licence")
+    return [*known.get("before", []), {key: known[key] for key in kept if key in known}]
 
 
 def _bank(options: Joint, prepared: Sequence[Path], state: Path, seed: int, jobs: int) -> Bank:
-    """All pictures that a base learns from; UserError for another size, or more than entries."""
+    """All pictures that a base learns from; UserError for another size."""
     banks = [own(prepared)] if options.own else []
     if banks and banks[0].size != options.size:
         raise UserError(
@@ -363,5 +379,4 @@ def _bank(options: Joint, prepared: Sequence[Path], state: Path, seed: int, jobs
     if options.drawn:
         photos = Path(options.photos) if options.photos else None
         banks.append(drawn(state / "drawn", options.drawn, options.size, photos, seed, jobs))
-    bank = banks[0] if len(banks) == 1 else banks[0] + banks[1]
-    return bank
+    return banks[0] if len(banks) == 1 else banks[0] + banks[1]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from helixbench.diffusion.bank import Bank
 from helixbench.errors import UserError
+from helixbench.methods.dhdiff.modules import Flow
+from helixbench.methods.dhdiff.unet import DHDiffUNet
 from helixbench.methods.latent_learner import words
 from helixbench.pictures.raw_mask import BLANK, cell_edges
 
@@ -106,3 +109,27 @@ def _points(masks: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
     along = torch.arange(side, device=masks.device)
     near = (along[:, None] - y) ** 2 + (along - x) ** 2 <= (side / 32) ** 2
     return near[:, None].float() * (order[:, -1] > 0)[:, None, None, None]
+
+
+class TensorPass(nn.Module):
+    """The reference pass and the pass of both streams, of tensors only: what a CUDA graph holds."""
+
+    def __init__(self, unet: DHDiffUNet, names: list[str]):
+        """names: of the parts of a Flow that are given, in order."""
+        super().__init__()
+        self.unet, self.names = unet, names
+
+    def forward(
+        self,
+        z_image: torch.Tensor,
+        z_annotation: torch.Tensor,
+        t: torch.Tensor,
+        text: torch.Tensor,
+        z_reference: torch.Tensor,
+        empty: torch.Tensor,
+        *given: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `DHDiffUNet.forward`; empty: embeddings of the empty prompt (B, L, D)."""
+        reference = self.unet.encode_reference(z_reference, t, empty)
+        flow = Flow(**dict(zip(self.names, given, strict=True)))
+        return self.unet(z_image, z_annotation, t, text, reference, flow)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from helixbench.engine.devices import autocast, on_device
 from helixbench.engine.graphs import graphed
 from helixbench.errors import UserError
 from helixbench.methods.dhdiff.config import DHDiff
-from helixbench.methods.dhdiff.joint import JointTask
+from helixbench.methods.dhdiff.joint import JointTask, TensorPass
 from helixbench.methods.dhdiff.modules import Flow
 from helixbench.methods.dhdiff.streams import widen
 from helixbench.methods.dhdiff.unet import DHDiffUNet
@@ -62,7 +62,7 @@ class DHDiffMethod(LatentLearner):
         self.text_length = 0
         self._texts: dict[str, torch.Tensor] = {}
         self._rows: dict[tuple[str, str], torch.Tensor] = {}
-        self._graph: nn.Module | Literal[False] | None = False
+        self._replays, self._graph = False, None
 
     def trainable_(self) -> None:
         """New modules, which start at zero or as copies, and what `trainable` says; only the inner
@@ -89,8 +89,8 @@ class DHDiffMethod(LatentLearner):
     def joint_loss(self, bank: Bank, cells: int) -> JointLoss:
         """Eq. 8 for random pictures of a bank."""
         task = JointTask(self, bank, cells)
-        if self.config.optim.accumulate == 1 and self.config.annotation_input != "attention":
-            self._graph = None  # made by the first batch
+        one_pass = self.config.optim.accumulate == 1
+        self._replays = one_pass and self.config.annotation_input != "attention"
         return lambda rng: self.errors(task.batch(rng), rng)
 
     def save_start(self, folder: Path) -> None:
@@ -407,9 +407,9 @@ class DHDiffMethod(LatentLearner):
         empty, text = self.embed([""] * len(t)), self.embed(batch["prompts"])
         given = {k: x for k, x in vars(flow).items() if isinstance(x, torch.Tensor)}
         inputs = (z_i, z_a, t, text, z_reference, empty, *given.values())
-        if self._graph is None:
-            self._graph = graphed(_Pass(self.unet, list(given)), inputs)
-        if self._graph:
+        if self._replays and self._graph is None:
+            self._graph = graphed(TensorPass(self.unet, list(given)), inputs)
+        if self._graph is not None:
             predicted = self._graph(*inputs)
         else:
             reference = self.unet.encode_reference(z_reference, t, empty)
@@ -529,30 +529,6 @@ class DHDiffMethod(LatentLearner):
         return images, torch.from_numpy(np.stack([clean_mask(mask.numpy()) for mask in masks]))[
             :, None
         ].float()
-
-
-class _Pass(nn.Module):
-    """The reference pass and the pass of both streams, of tensors only."""
-
-    def __init__(self, unet: DHDiffUNet, names: list[str]):
-        """names: of the parts of a Flow that are given, in order."""
-        super().__init__()
-        self.unet, self.names = unet, names
-
-    def forward(
-        self,
-        z_image: torch.Tensor,
-        z_annotation: torch.Tensor,
-        t: torch.Tensor,
-        text: torch.Tensor,
-        z_reference: torch.Tensor,
-        empty: torch.Tensor,
-        *given: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As `DHDiffUNet.forward`; empty: embeddings of the empty prompt (B, L, D)."""
-        reference = self.unet.encode_reference(z_reference, t, empty)
-        flow = Flow(**dict(zip(self.names, given, strict=True)))
-        return self.unet(z_image, z_annotation, t, text, reference, flow)
 
 
 def disc(shape: tuple[int, int], y: int, x: int) -> np.ndarray:
